@@ -1,0 +1,138 @@
+"""Parameters, FLOPs and memory of a configuration, counted part by part, without building the model.
+
+Conventions. A multiply-add is 2 FLOPs. Attention is counted over the full T x T square, as every kernel's
+specification is, although a causal kernel may skip half of it. Element-wise work is counted apart: 6 a score for the
+softmax, 4 an element for a norm, 3 an element of q and of k for rotary positions, 1 for each residual add, bias and
+learned position; activation functions and dropout are not counted. Training costs 3 forward passes (Kaplan et al.,
+2020). Budgets and utilisation (`training_flops`) count matrix products only.
+
+A published table for a 24-layer, 1024-wide, 16-head model gives 1,035,328,290,816 forward FLOPs; it counts the
+softmax for 12 heads. With 16 it is 1,035,932,270,592, which is what this module returns.
+"""
+
+from .configuration_kindling import GATED_MLPS, KindlingConfig
+
+FLOAT32_BYTES = 4
+
+
+def parameters(config: KindlingConfig) -> dict[str, int]:
+    """Trainable parameters by part; a tied head adds none."""
+    d, f, v, layers = config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers
+    q, kv, bias = _query_size(config), _key_value_size(config), int(config.bias)
+    mlp_inputs = 2 if config.mlp in GATED_MLPS else 1
+    return {
+        "embedding": v * d,
+        "positions": config.max_position_embeddings * d if config.position == "learned" else 0,
+        "attention": layers * (2 * d * q + 2 * d * kv + bias * (q + 2 * kv + d)),
+        "query-key norms": layers * 2 * config.head_dim if config.qk_norm else 0,
+        "feedforward": layers * ((mlp_inputs + 1) * d * f + bias * (mlp_inputs * f + d)),
+        "norms": _norm_count(config) * _norm_parameters(config),
+        "head": 0 if config.tie_word_embeddings else v * d,
+    }
+
+
+def embedding_parameters(config: KindlingConfig) -> int:
+    """Parameters that only look ids and positions up; a tied embedding counts here, an untied head does not."""
+    count = parameters(config)
+    return count["embedding"] + count["positions"]
+
+
+def matmul_flops(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
+    """FLOPs of the matrix products of one forward pass over `batch` sequences of `length` tokens, by part."""
+    d, f, layers, tokens = config.hidden_size, config.intermediate_size, config.num_hidden_layers, batch * length
+    q, kv = _query_size(config), _key_value_size(config)
+    mlp_matrices = 3 if config.mlp in GATED_MLPS else 2
+    return {
+        "feedforward": layers * mlp_matrices * 2 * tokens * d * f,
+        "attention projections": layers * 2 * tokens * d * (2 * q + 2 * kv),
+        "attention mechanism": layers * 2 * 2 * tokens * length * q,
+        "head": 2 * tokens * d * config.vocab_size,
+    }
+
+
+def elementwise_flops(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
+    """FLOPs of the element-wise work of one forward pass, by part, in this module's conventions."""
+    d, f, layers, tokens = config.hidden_size, config.intermediate_size, config.num_hidden_layers, batch * length
+    q, kv = _query_size(config), _key_value_size(config)
+    mlp_inputs = 2 if config.mlp in GATED_MLPS else 1
+    return {
+        "softmax": layers * 6 * tokens * length * config.num_attention_heads,
+        "norms": 4 * tokens * d * _norm_count(config),
+        "query-key norms": layers * 4 * tokens * (q + kv) if config.qk_norm else 0,
+        "rotary positions": layers * 3 * tokens * (q + kv) if config.position == "rope" else 0,
+        "learned positions": tokens * d if config.position == "learned" else 0,
+        "residual adds": layers * 2 * tokens * d,
+        "biases": layers * tokens * (q + 2 * kv + d + mlp_inputs * f + d) if config.bias else 0,
+    }
+
+
+def forward_flops(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
+    """Matrix products and element-wise work of one forward pass, by part."""
+    return matmul_flops(config, length, batch) | elementwise_flops(config, length, batch)
+
+
+def training_flops(config: KindlingConfig, length: int, batch: int = 1) -> int:
+    """FLOPs of one training step that budgets and utilisation count: 3 x the forward pass's matrix products."""
+    return 3 * sum(matmul_flops(config, length, batch).values())
+
+
+def training_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
+    """Bytes by part while training in float32 with AdamW, at the end of a forward pass.
+
+    Activations are the tensors that autograd keeps for the backward pass with a fused attention kernel and without
+    activation checkpointing; a working set on top (the gradients of activations, the allocator's slack) is not counted.
+    """
+    count = sum(parameters(config).values())
+    return {
+        "parameters": FLOAT32_BYTES * count,
+        "gradients": FLOAT32_BYTES * count,
+        "AdamW state": 2 * FLOAT32_BYTES * count,
+        "activations": sum(activation_memory(config, length, batch).values()),
+    }
+
+
+def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
+    """Bytes that autograd keeps between forward and backward, by part: float32, fused attention, no dropout.
+
+    Each part keeps its inputs: a matrix product its left side, a norm its input and statistics (RMSNorm the
+    normalised input too, but for CUDA's fused kernel), attention its queries, keys, values, output and log-sum-exp,
+    and the loss the log-probabilities.
+    """
+    d, f, layers, heads = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _heads(config)
+    q, kv = _query_size(config), _key_value_size(config)
+    norm = {"rmsnorm": 3 * d + 1, "layernorm": 2 * d + 2, "none": d}[config.norm]
+    norms = 2 * layers + 1  # without norms, as many inputs of matrix products
+    a_token = {
+        "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
+        "query-key norms": layers * (2 * (q + kv) + heads) if config.qk_norm else 0,
+        "attention": layers * (2 * q + 2 * kv + config.num_attention_heads),
+        "feedforward": layers * f * (4 if config.mlp in GATED_MLPS else 2),
+        "head": config.vocab_size,
+        "ids": 4,
+    }
+    rotary = 2 * length * config.head_dim if config.position == "rope" else 0
+    floats = {part: batch * length * count for part, count in a_token.items()} | {"rotary positions": rotary}
+    return {part: FLOAT32_BYTES * count for part, count in floats.items()}
+
+
+def _heads(config):
+    return config.num_attention_heads + config.num_key_value_heads
+
+
+def _query_size(config):
+    return config.num_attention_heads * config.head_dim
+
+
+def _key_value_size(config):
+    return config.num_key_value_heads * config.head_dim
+
+
+def _norm_count(config):
+    """Two a block, and a final one where the last block does not end in a norm already."""
+    if config.norm == "none":
+        return 0
+    return 2 * config.num_hidden_layers + (config.norm_placement == "pre")
+
+
+def _norm_parameters(config):
+    return config.hidden_size * (2 if config.norm == "layernorm" and config.bias else 1)

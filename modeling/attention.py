@@ -1,0 +1,79 @@
+"""Grouped-query attention over transformers' attention interface (eager, sdpa, flex, flash) and its caches.
+
+Shapes: B batch, T query positions, S key positions, D width, N query heads, G key-value heads, H size of a head.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_kindling import KindlingConfig
+from .layers import rotate
+
+
+def eager_attention(module, q_BNTH, k_BGSH, v_BGSH, mask, scaling, dropout=0.0, **_):
+    """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S)."""
+    k_BNSH = k_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
+    v_BNSH = v_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores_BNTS = q_BNTH @ k_BNSH.transpose(2, 3) * scaling
+    if mask is not None:
+        scores_BNTS = scores_BNTS + mask
+    weights_BNTS = nn.functional.softmax(scores_BNTS, dim=-1, dtype=torch.float32).to(q_BNTH.dtype)
+    weights_BNTS = nn.functional.dropout(weights_BNTS, p=dropout, training=module.training)
+    return (weights_BNTS @ v_BNSH).transpose(1, 2).contiguous(), weights_BNTS
+
+
+class KindlingAttention(nn.Module):
+    """Causal self-attention; `num_key_value_heads` below `num_attention_heads` shares keys and values in groups."""
+
+    is_causal = True
+
+    def __init__(self, config: KindlingConfig, layer_idx: int):
+        super().__init__()
+        self.config = config  # the attention interface reads `_attn_implementation` from it
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+
+        query_size = config.num_attention_heads * config.head_dim
+        key_value_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.bias)
+        self.o_proj.writes_residual = True
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states, rotary=None, attention_mask=None, past_key_values=None, **kwargs):
+        """Return the attended states (B, T, D) and the weights, which only the eager implementation has.
+
+        `rotary` is the pair of cosines and sines, or None where positions enter elsewhere.
+        """
+        # Heads are normalised before the transpose: sdpa then returns its output in the layout that o_proj reads.
+        q_BNTH = self.q_norm(self._split_heads(self.q_proj(hidden_states))).transpose(1, 2)
+        k_BGTH = self.k_norm(self._split_heads(self.k_proj(hidden_states))).transpose(1, 2)
+        v_BGTH = self._split_heads(self.v_proj(hidden_states)).transpose(1, 2)
+        if rotary is not None:
+            q_BNTH, k_BGTH = rotate(q_BNTH, *rotary), rotate(k_BGTH, *rotary)
+        if past_key_values is not None:
+            k_BGTH, v_BGTH = past_key_values.update(k_BGTH, v_BGTH, self.layer_idx)
+
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attended_BTNH, weights = attend(
+            self,
+            q_BNTH,
+            k_BGTH,
+            v_BGTH,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.dropout(self.o_proj(attended_BTNH.flatten(2))), weights
+
+    def _split_heads(self, x_BTD):
+        return x_BTD.unflatten(-1, (-1, self.head_dim))

@@ -1,0 +1,246 @@
+"""The block, the backbone and the causal language model, and the names the two families have on the Hub.
+
+Every variant is chosen in a constructor from the tables of `layers.py`. Module names are LLaMA's in both families
+(`model.layers.N.self_attn.q_proj`, ...), so that sharding plans, adapters and native export fit as they stand.
+Shapes: B batch, T positions, D width of the residual stream, V vocabulary.
+"""
+
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel, initialization
+from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .accounting import training_flops
+from .attention import KindlingAttention
+from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
+
+CODE_FILES = ("configuration_kindling.py", "layers.py", "attention.py", "modeling_kindling.py", "accounting.py")
+
+
+class KindlingBlock(GradientCheckpointingLayer):
+    """Attention, then MLP, each inside a normalised residual."""
+
+    def __init__(self, config: KindlingConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = build_norm(config, config.hidden_size)
+        self.self_attn = KindlingAttention(config, layer_idx)
+        self.post_attention_layernorm = build_norm(config, config.hidden_size)
+        self.mlp = MLPS[config.mlp](config)
+        self.residual = RESIDUALS[config.norm_placement]
+
+    def forward(self, hidden_states, **attention_inputs):
+        x_BTD = self.residual(
+            hidden_states, self.input_layernorm, lambda h_BTD: self.self_attn(h_BTD, **attention_inputs)[0]
+        )
+        return self.residual(x_BTD, self.post_attention_layernorm, self.mlp)
+
+
+class KindlingPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the family: what it supports, how weights start, which files explain it."""
+
+    config: KindlingConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["KindlingBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": KindlingBlock, "attentions": KindlingAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Start weights by `initializer_range`, `embedding_init_std`, `linear_init` and `residual_init`; biases at 0.
+
+        Uses `transformers.initialization`, which leaves weights alone that a checkpoint has filled already.
+        """
+        config = self.config
+        if isinstance(module, nn.Embedding):
+            initialization.normal_(module.weight, std=config.embedding_init_std or config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            scaled = config.residual_init == "scaled" and getattr(module, "writes_residual", False)
+            scale = 1 / math.sqrt(2 * config.num_hidden_layers) if scaled else 1.0
+            if config.linear_init == "uniform_fan_in":
+                bound = scale / math.sqrt(module.in_features)
+                initialization.uniform_(module.weight, -bound, bound)
+            else:
+                initialization.normal_(module.weight, std=scale * config.initializer_range)
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    def floating_point_ops(self, inputs, exclude_embeddings: bool = True) -> int:  # noqa: ARG002
+        """FLOPs of one training step on `inputs` (a batch with `input_ids`, B x T): 3 x the forward matrix products."""
+        batch, length = inputs["input_ids"].shape
+        return training_flops(self.config, length, batch)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers', and the code files go with the weights, so that any machine can load them.
+
+        Copied by us, not by transformers' `register_for_auto_class`: that one writes a single auto class, and the
+        wrong file names under FSDP.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        here, there = Path(__file__).resolve().parent, Path(save_directory).resolve()
+        if kwargs.get("is_main_process", True) and here != there:
+            for name in CODE_FILES:
+                shutil.copyfile(here / name, there / name)
+
+
+class KindlingModel(KindlingPreTrainedModel):
+    """The backbone: ids in, hidden states (B, T, D) out."""
+
+    def __init__(self, config: KindlingConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = None
+        if config.position == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.rotary = RotaryPositions(config) if config.position == "rope" else None
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList([KindlingBlock(config, i) for i in range(config.num_hidden_layers)])
+        # With post-norm the last block already ends in a norm.
+        self.norm = build_norm(config, config.hidden_size) if config.norm_placement == "pre" else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """As `LlamaModel.forward`, except that positions left out are counted from the attention mask.
+
+        So a left-padded batch means the same as an unpadded one, for learned positions too.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = _count_positions(x_BTD, attention_mask, past_key_values)
+
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=x_BTD,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        if self.embed_positions is not None:
+            x_BTD = x_BTD + self.embed_positions(position_ids)
+        rotary = self.rotary(position_ids) if self.rotary is not None else None
+
+        x_BTD = self.dropout(x_BTD)
+        for block in self.layers:
+            x_BTD = block(
+                x_BTD,
+                rotary=rotary,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BTD), past_key_values=past_key_values)
+
+
+class KindlingForCausalLM(KindlingPreTrainedModel, GenerationMixin):
+    """The backbone and a linear head over the vocabulary."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+
+    def __init__(self, config: KindlingConfig):
+        super().__init__(config)
+        self.model = KindlingModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+        # Without it the text-generation pipeline asks for 256 new tokens, whatever the model has positions for.
+        self.generation_config.max_length = config.max_position_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """As `LlamaForCausalLM.forward`: `labels` (B, T) are shifted inside, -100 is no target.
+
+        `num_items_in_batch`, which the Trainer passes on through `kwargs`, turns the loss into a sum over targets
+        divided by it, so that gradient accumulation weights every token once.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def _count_positions(x_BTD, attention_mask, past_key_values):
+    """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
+    length = x_BTD.shape[1]
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=x_BTD.device) + seen)[None]
+
+
+class KindlingGPTModel(KindlingModel):
+    config: KindlingGPTConfig
+
+
+class KindlingGPTForCausalLM(KindlingForCausalLM):
+    config: KindlingGPTConfig
+
+
+class KindlingLlamaModel(KindlingModel):
+    config: KindlingLlamaConfig
+
+
+class KindlingLlamaForCausalLM(KindlingForCausalLM):
+    config: KindlingLlamaConfig
