@@ -1,0 +1,47 @@
+# make demo    train the demo model and talk to it
+# make test    run the tests
+# make check   what the continuous integration runs: linter and tests
+#
+# make TORCH_INDEX=URL ... takes torch from another wheel index, one with CPU or CUDA builds, say.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: demo test test-slow lint format check clean
+
+demo: .venv/ready
+	@if [ -f runs/demo/metrics.json ]; then \
+		echo "runs/demo is trained already; here is another story of its own:"; \
+		$(BIN)/python generate.py runs/demo --seed $$$$; \
+	else \
+		$(BIN)/python train_lm.py configs/lm/demo.yaml training.resume_from_checkpoint=true; \
+	fi
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test
+
+# The environment is ready once everything pinned in constraints.txt is installed.
+.venv/ready: constraints.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Kindling needs Python 3.11 or newer; set PYTHON=')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

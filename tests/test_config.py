@@ -1,0 +1,129 @@
+"""An experiment file is checked whole, in one sentence, before anything heavy is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from config import ROOT, ConfigError, build, describe_sections, load_experiment, section_fields
+from modeling.configuration_kindling import KindlingLlamaConfig
+
+EXAMPLE = """
+model: {hidden_size: 64, norm: layernorm}
+data: {source: fables}
+training: {learning_rate: 3e-4, max_steps: 1e3}
+"""
+
+
+@pytest.fixture
+def example(tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text(EXAMPLE)
+    return str(path)
+
+
+def test_values_arrive_as_their_types(example):
+    experiment = load_experiment(example, ["training.adam_beta1=1", "model.num_key_value_heads=2", "data.seed=7"])
+    assert experiment.name == "example"
+    assert experiment.training["learning_rate"] == 3e-4
+    assert experiment.training["max_steps"] == 1000
+    assert isinstance(experiment.training["max_steps"], int)
+    assert isinstance(experiment.training["adam_beta1"], float)
+    assert experiment.model == {
+        "type": "kindling_llama", "hidden_size": 64, "norm": "layernorm", "num_key_value_heads": 2
+    }  # fmt: skip
+    assert experiment.data.seed == 7
+    assert experiment.training["output_dir"] == "runs/example"
+
+
+def test_a_resolved_experiment_loads_as_itself(example, tmp_path):
+    from omegaconf import OmegaConf
+
+    experiment = load_experiment(example, ["sample.prompt=Once"])
+    OmegaConf.save(OmegaConf.create(experiment.as_dict()), tmp_path / "again.yaml")
+    assert load_experiment(str(tmp_path / "again.yaml"), []).as_dict() == experiment.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("training.lerning_rate=1", "did you mean learning_rate?"),
+        ("model.hiden_size=3", "did you mean hidden_size?"),
+        ("tokenizer.vocab=3", "did you mean vocab_size?"),
+        ("data.sauce=x", "did you mean source?"),
+        ("sample.promt=x", "did you mean prompt?"),
+        ("modle.norm=none", "did you mean model?"),
+        ("model.norm=batchnorm", "it takes rmsnorm|layernorm|none"),
+        ("model.hidden_size=wide", "it takes int"),
+        ("model.hidden_size=1.5", "it takes int"),
+        ("model.bias=1", "it takes bool"),
+        ("model.type=gpt2", "it takes kindling_llama|kindling_gpt"),
+        ("model.eos_token_id=3", "is set from the tokenizer"),
+        ("training.learning_rate=fast", "it takes float"),
+        ("training.bf16=perhaps", "it takes bool"),
+        ("training.max_steps=.inf", "it takes int"),
+        ("data.source=7", "it takes str"),
+        ("data.layout=rows", "it takes packed|documents"),
+        ("data.context_length=1", "must be at least 2"),
+        ("data.validation_documents=0", "must be at least 1"),
+        ("data.mask_first_n=-1", "must be at least 0"),
+        ("sample.temperature=-1", "must be at least 0"),
+        ("tokenizer.kind=pretrained", "give a path with kind=pretrained"),
+        ("tokenizer.path=somewhere", "give a path with kind=pretrained"),
+        ("model=7", "'model=7' is no override"),
+        ("learning_rate", "is no override"),
+    ],
+)
+def test_mistakes_are_one_sentence(example, override, complaint):
+    with pytest.raises(ConfigError) as error:
+        load_experiment(example, [override])
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("model: [1, 2]", "write keys and values beneath it"),
+        ("model: {a: ", "is not valid YAML"),
+        ("just words", "just words is not a section"),
+        ("- a\n- b", "holds no sections"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path, text, complaint):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_experiment(str(tmp_path / "bad.yaml"), [])
+    assert complaint in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="there is no experiment file"):
+        load_experiment(str(tmp_path / "none.yaml"), [])
+
+
+def test_a_constructors_complaint_is_one_sentence():
+    with pytest.raises(
+        ConfigError, match=r"^model: num_attention_heads=7 does not divide hidden_size=64; choose one of 1"
+    ):
+        build(KindlingLlamaConfig, "model", {"hidden_size": 64, "num_attention_heads": 7})
+
+
+def test_every_setting_has_a_meaning_and_a_line_of_help():
+    text = describe_sections()
+    for section in ("model", "tokenizer", "data", "sample", "training"):
+        for name, field in section_fields(section).items():
+            assert f"  {name}  (" in text
+            assert field.meaning, f"{section}.{name} has no line of meaning"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import runpy, sys; sys.argv = ['train_lm.py', '--help']\n"
+        "try: runpy.run_path('train_lm.py', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate  (float, default 0.001)" in done.stdout
