@@ -110,8 +110,9 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
         "head": config.vocab_size,
         "ids": 4,
     }
-    rotary = 2 * length * config.head_dim if config.position == "rope" else 0
-    floats = {part: batch * length * count for part, count in a_token.items()} | {"rotary positions": rotary}
+    # Shared by the batch: cosines and sines, or int64 ids.
+    positions = {"rope": 2 * length * config.head_dim, "learned": 2 * length, "none": 0}[config.position]
+    floats = {part: batch * length * count for part, count in a_token.items()} | {"positions": positions}
     return {part: FLOAT32_BYTES * count for part, count in floats.items()}
 
 

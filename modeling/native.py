@@ -1,0 +1,297 @@
+"""To and from transformers' own Llama and GPT-2 models: exactly, or not at all.
+
+A Kindling model that is a stock Llama or GPT-2 in all but name can leave as one, so that vLLM, llama.cpp and every
+other tool reads it without our code. Whatever has no exact counterpart raises; nothing is approximated. How weights
+started (`residual_init`, `linear_init`, `embedding_init_std`) has no place in a native configuration and is dropped.
+
+    python -m modeling.native SOURCE OUT
+"""
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+
+# Their names of a configuration's fields to ours.
+SHARED_FIELDS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+    "initializer_range", "tie_word_embeddings", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+LLAMA_FIELDS = {name: name for name in SHARED_FIELDS} | {
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "rms_norm_eps": "norm_eps",
+    "rope_theta": "rope_theta",
+    "attention_bias": "bias",
+    "mlp_bias": "bias",
+    "attention_dropout": "attention_dropout",
+}
+GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
+    "n_inner": "intermediate_size",
+    "layer_norm_epsilon": "norm_eps",
+    "attn_pdrop": "attention_dropout",
+    "resid_pdrop": "hidden_dropout",
+    "embd_pdrop": "embedding_dropout",
+}
+
+# GPT-2's modules and the modules of ours that they hold, stacked along the outputs where they are several.
+GPT2_ENDS = {
+    "transformer.wte": ["model.embed_tokens"],
+    "transformer.wpe": ["model.embed_positions"],
+    "transformer.ln_f": ["model.norm"],
+    "lm_head": ["lm_head"],
+}
+GPT2_BLOCK = {
+    "ln_1": ["input_layernorm"],
+    "attn.c_attn": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.c_proj": ["self_attn.o_proj"],
+    "ln_2": ["post_attention_layernorm"],
+    "mlp.c_fc": ["mlp.up_proj"],
+    "mlp.c_proj": ["mlp.down_proj"],
+}
+
+
+def gpt2_weights(ours: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Our tensors by parameter name (weights, or gradients) as GPT-2 names, stacks and transposes them."""
+    names = _gpt2_names(layers).items()
+    return {name: _turn(name, torch.cat([ours[part] for part in parts])) for name, parts in names if parts[0] in ours}
+
+
+def weights_of_gpt2(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """The inverse of `gpt2_weights`."""
+    ours = {}
+    for name, parts in _gpt2_names(layers).items():
+        if name in theirs:
+            ours |= zip(parts, _turn(name, theirs[name]).chunk(len(parts)), strict=True)
+    return ours
+
+
+def _gpt2_names(layers):
+    """Each of GPT-2's parameters, to the parameters of ours that it holds."""
+    modules = GPT2_ENDS | {
+        f"transformer.h.{i}.{theirs}": [f"model.layers.{i}.{part}" for part in ours]
+        for i in range(layers)
+        for theirs, ours in GPT2_BLOCK.items()
+    }
+    return {
+        f"{theirs}.{kind}": [f"{part}.{kind}" for part in ours]
+        for theirs, ours in modules.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def _turn(name, tensor):
+    """GPT-2's projections (c_attn, c_proj, c_fc) are Conv1D: in x out, where nn.Linear is out x in."""
+    return tensor.T if ".c_" in name and tensor.ndim == 2 else tensor
+
+
+@dataclass(frozen=True)
+class Native:
+    """One of transformers' own architectures, next to the family of ours that can express it."""
+
+    name: str
+    config: type[PreTrainedConfig]
+    family: type[KindlingConfig]
+    fields: dict[str, str]
+    our_axes: Callable[[KindlingConfig], dict]
+    """The axes of ours that it fixes."""
+    their_axes: dict
+    """The fields of theirs that we fix."""
+    to_theirs: Callable[[dict, int], dict]
+    to_ours: Callable[[dict, int], dict]
+
+
+LLAMA = Native(
+    name="Llama",
+    config=LlamaConfig,
+    family=KindlingLlamaConfig,
+    fields=LLAMA_FIELDS,
+    our_axes=lambda _config: {
+        "norm": "rmsnorm",
+        "norm_placement": "pre",
+        "position": "rope",
+        "mlp": "swiglu",
+        "qk_norm": False,
+        "hidden_dropout": 0.0,
+        "embedding_dropout": 0.0,
+    },
+    their_axes={"hidden_act": "silu", "rope_type": "default"},
+    to_theirs=lambda weights, _layers: weights,  # Llama's parameters are called as ours are
+    to_ours=lambda weights, _layers: weights,
+)
+GPT2 = Native(
+    name="GPT-2",
+    config=GPT2Config,
+    family=KindlingGPTConfig,
+    fields=GPT2_FIELDS,
+    our_axes=lambda config: {
+        "norm": "layernorm",
+        "norm_placement": "pre",
+        "position": "learned",
+        "mlp": "gelu",
+        "qk_norm": False,
+        "bias": True,
+        "num_key_value_heads": config.num_attention_heads,
+        "head_dim": config.hidden_size // config.num_attention_heads,
+    },
+    their_axes={
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    },
+    to_theirs=gpt2_weights,
+    to_ours=weights_of_gpt2,
+)
+NATIVES = {"LlamaForCausalLM": LLAMA, "GPT2LMHeadModel": GPT2}
+
+
+def to_native(model: PreTrainedModel) -> PreTrainedModel:
+    """The `LlamaForCausalLM` or `GPT2LMHeadModel` that computes what our `model` computes, with copies of its weights.
+
+    A `ValueError` names every axis that keeps the model from being one, measured against the nearer of the two.
+    """
+    config = model.config
+    native = min((LLAMA, GPT2), key=lambda one: len(_differences(vars(config), one.our_axes(config))))
+    _require(vars(config), native.our_axes(config), f"a stock {native.name}")
+    theirs = {name: getattr(config, ours) for name, ours in native.fields.items()}
+    return _rebuild(model, native.config(**theirs), native.to_theirs)
+
+
+def from_native(model: PreTrainedModel) -> PreTrainedModel:
+    """Our model that computes what a `LlamaForCausalLM` or `GPT2LMHeadModel` computes, with copies of its weights.
+
+    A `ValueError` names whatever our families cannot express.
+    """
+    native = NATIVES.get(type(model).__name__)
+    if native is None:
+        raise ValueError(f"{type(model).__name__} has no place in Kindling; give one of {', '.join(NATIVES)}")
+    theirs = _flat(model.config)
+    _require(theirs, native.their_axes, f"Kindling's {native.name}")
+    ours = _rebuild(model, _our_config(native, theirs), native.to_ours)
+    # The limit that our constructor sets: a native configuration may leave it open.
+    ours.generation_config.max_length = ours.generation_config.max_length or ours.config.max_position_embeddings
+    return ours
+
+
+def _flat(config):
+    """A native configuration as one dict, under transformers' common names too and with the rotary settings."""
+    given = config.to_dict()
+    aliases = {common: given[own] for common, own in config.attribute_map.items()}
+    return given | aliases | (given.get("rope_parameters") or {})
+
+
+def _our_config(native, theirs):
+    """Our configuration from theirs, flat, which may leave the MLP's width open and write a rate as an int or null."""
+    if native is LLAMA and theirs["attention_bias"] != theirs["mlp_bias"]:
+        raise ValueError(
+            f"attention_bias={theirs['attention_bias']}, mlp_bias={theirs['mlp_bias']} has no place in Kindling's "
+            "Llama, which has one bias for both; use the checkpoint as it is"
+        )
+    ours = {our_name: theirs[name] for name, our_name in native.fields.items()}
+    ours["intermediate_size"] = ours["intermediate_size"] or 4 * ours["hidden_size"]
+    floats = {field.name for field in fields(KindlingConfig) if field.type is float}
+    return native.family(**{name: float(value or 0) if name in floats else value for name, value in ours.items()})
+
+
+def _rebuild(model, config, convert):
+    """A model of `config` with the converted weights of `model`, in its type, place and mode of training."""
+    with torch.random.fork_rng(devices=[]):  # the initial weights that are overwritten must not cost random numbers
+        rebuilt = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    rebuilt.load_state_dict(convert(model.state_dict(), model.config.num_hidden_layers))
+    rebuilt.generation_config = copy.deepcopy(model.generation_config)
+    return rebuilt.to(model.device).train(model.training)
+
+
+def _require(given, axes, place):
+    """Refuse what differs from `axes`, by name."""
+    if wrong := _differences(given, axes):
+        allowed = {name: axes[name] for name in wrong}
+        raise ValueError(
+            f"{_listed(wrong)} has no place in {place}, which has {_listed(allowed)}; use the checkpoint as it is"
+        )
+
+
+def _differences(given, axes):
+    return {name: given[name] for name, value in axes.items() if given[name] != value}
+
+
+def _listed(values):
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def convert(source: str, out: Path) -> str:
+    """Write the counterpart of the checkpoint `source` (a folder or a Hub id) to `out`, and say so in one line.
+
+    Our models become native ones and the other way round; a tokenizer goes along. `out` must be new or empty and
+    appears complete or not at all. A source that does not load is a `ValueError`, as one without a counterpart is.
+    """
+    out = Path(out).resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already; give a new or an empty folder")
+    try:
+        model, tokenizer = _load_model(source), _load_tokenizer(source)
+    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
+        raise ValueError(f"{source} does not load: {error}") from error
+    converted = to_native(model) if isinstance(model.config, KindlingConfig) else from_native(model)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as staging:
+        staged = Path(staging) / out.name
+        converted.save_pretrained(staged)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+        staged.replace(out)
+    with_tokenizer = "no tokenizer" if tokenizer is None else "with its tokenizer"
+    return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}"
+
+
+def _load_model(source):
+    """The model, with every weight accounted for: of those missing, left over or misshapen transformers only warns."""
+    # Without an explicit False, transformers asks on stdin whether to run the code of a family that is not ours.
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    misshapen = {name for name, *_ in report["mismatched_keys"]}
+    if wrong := sorted(report["missing_keys"] | report["unexpected_keys"] | misshapen):
+        raise ValueError(f"{len(wrong)} weights, such as {wrong[0]}, are not as its config.json says")
+    return model
+
+
+def _load_tokenizer(source):
+    """The tokenizer, or None. Looked for first, because AutoTokenizer makes up an empty one for a GPT-2 without any."""
+    if cached_file(source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False) is None:
+        return None
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def main():
+    """The command line: one line on stdout, or one on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling.native",
+        description="Rewrite a Kindling checkpoint as transformers' own Llama or GPT-2, or the other way round.",
+    )
+    parser.add_argument("source", help="a folder or a Hub id")
+    parser.add_argument("out", type=Path, help="a new folder")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        print(convert(arguments.source, arguments.out))
+    except (OSError, ValueError, StrictDataclassError) as error:
+        parser.exit(2, " ".join(str(error).split()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

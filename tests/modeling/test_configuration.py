@@ -1,0 +1,200 @@
+"""The configuration: what it derives, what it refuses and how it says so, and that it survives JSON."""
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from modeling import configuration_kindling
+from modeling.configuration_kindling import FAMILIES, KindlingConfig
+
+MODELING = Path(configuration_kindling.__file__).parent
+OWN_FIELDS = {field.name for field in fields(KindlingConfig)} - {field.name for field in fields(PreTrainedConfig)}
+
+# Not one of them is any family's default.
+UNUSUAL = {
+    "vocab_size": 300,
+    "hidden_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "intermediate_size": 50,
+    "max_position_embeddings": 70,
+    "norm": "none",
+    "norm_placement": "post",
+    "norm_eps": 1e-4,
+    "position": "none",
+    "rope_theta": 500.0,
+    "mlp": "silu",
+    "qk_norm": True,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.2,
+    "embedding_dropout": 0.3,
+    "initializer_range": 0.01,
+    "embedding_init_std": 0.5,
+    "linear_init": "uniform_fan_in",
+    "use_cache": False,
+    "pad_token_id": 7,
+    "bos_token_id": 8,
+    "eos_token_id": [9, 10],
+}
+BY_FAMILY = {
+    "kindling_gpt": {"bias": False, "residual_init": "plain", "tie_word_embeddings": False},
+    "kindling_llama": {"bias": True, "residual_init": "scaled", "tie_word_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_survives_json(family, tmp_path):
+    given = UNUSUAL | BY_FAMILY[family]
+    assert given.keys() == OWN_FIELDS
+    config = FAMILIES[family](**given)
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is type(config)
+    assert loaded.to_dict() == config.to_dict() | {"_name_or_path": str(tmp_path)}
+    for name, value in given.items():
+        assert getattr(loaded, name) == value != getattr(FAMILIES[family](), name)
+
+
+def test_gpt_is_gpt2_and_llama_is_llama():
+    """What makes the families differ, and nothing else does."""
+    gpt, llama = (FAMILIES[name]() for name in ("kindling_gpt", "kindling_llama"))
+    assert {name: getattr(gpt, name) for name in OWN_FIELDS if getattr(gpt, name) != getattr(llama, name)} == {
+        "norm": "layernorm",
+        "norm_eps": 1e-5,
+        "position": "learned",
+        "mlp": "gelu",
+        "bias": True,
+        "intermediate_size": 3072,
+        "residual_init": "scaled",
+        "tie_word_embeddings": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "mlp", "intermediate_size"),
+    [
+        (512, "swiglu", 1344),
+        (512, "gelu", 2048),
+        (512, "silu", 2048),
+        (64, "swiglu", 192),
+        (64, "gelu", 256),
+        (8, "swiglu", 64),
+        (8, "gelu", 64),
+    ],
+)
+def test_mlp_width(configure, hidden_size, mlp, intermediate_size):
+    assert configure(hidden_size=hidden_size, mlp=mlp).intermediate_size == intermediate_size
+    assert configure(hidden_size=hidden_size, mlp=mlp, intermediate_size=10).intermediate_size == 10
+
+
+def test_heads_fill_the_width_and_are_not_grouped_unless_told(configure):
+    config = configure(hidden_size=32, num_attention_heads=4)
+    assert (config.head_dim, config.num_key_value_heads) == (8, 4)
+    config = configure(hidden_size=32, num_attention_heads=4, head_dim=2, num_key_value_heads=1)
+    assert (config.head_dim, config.num_key_value_heads) == (2, 1)
+
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+         "intermediate_size", "max_position_embeddings")  # fmt: skip
+DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
+SCALES = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std")
+CHOICES = ("norm", "norm_placement", "position", "mlp", "residual_init", "linear_init")
+SWITCHES = ("qk_norm", "bias", "tie_word_embeddings", "use_cache")
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def test_every_field_is_of_a_kind_that_is_checked():
+    kinds = (SIZES, DROPOUTS, SCALES, CHOICES, SWITCHES, IDS)
+    assert sorted(sum(kinds, ())) == sorted(OWN_FIELDS)
+
+
+WRONG_TYPES = [
+    *((name, value) for name in SIZES for value in ("16", 16.0, True)),
+    *((name, value) for name in DROPOUTS + SCALES for value in ("0.1", True)),
+    *((name, value) for name in CHOICES for value in ("batchnorm", True, 1)),
+    *((name, value) for name in SWITCHES for value in ("yes", 1)),
+    *((name, value) for name in IDS for value in ("</s>", 0.5)),
+]
+OUT_OF_RANGE = [
+    *((name, value) for name in SIZES for value in (0, -1)),
+    *((name, value) for name in DROPOUTS for value in (-0.1, 1.0, float("nan"))),
+    *((name, value) for name in SCALES for value in (0.0, -1.0, float("nan"))),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES + OUT_OF_RANGE)
+def test_wrong_value_is_refused_by_name(configure, name, value):
+    with pytest.raises(StrictDataclassError) as error:
+        configure(**{name: value})
+    sentence = str(error.value).splitlines()[-1]
+    assert name in sentence
+    assert str(value) in sentence
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
+def test_wrong_type_is_refused_at_assignment(configure, name, value):
+    config = configure()
+    with pytest.raises(StrictDataclassError, match=name):
+        setattr(config, name, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"hidden_size": 12, "num_attention_heads": 5},
+            "num_attention_heads=5 does not divide hidden_size=12; choose one of 1, 2, 3, 4, 6, 12",
+        ),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads=3 does not divide num_attention_heads=4; choose one of 1, 2, 4",
+        ),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 8},
+            "num_key_value_heads=8 does not divide num_attention_heads=4; choose one of 1, 2, 4",
+        ),
+        (
+            {"hidden_size": 12, "num_attention_heads": 4},
+            "position=rope rotates pairs and head_dim=3 is odd; choose an even head_dim or position=learned",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(configure, given, sentence):
+    with pytest.raises(StrictDataclassError) as error:
+        configure(**given)
+    assert str(error.value).splitlines()[-1].strip() == f"ValueError: {sentence}"
+
+
+def test_odd_heads_are_fine_without_rotation(configure):
+    assert configure("kindling_gpt", hidden_size=12, num_attention_heads=4).head_dim == 3
+
+
+def test_whole_numbers_are_no_rates(configure):
+    """JSON writes 1.0 as 1.0 and a hand might write 1: refused rather than guessed."""
+    with pytest.raises(StrictDataclassError, match="rope_theta"):
+        configure(rope_theta=10000)
+
+
+@pytest.mark.parametrize(("family", "name"), [("kindling_gpt", "KindlingGPT"), ("kindling_llama", "KindlingLlama")])
+def test_any_tool_is_told_where_the_code_is(family, name):
+    assert FAMILIES[family]().to_dict()["auto_map"] == {
+        "AutoConfig": f"configuration_kindling.{name}Config",
+        "AutoModel": f"modeling_kindling.{name}Model",
+        "AutoModelForCausalLM": f"modeling_kindling.{name}ForCausalLM",
+    }
+
+
+def test_every_field_is_read_by_a_model():
+    """No setting without effect: each is an attribute that some part of the model reads, or that transformers does."""
+    read_by_transformers = {"use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"}
+    read = set()
+    for name in ("layers.py", "attention.py", "modeling_kindling.py"):
+        nodes = ast.walk(ast.parse((MODELING / name).read_text()))
+        read |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert OWN_FIELDS - read_by_transformers <= read
