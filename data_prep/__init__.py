@@ -1,0 +1,1 @@
+"""Text or rules in, batches out; knows nothing of models."""

@@ -1,0 +1,61 @@
+"""Pads a batch and says which tokens are targets: labels are -100 on pads and on prompt tokens.
+
+Always by length and position, never by token id: an end-of-text that shares its id with the pad stays a label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from config import ConfigError, DataSection
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class CausalLMCollator:
+    """Turn examples (`input_ids`, and `prompt_length` if they have a prompt) into `input_ids`, `attention_mask` and
+    `labels`, (B, T) int64, padded on the right to the longest.
+
+    Labels equal the inputs (the model shifts them), but for -100 on padding and on each example's prompt: its first
+    `prompt_length` tokens, its first `mask_first_n` tokens, or its tokens up to and including the first
+    `separator_id`, whichever reaches farthest. An example without the separator is a `ValueError`.
+    """
+
+    pad_token_id: int
+    mask_first_n: int = 0
+    separator_id: int | None = None
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        rows = [torch.as_tensor(example["input_ids"], dtype=torch.int64) for example in examples]
+        shape = (len(rows), max(len(row) for row in rows))
+        input_ids = torch.full(shape, self.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        labels = torch.full(shape, IGNORED)
+        for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
+            input_ids[i, : len(row)] = row
+            attention_mask[i, : len(row)] = 1
+            prompt = self._prompt_length(row, example)
+            labels[i, prompt : len(row)] = row[prompt:]
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    def _prompt_length(self, row: torch.Tensor, example: dict) -> int:
+        lengths = [self.mask_first_n, example.get("prompt_length", 0)]
+        if self.separator_id is not None:
+            places = (row == self.separator_id).nonzero()
+            if len(places) == 0:
+                raise ValueError(f"an example has no separator (token {self.separator_id}): {row.tolist()[:20]}")
+            lengths.append(int(places[0]) + 1)
+        return max(lengths)
+
+
+def build_collator(data: DataSection, tokenizer) -> CausalLMCollator:
+    """The collator of an experiment's `data` section. `ConfigError` if `mask_up_to` is not one token."""
+    separator = None
+    if data.mask_up_to is not None:
+        ids = tokenizer(data.mask_up_to, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            raise ConfigError(f"data.mask_up_to={data.mask_up_to!r} is {len(ids)} tokens; give text that is one token")
+        separator = ids[0]
+    return CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator)

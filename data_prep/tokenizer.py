@@ -1,0 +1,159 @@
+"""Tokenizers: byte-level BPE, characters, numbers, or an existing one; all of them ordinary Hugging Face tokenizers.
+
+`<|endoftext|>` starts and ends a document and `<|pad|>` pads: two tokens, so that no mask by padding ever hides an
+end. Text never yields either: a document that spells `<|endoftext|>` is encoded letter by letter.
+"""
+
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from config import ConfigError, TokenizerSection
+
+END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unknown|>"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
+
+    The vocabulary comes out smaller than asked where the texts hold too few different words.
+    """
+    smallest = 256 + 2
+    if vocab_size < smallest:
+        raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small; 256 bytes and 2 special tokens need 258")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+    """Each character of the texts is a token; others become the unknown token."""
+    tokenizer = _word_level(sorted(set().union(*texts)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def train_numbers(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+    """Each run of digits and each other symbol is a token; spaces separate and are not kept."""
+    split = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d+|\D"), behavior="isolated")]
+    )
+    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(text)}
+    tokenizer = _word_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
+    tokenizer.pre_tokenizer = split
+    return tokenizer  # no decoder: tokens are joined by spaces
+
+
+def _word_level(tokens: list[str]) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate([END, PAD, UNKNOWN, *tokens])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.add_special_tokens([END, PAD, UNKNOWN])
+    return tokenizer
+
+
+TRAINERS = {"bpe": train_bpe, "characters": train_characters, "numbers": train_numbers}
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Make it a transformers tokenizer which puts the start token before a prompt, and never special ids into text."""
+    start = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.token_to_id(END))])
+    tokenizer.post_processor = start
+    unknown = UNKNOWN if tokenizer.token_to_id(UNKNOWN) is not None else None
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=unknown,
+        split_special_tokens=True,
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """An existing tokenizer, from a folder or the Hub, given a pad token of its own if it has none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"tokenizer.path={path} cannot be loaded: {reason}") from None
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"tokenizer.path={path} has no end-of-text token; give a tokenizer that has an eos_token")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def build_tokenizer(section: TokenizerSection, documents: Iterable[dict], held_out: Iterable[dict]):
+    """Train the tokenizer that the section describes, or load it; return it and a report of the training.
+
+    The report has seconds, the process's peak memory, documents, vocabulary, the longest tokens and, on up to 1,000
+    held-out documents, bytes a token.
+    """
+    started = time.perf_counter()
+    count = 0
+    if section.kind == "pretrained":
+        tokenizer = load_tokenizer(section.path)
+    else:
+
+        def counted() -> Iterator[str]:
+            nonlocal count
+            limited = itertools.islice(documents, section.train_documents)
+            for count, document in enumerate(tqdm(limited, desc="tokenizer", unit=" documents"), start=1):  # noqa: B007
+                yield text_of(document)
+
+        tokenizer = wrap(TRAINERS[section.kind](counted(), section.vocab_size))
+        if count == 0:
+            raise ConfigError("the source holds no training documents; check data.source and data.validation_documents")
+    seconds = time.perf_counter() - started
+    return tokenizer, {"documents": count, "seconds": round(seconds, 2)} | report(tokenizer, held_out)
+
+
+def report(tokenizer, held_out: Iterable[dict]) -> dict:
+    """What there is to know of a tokenizer: size, longest tokens (all ties), and bytes a token on held-out text."""
+    tokens = {token: len(tokenizer.decode([index]).encode()) for token, index in tokenizer.get_vocab().items()}
+    ordinary = {token: size for token, size in tokens.items() if token not in tokenizer.all_special_tokens}
+    longest = max(ordinary.values(), default=0)
+    texts = [text_of(document) for document in itertools.islice(held_out, 1000)]
+    ids = sum(len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else 0
+    return {
+        "vocabulary": len(tokenizer),
+        "longest_token_bytes": longest,
+        "longest_tokens": sorted(
+            tokenizer.decode([tokenizer.get_vocab()[token]]) for token, size in ordinary.items() if size == longest
+        )[:20],
+        "bytes_per_token": round(sum(len(text.encode()) for text in texts) / ids, 3) if ids else None,
+        "peak_memory_megabytes": round(_peak_memory() / 1e6),
+    }
+
+
+def text_of(document: dict) -> str:
+    """A document's whole text, prompt and completion joined."""
+    return document["text"] if "text" in document else document["prompt"] + document["completion"]
+
+
+def save(tokenizer, about: dict, folder: Path):
+    """Write the tokenizer as `AutoTokenizer` reads it, and its report beside it."""
+    tokenizer.save_pretrained(folder)
+    (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _peak_memory() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
