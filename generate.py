@@ -1,0 +1,73 @@
+"""Prompt a model: a run folder, a checkpoint, or a Hub id.
+
+Without a prompt the model starts a text of its own. Text goes to the terminal as it is drawn.
+
+    python generate.py runs/demo
+    python generate.py runs/demo --prompt "Once upon a time" --temperature 0.7 --seed 1
+    python generate.py runs/demo --prompt "Near the river" "Long ago" --max-new-tokens 50
+    python generate.py runs/demo --interactive
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from config import ConfigError
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="run folder, checkpoint folder or Hub id")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", nargs="+", help="one or several prompts")
+    source.add_argument("--file", type=Path, help="a file with one prompt a line")
+    source.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
+    parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest tokens only (default: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest with this share (default 1)")
+    parser.add_argument("--max-new-tokens", type=int, help="default: as many as the model has positions for")
+    parser.add_argument("--ignore-end", action="store_true", help="go on after an end of text")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0)")
+    return parser.parse_args()
+
+
+def main(arguments: argparse.Namespace):
+    from transformers import set_seed
+
+    from training.generation import load_model, stream
+
+    model, tokenizer = load_model(arguments.model)
+    settings = {
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "max_new_tokens": arguments.max_new_tokens,
+        "stop_at_end": not arguments.ignore_end,
+    }
+    for prompt in prompts(arguments):
+        set_seed(arguments.seed)
+        stream(model, tokenizer, prompt, **settings)
+
+
+def prompts(arguments: argparse.Namespace) -> Iterator[str]:
+    """The prompts asked for, one after the other; an empty one where none was."""
+    if arguments.interactive:
+        while prompt := input("> "):
+            yield prompt
+    elif arguments.file is None:
+        yield from arguments.prompt or [""]
+    elif arguments.file.is_file():
+        yield from arguments.file.read_text(encoding="utf-8").splitlines()
+    else:
+        raise ConfigError(f"there is no file {arguments.file}; give a text file with one prompt a line")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except ConfigError as error:
+        print(f"generate.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (EOFError, KeyboardInterrupt):
+        print()

@@ -1,0 +1,284 @@
+"""The scripts end to end: what a user types, what it leaves behind."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import generate
+import train_lm
+from config import ROOT, run_script
+from training.generation import load_model, stream
+
+TINY = """
+model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
+tokenizer: {vocab_size: 400, train_documents: 100}
+data: {source: fables, train_documents: 150, validation_documents: 20, cache_dir: %s}
+training:
+  output_dir: %s
+  per_device_train_batch_size: 8
+  learning_rate: 1e-2
+  max_steps: 20
+  logging_steps: 5
+  eval_steps: 10
+  save_steps: 10
+  use_cpu: true
+  bf16: false
+sample: {max_new_tokens: 20}
+"""
+FILES = {
+    "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
+    "metrics.jsonl", "model.safetensors", "provenance.json", "samples.jsonl", "tokenizer.json",
+    "tokenizer_config.json", "training_args.bin", "checkpoint-10", "checkpoint-20",
+    "accounting.py", "attention.py", "configuration_kindling.py", "layers.py", "modeling_kindling.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Train the tiny experiment into `name` below a shared folder and return the run folder."""
+    here = tmp_path_factory.mktemp("scripts")
+
+    def train(name: str, *overrides: str) -> Path:
+        path = here / f"{name}.yaml"
+        path.write_text(TINY % (here / "prepared", here / name))
+        train_lm.main(str(path), list(overrides))
+        return here / name
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def tiny(workshop):
+    return workshop("tiny")
+
+
+def rows_of(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("seconds", "tokens_per_second", "mfu")
+    return [
+        {k: v for k, v in row.items() if k not in clocks and "runtime" not in k and "second" not in k} for row in rows
+    ]
+
+
+def test_a_run_leaves_everything_behind(tiny):
+    assert {path.name for path in tiny.iterdir()} == FILES
+    rows = rows_of(tiny)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [10, 20]
+    assert losses[0] == pytest.approx(math.log(400), rel=0.05)
+    assert losses[-1] < losses[0] - 0.5
+    metrics = json.loads((tiny / "metrics.json").read_text())
+    assert metrics["eval_loss"] == next(row["eval_loss"] for row in reversed(rows) if "eval_loss" in row)
+    assert metrics["steps"] == 20
+    assert metrics["tokens"] == 20 * 8 * 63
+    assert (tiny / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [json.loads(line)["step"] for line in (tiny / "samples.jsonl").read_text().splitlines()] == [10, 20]
+    card = (tiny / "README.md").read_text()
+    assert f"{metrics['eval_loss']:.4f}" in card
+    assert "python" in card
+    assert "{" not in card.split("```")[0]
+
+
+def test_validation_stays_above_the_floor(tiny):
+    metrics = json.loads((tiny / "metrics.json").read_text())
+    assert metrics["eval_loss"] > metrics["floor_loss"] - 3 * metrics["eval_loss_standard_error"]
+    assert metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] == pytest.approx(
+        metrics["eval_loss"] / metrics["floor_loss"]
+    )
+
+
+def test_the_same_seed_is_the_same_run_to_the_bit(tiny, workshop):
+    again = workshop("again")
+    assert (again / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    assert rows_of(again) == rows_of(tiny)
+    other = workshop("other", "training.seed=1")
+    assert (other / "model.safetensors").read_bytes() != (tiny / "model.safetensors").read_bytes()
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
+    stopped = tiny.parent / "stopped"
+    shutil.copytree(tiny, stopped)
+    shutil.rmtree(stopped / "checkpoint-20")
+    (stopped / "model.safetensors").unlink()
+    resumed = workshop("stopped", "training.resume_from_checkpoint=true")
+    expected = load_file(tiny / "model.safetensors")
+    for name, weight in load_file(resumed / "model.safetensors").items():
+        assert weight.equal(expected[name]), name
+    assert rows_of(resumed)[:-1] == rows_of(tiny)[:-1]  # but the last, which sums up one call of the Trainer
+    assert (resumed / "samples.jsonl").read_text() == (tiny / "samples.jsonl").read_text()
+
+
+def test_a_run_prompts_the_same_from_anywhere(tiny, tmp_path):
+    code = (
+        "import sys; from transformers import pipeline\n"
+        "talk = pipeline('text-generation', model=sys.argv[1], trust_remote_code=True)\n"
+        "print(repr(talk('Once upon', do_sample=False, max_new_tokens=12)[0]['generated_text']))\n"
+        "print(repr(talk('', do_sample=False)[0]['generated_text']))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path)
+    command = [sys.executable, "-c", code, str(tiny)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    model, tokenizer = load_model(str(tiny))
+    prompted = stream(model, tokenizer, "Once upon", temperature=0, max_new_tokens=12)
+    assert done.stdout.splitlines() == [repr(prompted), repr(stream(model, tokenizer, "", temperature=0))]
+
+
+def run_generate(monkeypatch, *arguments: str):
+    monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
+    generate.main(generate.parse_arguments())
+
+
+def test_generate_streams_every_prompt(tiny, tmp_path, monkeypatch, capsys):
+    (tmp_path / "prompts.txt").write_text("Near the\nLong ago\n")
+    common = (str(tiny), "--max-new-tokens", "8", "--seed", "3")
+    run_generate(monkeypatch, *common, "--prompt", "Near the", "Long ago")
+    several = capsys.readouterr().out
+    assert "Near the" in several
+    assert "Long ago" in several
+    run_generate(monkeypatch, *common, "--file", str(tmp_path / "prompts.txt"))
+    assert capsys.readouterr().out == several
+    answers = iter(["Near the", "Long ago", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    run_generate(monkeypatch, *common, "--interactive")
+    assert capsys.readouterr().out == several
+
+
+def test_settings_of_generation_change_the_text(tiny):
+    model, tokenizer = load_model(str(tiny))
+
+    def text(seed=0, **settings):
+        import torch
+
+        torch.manual_seed(seed)
+        return stream(model, tokenizer, "Once", max_new_tokens=20, **settings)
+
+    assert text(temperature=0) == text(1, temperature=0) == text(2, temperature=1, top_k=1)
+    assert text(3, temperature=2) == text(3, temperature=2) != text(4, temperature=2)
+    assert text(5, temperature=1, top_p=1e-6) == text(temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere/at-all"], "cannot be loaded"),
+        (["./nowhere"], "there is no folder"),
+        (["RUN", "--file", "missing.txt"], "there is no file"),
+        (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),
+        (["RUN", "--temperature", "-1"], "is negative"),
+        (["RUN", "--top-p", "0"], "must be above 0"),
+        (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
+    ],
+)
+def test_generate_refuses_in_one_sentence(tiny, monkeypatch, arguments, complaint):
+    from config import ConfigError
+
+    with pytest.raises(ConfigError) as error:
+        run_generate(monkeypatch, *(str(tiny) if argument == "RUN" else argument for argument in arguments))
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["training.max_stesp=1"], "did you mean max_steps?"),
+        (["training.max_steps=many"], "it takes int"),
+        (["model.num_attention_heads=3"], "does not divide hidden_size=32"),
+        (["model.vocab_size=300"], "smaller than the tokenizer's 400"),
+        (["model.vocab_size=10", "tokenizer.kind=characters"], "smaller than the tokenizer's"),
+        (["data.context_length=65"], "longer than model.max_position_embeddings=64"),
+        (["data.source=missing.jsonl"], "neither a known source nor an existing file"),
+        (["data.source=fabels"], "did you mean fables?"),
+        (["data.source=EMPTY"], "holds no training documents"),
+        (["data.layout=documents"], "raise it and model.max_position_embeddings"),
+        (["tokenizer.vocab_size=100"], "need 258"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, overrides, complaint):
+    (tmp_path / "empty.jsonl").write_text('{"text": "only one"}\n')
+    overrides = [override.replace("EMPTY", str(tmp_path / "empty.jsonl")) for override in overrides]
+    config = tmp_path / "bad.yaml"
+    config.write_text(TINY % (tmp_path / "prepared", tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", ["train_lm.py", str(config), *overrides])
+    with pytest.raises(SystemExit) as stop:
+        run_script("usage", train_lm.main)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("train_lm.py: ")
+    assert complaint in error
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "prepared").glob(".*")) if (tmp_path / "prepared").exists() else True
+
+
+def train_config(name: str, folder: Path, *overrides: str) -> dict:
+    """Run a configuration that comes with the project, from the repository's root as its header says."""
+    where = [f"training.output_dir={folder / name}", f"data.cache_dir={folder / 'prepared'}", "training.use_cpu=true"]
+    train_lm.main(f"configs/lm/{name}.yaml", [*where, *overrides])
+    return json.loads((folder / name / "metrics.json").read_text())
+
+
+def greedy(run: Path, prompt: str) -> str:
+    model, tokenizer = load_model(str(run))
+    return stream(model, tokenizer, prompt, temperature=0)
+
+
+@pytest.fixture
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("at_root")
+def test_one_layer_memorises_a_string(tmp_path):
+    train_config("memorize", tmp_path)
+    last = [row for row in rows_of(tmp_path / "memorize") if "loss" in row][-1]
+    assert last["loss"] < 0.001
+    assert greedy(tmp_path / "memorize", "") == "I love machine learning"
+
+
+@pytest.mark.usefixtures("at_root")
+def test_with_the_first_three_masked_it_completes_the_rest(tmp_path):
+    train_config("memorize_masked", tmp_path)
+    run = tmp_path / "memorize_masked"
+    assert [row for row in rows_of(run) if "loss" in row][-1]["loss"] < 0.001
+    assert greedy(run, "I l") == "I love machine learning"
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    model = AutoModelForCausalLM.from_pretrained(run)
+    log_p = model(tokenizer("I l", return_tensors="pt").input_ids).logits.log_softmax(-1)
+    masked = tokenizer("I l", add_special_tokens=False)["input_ids"]
+    assert all(log_p[0, t, token] < -2 for t, token in enumerate(masked)), "the masked tokens were learnt"
+
+
+@pytest.mark.usefixtures("at_root")
+def test_nobody_learns_noise(tmp_path):
+    metrics = train_config("unlearnable", tmp_path, "training.max_steps=20", "training.eval_steps=20")
+    assert metrics["floor_loss"] == pytest.approx(math.log(8), abs=1e-4)
+    assert math.log(8) - 3 * metrics["eval_loss_standard_error"] < metrics["eval_loss"] < math.log(8) + 0.1
+
+
+@pytest.mark.usefixtures("at_root")
+def test_prompted_answers_are_learnt(tmp_path):
+    train_config(
+        "prompted", tmp_path, "training.max_steps=120", "training.eval_steps=120", "training.learning_rate=5e-3"
+    )
+    answer = greedy(tmp_path / "prompted", "What is the capital of Japan?")
+    assert answer == "What is the capital of Japan? Tokyo."
+
+
+@pytest.mark.usefixtures("at_root")
+def test_real_stories_train(samples, tmp_path):
+    small = ["model.hidden_size=64", "model.num_hidden_layers=1", "model.num_attention_heads=4"]
+    small += ["model.intermediate_size=null", "tokenizer.vocab_size=1000", "tokenizer.train_documents=500"]
+    small += ["data.train_documents=200", "data.validation_documents=20", "training.max_steps=15"]
+    small += ["training.per_device_train_batch_size=8", "training.learning_rate=1e-2", "training.bf16=false"]
+    metrics = train_config("tinystories", tmp_path, f"data.source={samples / 'tinystories'}", *small)
+    assert metrics["eval_loss"] < math.log(1000) - 0.5
+    assert metrics["floor_loss"] is None

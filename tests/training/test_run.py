@@ -1,0 +1,80 @@
+"""A run is refused before any work, or leaves everything behind that explains it."""
+
+import json
+
+import pytest
+import torch
+
+from config import ConfigError, load_experiment
+from training import run
+from training.hardware import describe_hardware, peak_flops
+
+
+@pytest.fixture
+def load(tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text("training: {use_cpu: true}\n")
+
+    def load(*overrides):
+        return load_experiment(str(path), [f"training.output_dir={tmp_path / 'run'}", *overrides])
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ["model.hidden_size=64", "model.num_attention_heads=5"],
+            "num_attention_heads=5 does not divide hidden_size=64",
+        ),
+        (["model.num_key_value_heads=5"], "num_key_value_heads=5 does not divide num_attention_heads=12"),
+        (["model.hidden_size=0"], "hidden_size=0 must be at least 1"),
+        (["data.context_length=2048"], "longer than model.max_position_embeddings=1024"),
+        (["model.vocab_size=300"], "smaller than the tokenizer's 4096"),
+        (["model.hidden_dropout=1"], "must be at least 0 and below 1"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(load, overrides, complaint):
+    with pytest.raises(ConfigError) as error:
+        run.check_shape(load(*overrides))
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_transformers_own_complaints_are_one_sentence(load):
+    with pytest.raises(ConfigError, match=r"^training: .*"):
+        run.training_arguments(load("training.lr_scheduler_type=sawtooth"))
+
+
+def test_a_folder_with_a_run_is_not_written_into(load, tmp_path):
+    assert run.checkpoint_to_resume(load()) is None
+    (tmp_path / "run").mkdir()
+    assert run.checkpoint_to_resume(load()) is None
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run.checkpoint_to_resume(load())
+    assert run.checkpoint_to_resume(load("training.resume_from_checkpoint=true")) is None
+    (tmp_path / "run" / "checkpoint-7").mkdir()
+    resumed = run.checkpoint_to_resume(load("training.resume_from_checkpoint=true"))
+    assert resumed == str(tmp_path / "run" / "checkpoint-7")
+    with pytest.raises(ConfigError, match="is no folder"):
+        run.checkpoint_to_resume(load("training.resume_from_checkpoint=/nowhere"))
+
+
+def test_provenance_tells_how_to_run_it_again(load, tmp_path):
+    experiment = load("model.norm=layernorm")
+    args = run.training_arguments(experiment)
+    run.write_provenance(experiment, tmp_path / "run", describe_hardware(args))
+    about = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert about["packages"]["torch"] == torch.__version__
+    assert about["hardware"]["device"] == "cpu"
+    assert about["hardware"]["peak_flops"] > 0
+    assert load_experiment(str(tmp_path / "run" / "experiment.yaml"), []).model == experiment.model
+
+
+def test_precision_follows_the_processor_unless_given(load):
+    automatic = run.training_arguments(load())
+    assert automatic.bf16 == (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    assert not run.training_arguments(load("training.bf16=false")).bf16
+    assert peak_flops(automatic)[1] == "measured matrix product"

@@ -1,0 +1,92 @@
+"""What the Trainer reports is what a direct computation gives."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+
+import modeling  # noqa: F401
+from data_prep.collator import CausalLMCollator
+from data_prep.tokens import Windows
+from modeling.accounting import training_flops
+from modeling.configuration_kindling import KindlingGPTConfig
+from training.trainer import KindlingTrainer
+
+CONFIG = KindlingGPTConfig(
+    vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=16,
+    pad_token_id=1,
+)  # fmt: skip
+LENGTH = 12
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(**arguments):
+        set_seed(0)
+        ids = np.random.default_rng(0).integers(0, 64, size=397).astype(np.uint16)
+        settings = {"output_dir": str(tmp_path), "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+        settings |= {"report_to": "none", "remove_unused_columns": False, "logging_steps": 1, "max_steps": 4}
+        return KindlingTrainer(
+            model=AutoModelForCausalLM.from_config(CONFIG),
+            args=TrainingArguments(**settings | arguments),
+            train_dataset=Windows(ids, LENGTH),
+            eval_dataset=Windows(ids[:200], LENGTH),
+            data_collator=CausalLMCollator(pad_token_id=1),
+            text_bytes=300,
+            peak_flops=1e9,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 50])
+def test_validation_does_not_depend_on_the_batch_size(make_trainer, batch):
+    trainer = make_trainer(per_device_eval_batch_size=batch)
+    metrics = trainer.evaluate()
+    ids = torch.as_tensor(np.array(trainer.eval_dataset.ids), dtype=torch.int64)
+    nats = targets = 0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, LENGTH - 1):
+            window = ids[None, start : start + LENGTH]
+            log_p = trainer.model(window).logits.double().log_softmax(-1)
+            nats -= log_p[0, :-1].gather(1, window[0, 1:, None]).sum().item()
+            targets += window.shape[1] - 1
+    assert targets == 199
+    assert metrics["eval_loss"] == pytest.approx(nats / targets, abs=1e-6)
+    assert metrics["eval_bits_per_byte"] == pytest.approx(nats / (300 * np.log(2)), abs=1e-6)
+    assert metrics["eval_perplexity"] == pytest.approx(np.exp(nats / targets), rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_tokens_and_flops_are_exact(make_trainer, accumulation):
+    trainer = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=accumulation)
+    trainer.train()
+    rows = 4 * 4 * accumulation
+    assert trainer.state.num_input_tokens_seen == rows * (LENGTH - 1)
+    assert trainer.state.total_flos == training_flops(CONFIG, LENGTH, rows)
+    logs = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["tokens"] for row in logs] == [(i + 1) * 4 * accumulation * (LENGTH - 1) for i in range(4)]
+    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in logs)
+    assert [row["seconds"] for row in logs] == sorted(row["seconds"] for row in logs)
+
+
+def test_accumulation_weighs_every_token_once(make_trainer):
+    losses = []
+    for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
+        trainer = make_trainer(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+        trainer.train()
+        losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, atol=1e-5)
+
+
+def test_matrices_alone_are_decayed(make_trainer):
+    trainer = make_trainer(weight_decay=0.1)
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    for name, _ in trainer.model.named_parameters():
+        assert (name in decayed) == (not name.endswith("bias") and "norm" not in name), name
+
+
+def test_evaluation_time_is_no_training_time(make_trainer):
+    trainer = make_trainer(eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    assert trainer._evaluation_seconds > 0

@@ -1,0 +1,75 @@
+"""Train a GPT or a LLaMA from scratch: text -> tokenizer -> model -> Trainer -> checkpoint.
+
+usage: python train_lm.py CONFIG [section.key=value ...]
+
+    python train_lm.py configs/lm/demo.yaml
+    python train_lm.py configs/lm/demo.yaml model.norm=layernorm training.learning_rate=3e-4
+    python train_lm.py configs/lm/demo.yaml training.resume_from_checkpoint=true
+
+The run folder (training.output_dir, by default runs/NAME) is itself the trained model: tokenizer, weights and code,
+with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
+"""
+
+from config import load_experiment, run_script
+
+
+def main(path: str, overrides: list[str]):
+    experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
+
+    from transformers import AutoModelForCausalLM, ProgressCallback, set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    import modeling  # noqa: F401  registers the families
+    from data_prep.collator import build_collator
+    from data_prep.tokens import prepare
+    from training import run
+    from training.callbacks import Curves, MetricsFile, Progress, Samples
+    from training.card import write_card
+    from training.hardware import describe_hardware
+    from training.trainer import KindlingTrainer
+
+    args = run.training_arguments(experiment)
+    run.check_shape(experiment)
+    checkpoint = run.checkpoint_to_resume(experiment)
+    folder = run.folder_of(experiment)
+
+    with args.main_process_first(desc="preparing tokens"):
+        prepared = prepare(experiment.data, experiment.tokenizer)
+    config = run.model_config(experiment, prepared.tokenizer)
+    length = experiment.data.context_length or config.max_position_embeddings
+    train_set = prepared.examples("train", experiment.data.layout, length)
+    validation_set = prepared.examples("validation", experiment.data.layout, length)
+    floor = prepared.info["validation"].floor
+    hardware = describe_hardware(args)
+
+    disable_progress_bar()  # of each file that is written; the training's own stays
+    set_seed(args.seed)
+    samples = Samples(folder, prepared.tokenizer, experiment.sample)
+    trainer = KindlingTrainer(
+        model=AutoModelForCausalLM.from_config(config),
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        data_collator=build_collator(experiment.data, prepared.tokenizer),
+        processing_class=prepared.tokenizer,
+        callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
+        text_bytes=prepared.info["validation"].text_bytes,
+        peak_flops=hardware["peak_flops"],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress(floor, samples))
+
+    if args.should_save:
+        run.write_provenance(experiment, folder, hardware)
+        print("\n".join(run.announcement(experiment, trainer, prepared, length, hardware)))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    metrics = run.final_metrics(trainer, prepared)
+    if args.should_save:
+        run.write_json(folder / "metrics.json", metrics)
+        write_card(folder, experiment, config, metrics, samples.last)
+        print("\n".join(run.conclusion(folder, metrics, samples.last)))
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main)

@@ -1,0 +1,109 @@
+"""What a run shows and keeps while it trains: a progress line, metrics.jsonl, samples, curves."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import ProgressCallback, TrainerCallback
+
+from config import SampleSection
+
+from .curves import draw_curves
+
+
+class MetricsFile(TrainerCallback):
+    """`metrics.jsonl`: one line a log, the very rows of the Trainer's log history.
+
+    After a resume the file is written anew from the restored history, so it never holds a step twice.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "metrics.jsonl"
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), encoding="utf-8")
+
+    def on_log(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class Curves(TrainerCallback):
+    """`curves.png`, drawn anew at each evaluation. `floor` has the exact `loss` no model can beat, or is None."""
+
+    def __init__(self, folder: Path, floor):
+        self.path = folder / "curves.png"
+        self.floor = floor
+
+    def on_evaluate(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            draw_curves(state.log_history, self.path, self.floor.loss if self.floor else None)
+
+
+class Samples(TrainerCallback):
+    """At each evaluation the model continues a fixed prompt; the texts go to `samples.jsonl`, the newest to `last`."""
+
+    def __init__(self, folder: Path, tokenizer, section: SampleSection):
+        self.path = folder / "samples.jsonl"
+        self.tokenizer = tokenizer
+        self.section = section
+        self.last = ""
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero and self.path.exists():  # resumed: later samples will be drawn again
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            self.last = self.draw(model)
+            row = {"step": state.global_step, "prompt": self.section.prompt, "text": self.last}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def draw(self, model) -> str:
+        """The prompt and its continuation. Leaves the training's mode and random state as they were."""
+        ids = self.tokenizer(self.section.prompt, return_tensors="pt").input_ids.to(model.device)
+        longest = min(ids.shape[1] + self.section.max_new_tokens, model.config.max_position_embeddings)
+        settings = {"max_length": longest, "use_cache": True}
+        if self.section.temperature > 0:
+            settings |= {"do_sample": True, "temperature": float(self.section.temperature)}
+        was_training = model.training
+        model.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(self.section.seed)
+            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        model.train(was_training)
+        return self.tokenizer.decode(drawn[0], skip_special_tokens=True)
+
+
+class Progress(ProgressCallback):
+    """transformers' progress bar with loss and speed beside it; an evaluation prints a readable line and a sample."""
+
+    def __init__(self, floor, samples: Samples):
+        super().__init__()
+        self.floor = floor
+        self.samples = samples
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ARG002
+        if self.training_bar is not None and "loss" in logs:
+            speed = f"{logs['tokens_per_second']:,.0f} tokens/s"
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, {speed}", refresh=False)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            sample = " ".join(self.samples.last.split())[:240]
+            self.training_bar.write(f"step {state.global_step:,}: {describe(metrics, self.floor)}\n    {sample}")
+
+
+def describe(metrics: dict, floor) -> str:
+    """One line of an evaluation's numbers."""
+    against = f" (floor {floor.bits_per_byte:.4f})" if floor else ""
+    return (
+        f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}, "
+        f"{metrics['eval_bits_per_byte']:.4f} bits per byte{against}"
+    )

@@ -1,0 +1,42 @@
+"""Loss curves of a run as a picture: against steps, tokens, seconds and FLOPs."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
+
+AXES = {"step": "steps", "tokens": "tokens", "seconds": "wall-clock seconds", "total_flos": "training FLOPs"}
+
+
+def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None):
+    """Draw training and validation loss of a log history into a PNG; `floor_loss` is in nats a token."""
+    training = [row for row in history if "loss" in row]
+    validation = [row for row in history if "eval_loss" in row]
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharey=True, layout="constrained")
+    for panel, (key, label) in zip(panels.flat, AXES.items(), strict=True):
+        panel.plot([r[key] for r in training], [r["loss"] for r in training], color="0.65", lw=1, label="training")
+        panel.plot(
+            [r[key] for r in validation], [r["eval_loss"] for r in validation], "o-", color="tab:blue", ms=3.5, lw=1.5,
+            label="validation",
+        )  # fmt: skip
+        if floor_loss is not None:
+            panel.axhline(floor_loss, color="tab:red", ls="--", lw=1, label=f"floor {floor_loss:.3f}")
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.set_ylabel("loss (nats a token)")
+        panel.grid(alpha=0.3)
+        panel.set_ylim(*_visible_range([r["loss"] for r in training], [r["eval_loss"] for r in validation], floor_loss))
+    panels.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _visible_range(training: list[float], validation: list[float], floor: float | None) -> tuple[float, float]:
+    """From below the lowest point to the first validation loss: the start would flatten everything after it."""
+    lowest = min([*training, *validation, *([floor] if floor is not None else [])])
+    highest = max([validation[0] if validation else training[0], *training[len(training) // 10 :][:1]])
+    margin = 0.05 * (highest - lowest) or 0.05
+    return lowest - margin, highest + margin

@@ -1,0 +1,182 @@
+"""One run: its arguments, its folder, what is printed at the start, what is kept of how it came about."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from config import ROOT, ConfigError, Experiment, build
+from modeling.accounting import embedding_parameters, parameters, training_flops
+from modeling.configuration_kindling import FAMILIES, KindlingConfig
+
+from .hardware import has_bf16
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
+SPEEDS = ("runtime", "per_second")
+
+
+def training_arguments(experiment: Experiment) -> TrainingArguments:
+    """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
+    values = dict(experiment.training)
+    has_accelerator = torch.accelerator.is_available()
+    values.setdefault("use_cpu", not has_accelerator)
+    if not values.keys() & {"bf16", "fp16"}:
+        values["bf16"] = has_bf16(values["use_cpu"])
+    values["resume_from_checkpoint"] = None  # read by `checkpoint_to_resume`
+    return build(TrainingArguments, "training", values)
+
+
+def check_shape(experiment: Experiment):
+    """Build the model's configuration and compare the sections with it, before any data is read."""
+    section = experiment.model
+    config = build_config(section, {})
+    window, positions = experiment.data.context_length, config.max_position_embeddings
+    if window is not None and window > positions:
+        raise ConfigError(
+            f"data.context_length={window} is longer than model.max_position_embeddings={positions}; "
+            "lower the one or raise the other"
+        )
+    if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
+        _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
+
+
+def model_config(experiment: Experiment, tokenizer) -> KindlingConfig:
+    """The model's configuration, vocabulary and special ids taken from the tokenizer."""
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = build_config(experiment.model, ids | {"vocab_size": len(tokenizer)})
+    _refuse_small_vocabulary(config, len(tokenizer))
+    return config
+
+
+def build_config(section: dict, derived: dict) -> KindlingConfig:
+    """A configuration from a `model` section over values derived from elsewhere."""
+    given = {key: value for key, value in section.items() if key != "type" and (key, value) != ("vocab_size", None)}
+    return build(FAMILIES[section["type"]], "model", derived | given)
+
+
+def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
+    if config.vocab_size < vocabulary:
+        raise ConfigError(
+            f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {vocabulary}; "
+            "leave model.vocab_size out, or raise it"
+        )
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """The run folder."""
+    return Path(experiment.training["output_dir"])
+
+
+def checkpoint_to_resume(experiment: Experiment) -> str | None:
+    """The checkpoint to go on from, or None to start; refuses to write into the folder of another run."""
+    resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
+    if isinstance(resume, str):
+        if not Path(resume).is_dir():
+            raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
+        return resume
+    if resume and folder.is_dir():
+        return get_last_checkpoint(str(folder))
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
+            "or choose another training.output_dir"
+        )
+    return None
+
+
+def write_provenance(experiment: Experiment, folder: Path, hardware: dict):
+    """Before the first step: `experiment.yaml`, resolved, and `provenance.json`, what it takes to run it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(experiment.as_dict()), folder / "experiment.yaml")
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": hardware,
+    }
+    write_json(folder / "provenance.json", about)
+
+
+def final_metrics(trainer: Trainer, prepared) -> dict:
+    """The run's final numbers; evaluates once more if the last step was not evaluated."""
+    if not any(
+        row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
+    ):
+        trainer.evaluate()
+    last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
+    validation, train = prepared.info["validation"], prepared.info["train"]
+    metrics = {key: last[key] for key in last if key.startswith("eval_") and not key.endswith(SPEEDS)}
+    return metrics | {
+        "floor_loss": validation.floor and validation.floor.loss,
+        "floor_bits_per_byte": validation.floor and validation.floor.bits_per_byte,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "tokens": trainer.state.num_input_tokens_seen,
+        "train_tokens": train.tokens,
+        "validation_documents": validation.documents,
+        "total_flos": trainer.state.total_flos,
+        "seconds": last["seconds"],
+        "vocabulary": len(prepared.tokenizer),
+    }
+
+
+def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
+    """What the run is about to do, in lines of numbers."""
+    config, args, examples = trainer.model.config, trainer.args, len(trainer.train_dataset)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(examples / batch))
+    flops = steps * training_flops(config, length, batch)
+    total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    info = prepared.info
+    return [
+        f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
+        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
+        f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
+        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
+        f"batch       {batch} x {length} = {batch * length:,} tokens a step",
+        f"training    {steps:,} steps, {steps * batch * length:,} tokens, {flops:.3g} FLOPs",
+        f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
+        f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
+        f"run folder  {folder_of(experiment)}",
+    ]
+
+
+def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
+    """What came out: the loss against its floor, a sample, and what to do next."""
+    floor = metrics["floor_bits_per_byte"]
+    against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
+    return [
+        "",
+        f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}",
+        f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}",
+        f"time        {metrics['seconds'] / 60:.1f} minutes",
+        f"curves      {folder / 'curves.png'}",
+        "",
+        *sample.splitlines(),
+        "",
+        f"prompt it   python generate.py {folder}",
+    ]
+
+
+def _git(*arguments) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def write_json(path: Path, values: dict):
+    """Write values as people can read them."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
