@@ -1,0 +1,61 @@
+"""What an experiment costs before it runs: parameters, FLOPs and memory, part by part.
+
+usage: python -m experiments.plan CONFIG [section.key=value ...]
+
+    python -m experiments.plan configs/lm/tinystories.yaml model.hidden_size=768
+
+The vocabulary is model.vocab_size if given, else tokenizer.vocab_size.
+"""
+
+from config import Experiment, build, load_experiment, run_script
+
+
+def main(path: str, overrides: list[str]):
+    experiment = load_experiment(path, overrides)
+    print("\n".join(plan(experiment)))
+
+
+def plan(experiment: Experiment) -> list[str]:
+    """The lines of the plan: a table a quantity, a row a part."""
+    from modeling import accounting
+    from modeling.configuration_kindling import FAMILIES
+
+    values = {key: value for key, value in experiment.model.items() if key != "type" and value is not None}
+    vocabulary = {"vocab_size": experiment.tokenizer.vocab_size}
+    config = build(FAMILIES[experiment.model["type"]], "model", vocabulary | values)
+    length = experiment.data.context_length or config.max_position_embeddings
+    batch = experiment.training["per_device_train_batch_size"]
+    matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)
+    return [
+        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"{length} tokens, vocabulary {config.vocab_size:,}",
+        *table("parameters", accounting.parameters(config)),
+        *table(f"forward FLOPs of one sequence of {length} tokens: matrix products", matmul),
+        *table("forward FLOPs: element-wise work", elementwise),
+        *row("forward, both", sum(matmul.values()) + sum(elementwise.values())),
+        "",
+        "training FLOPs (3 x the forward matrix products)",
+        *row("a token", accounting.training_flops(config, length) // length),
+        *row("a sequence", accounting.training_flops(config, length)),
+        *row(f"a batch of {batch}", accounting.training_flops(config, length, batch)),
+        *table(
+            f"bytes of memory a device, float32, AdamW, batch of {batch}",
+            accounting.training_memory(config, length, batch),
+        ),
+    ]
+
+
+def table(title: str, parts: dict[str, int]) -> list[str]:
+    """A titled table of the parts that are not zero, with shares, and their sum."""
+    total = sum(parts.values())
+    rows = [f"  {name:24}{count:>26,}{count / total:>9.1%}" for name, count in parts.items() if count]
+    return ["", title, *rows, *row("total", total)]
+
+
+def row(name: str, count: int) -> list[str]:
+    """One line of a table."""
+    return [f"  {name:24}{count:>26,}"]
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main)
