@@ -44,6 +44,7 @@ def test_our_sections_are_their_dataclasses(section, cls):
         ([("a", "b")], "b", "b"),
         (["dict", "str", "None"], {"a": 1}, {"a": 1}),
         (["SchedulerType", "str"], "cosine", "cosine"),
+        (["SaveStrategy", "str"], False, "no"),
     ],
 )
 def test_check_accepts_and_converts(accepts, value, result):
