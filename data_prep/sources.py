@@ -50,6 +50,7 @@ class Generated:
     code: str
     default_documents: int
     about: str
+    licence: str = "no licence needed"
 
     def splits(self, data: DataSection) -> dict[str, Split]:
         """Validation comes from another seed than training, so that its documents are new."""
@@ -196,4 +197,4 @@ def _documents(rows: Iterable[dict], text_field: str) -> Iterator[dict]:
 
 if __name__ == "__main__":
     for name, source in SOURCES.items():
-        print(f"{name:20}{source.about}")
+        print(f"{name:20}{source.about}; {source.licence}")

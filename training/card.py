@@ -22,7 +22,7 @@ tags: [kindling, {model_type}]
 # {name}
 
 A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained from scratch with
-[Kindling](https://pypi.org/project/kindling-lm/) on `{source}`.
+Kindling (`kindling-lm`) on `{source}`.
 
 ```python
 from transformers import pipeline

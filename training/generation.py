@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
 from config import ConfigError
@@ -13,6 +14,7 @@ def load_model(name: str):
     """A causal language model, ready to generate on the best device, and its tokenizer; from a folder or the Hub."""
     if name.startswith((".", "/", "~", "runs/")) and not Path(name).expanduser().is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
+    disable_progress_bar()
     path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -135,18 +135,19 @@ def final_metrics(trainer: Trainer, prepared) -> dict:
 def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
     config, args, examples = trainer.model.config, trainer.args, len(trainer.train_dataset)
+    info = prepared.info
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(examples / batch))
-    flops = steps * training_flops(config, length, batch)
+    targets = round(batch * (info["train"].tokens - 1) / examples)  # on average: documents differ in length
+    flops = steps * training_flops(config, targets // batch + 1, batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
-    info = prepared.info
     return [
         f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
-        f"batch       {batch} x {length} = {batch * length:,} tokens a step",
-        f"training    {steps:,} steps, {steps * batch * length:,} tokens, {flops:.3g} FLOPs",
+        f"batch       {batch} {experiment.data.layout} examples of up to {length} tokens, {targets:,} targets a step",
+        f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
         f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         f"run folder  {folder_of(experiment)}",

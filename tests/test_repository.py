@@ -1,0 +1,137 @@
+"""What the repository promises about itself: who imports whom, that every configuration builds, that books are kept."""
+
+import ast
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import modeling  # noqa: F401
+from config import ROOT, load_experiment
+from training.run import build_config, check_shape
+
+PYTHON = sorted(path for path in ROOT.glob("**/*.py") if not {".venv", "tests", "runs"} & set(path.parts))
+OWN = {"config", "fields", "modeling", "data_prep", "training", "experiments", "train_lm", "generate"}
+LIBRARIES = {"torch", "transformers", "huggingface_hub"}
+MAY_IMPORT = {
+    "modeling": set(),
+    "data_prep": {"config", "data_prep"},
+    "training": {"config", "modeling", "training"},
+    "experiments": {"config", "modeling", "experiments"},
+}
+
+
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    """Each import of a file as (level of relativity, module)."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_design(path):
+    room = path.relative_to(ROOT).parts[0]
+    for level, module in imports_of(path):
+        top = module.split(".")[0]
+        if level == 0 and top in OWN and room in MAY_IMPORT:
+            assert top in MAY_IMPORT[room], f"{room} must not import {top}"
+        if room == "modeling":
+            assert level == 1 or top in LIBRARIES | set(sys.stdlib_module_names), f"{path.name} imports {module}"
+            assert level == 0 or "." not in module, "the Hub export follows `from .x import y` only"
+        if room == "experiments":
+            assert top != "torch", "experiments never touch tensors"
+
+
+def test_training_uses_models_by_configuration_and_accounting_alone():
+    allowed = {"modeling", "modeling.accounting", "modeling.configuration_kindling"}
+    for path in (ROOT / "training").glob("*.py"):
+        used = {module for level, module in imports_of(path) if level == 0 and module.split(".")[0] == "modeling"}
+        assert used <= allowed, path.name
+
+
+CONFIGS = sorted((ROOT / "configs" / "lm").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_builds_and_says_how_to_run_it(path):
+    experiment = load_experiment(str(path), [])
+    check_shape(experiment)
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(build_config(experiment.model, {"vocab_size": 1000}))
+    assert path.read_text().startswith(f"# python train_lm.py {path.relative_to(ROOT)}")
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) >= 6
+
+
+def test_files_and_functions_stay_readable():
+    for path in PYTHON:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 300 or path.name == "fables.py", f"{path.name} has over 300 lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name} has over 60 lines"
+
+
+def test_each_file_says_what_it_is():
+    for path in PYTHON:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_scripts_stay_thin():
+    for script in ("train_lm.py", "generate.py"):
+        assert (ROOT / script).read_text().count("\n") <= 100
+
+
+def test_pins_meet_floors():
+    pins = dict(re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.M))
+    floors = re.findall(r'"([\w.-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert len(floors) > 8
+
+    def version(text):
+        return tuple(map(int, text.split(".")))
+
+    for name, floor in floors:
+        if name != "setuptools":
+            assert version(pins[name]) >= version(floor), name
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_file_map_is_the_tree():
+    lines = README.split("## Where things are")[1].split("```")[1].strip().splitlines()
+    listed, folder = set(), ""
+    for line in lines:
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else (name if name.endswith("/") else "")
+        path = folder + name if line.startswith(" ") else name
+        assert (ROOT / path).exists(), f"{path} is in the README and not in the tree"
+        listed.add(path)
+    tracked = {str(path.relative_to(ROOT)) for path in PYTHON if path.name != "__init__.py"}
+    assert {path for path in listed if path.endswith(".py")} == tracked
+
+
+def test_the_readmes_commands_are_real():
+    commands = re.findall(r"^(?:python|make) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M)
+    assert len(commands) > 10
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            assert words[1] in targets, command
+        elif words[1] == "-m":
+            assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").exists(), command
+        else:
+            assert (ROOT / words[1]).exists(), command
+        if config := [word for word in words if word.endswith(".yaml")]:
+            load_experiment(str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
