@@ -100,7 +100,7 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
     """
     d, f, layers, heads = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _heads(config)
     q, kv = _query_size(config), _key_value_size(config)
-    norm = {"rmsnorm": 3 * d + 1, "layernorm": 2 * d + 2, "none": d}[config.norm]
+    norm = _norm_floats(config)
     norms = 2 * layers + 1  # without norms, as many inputs of matrix products
     a_token = {
         "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
@@ -136,4 +136,11 @@ def _norm_count(config):
 
 
 def _norm_parameters(config):
-    return config.hidden_size * (2 if config.norm == "layernorm" and config.bias else 1)
+    d = config.hidden_size
+    return {"rmsnorm": d, "layernorm": d * (1 + config.bias), "none": 0}[config.norm]
+
+
+def _norm_floats(config):
+    """What a norm keeps a token for its backward pass; of the identity, the next product's input."""
+    d = config.hidden_size
+    return {"rmsnorm": 3 * d + 1, "layernorm": 2 * d + 2, "none": d}[config.norm]
