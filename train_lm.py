@@ -25,7 +25,7 @@ def main(path: str, overrides: list[str]):
     from training import run
     from training.callbacks import Curves, MetricsFile, Progress, Samples
     from training.card import write_card
-    from training.hardware import describe_hardware
+    from training.hardware import attention_implementation, describe_hardware
     from training.trainer import KindlingTrainer
 
     args = run.training_arguments(experiment)
@@ -46,7 +46,7 @@ def main(path: str, overrides: list[str]):
     set_seed(args.seed)
     samples = Samples(folder, prepared.tokenizer, experiment.sample)
     trainer = KindlingTrainer(
-        model=AutoModelForCausalLM.from_config(config),
+        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args)),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
