@@ -74,7 +74,7 @@ def peak_flops(args: TrainingArguments) -> tuple[float, str]:
     return measure_flops(args.device, torch.bfloat16 if args.bf16 else torch.float32), "measured matrix product"
 
 
-def measure_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, tries: int = 8) -> float:
+def measure_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, tries: int = 30) -> float:
     """FLOP/s of the fastest of a few square matrix products."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []

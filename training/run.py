@@ -146,7 +146,7 @@ def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
-        f"batch       {batch} {experiment.data.layout} examples of up to {length} tokens, {targets:,} targets a step",
+        f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
         f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
