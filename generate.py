@@ -35,19 +35,15 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace):
     from transformers import set_seed
 
-    from training.generation import load_model, stream
+    from training.generation import Sampling, load_model, stream
 
+    sampling = Sampling(
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
+    )
     model, tokenizer = load_model(arguments.model)
-    settings = {
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "max_new_tokens": arguments.max_new_tokens,
-        "stop_at_end": not arguments.ignore_end,
-    }
     for prompt in prompts(arguments):
         set_seed(arguments.seed)
-        stream(model, tokenizer, prompt, **settings)
+        stream(model, tokenizer, prompt, sampling)
 
 
 def prompts(arguments: argparse.Namespace) -> Iterator[str]:

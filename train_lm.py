@@ -44,7 +44,7 @@ def main(path: str, overrides: list[str]):
 
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
-    samples = Samples(folder, prepared.tokenizer, experiment.sample)
+    samples = Samples(folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
     trainer = KindlingTrainer(
         model=AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args)),
         args=args,

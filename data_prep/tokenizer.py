@@ -143,6 +143,15 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
     }
 
 
+def describe(about: dict) -> str:
+    """A report in one line."""
+    return (
+        f"tokenizer: {about['vocabulary']:,} tokens learnt from {about['documents']:,} documents in "
+        f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
+        f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
+    )
+
+
 def text_of(document: dict) -> str:
     """A document's whole text, prompt and completion joined."""
     return document["text"] if "text" in document else document["prompt"] + document["completion"]

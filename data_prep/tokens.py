@@ -89,6 +89,7 @@ def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
         with _staged(folder) as staging:
             tokenizer, about = tokenizers.build_tokenizer(section, train, validation)
             tokenizers.save(tokenizer, about, staging / "tokenizer")
+            print(tokenizers.describe(about))
             splits = {
                 name: asdict(write_split(staging, name, split, tokenizer))
                 for name, split in {"train": train, "validation": validation}.items()
@@ -167,12 +168,14 @@ class PreparedData:
 
     def examples(self, split: str, layout: str, length: int) -> Dataset:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
-        ids = np.load(self.folder / f"{split}.npy", mmap_mode="r")
-        if layout == "packed":
-            return Windows(ids, length)
-        starts = np.load(self.folder / f"{split}-starts.npy", mmap_mode="r")
-        prompts = np.load(self.folder / f"{split}-prompts.npy", mmap_mode="r")
-        return Documents(ids, starts, prompts, length)
+        ids, starts, prompts = (
+            np.load(self.folder / f"{split}{part}.npy", mmap_mode="r") for part in ("", "-starts", "-prompts")
+        )
+        if layout == "documents":
+            return Documents(ids, starts, prompts, length)
+        if prompts.any():
+            raise ConfigError("the data has prompts, whose loss data.layout=packed would count; use layout=documents")
+        return Windows(ids, length)
 
 
 class Windows(Dataset):

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import generate
 import train_lm
 from config import ROOT, run_script
-from training.generation import load_model, stream
+from training.generation import Sampling, encode_prompt, load_model, stream
 
 TINY = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
@@ -132,8 +133,8 @@ def test_a_run_prompts_the_same_from_anywhere(tiny, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     model, tokenizer = load_model(str(tiny))
-    prompted = stream(model, tokenizer, "Once upon", temperature=0, max_new_tokens=12)
-    assert done.stdout.splitlines() == [repr(prompted), repr(stream(model, tokenizer, "", temperature=0))]
+    prompted = stream(model, tokenizer, "Once upon", Sampling(0, max_new_tokens=12))
+    assert done.stdout.splitlines() == [repr(prompted), repr(stream(model, tokenizer, "", Sampling(0)))]
 
 
 def run_generate(monkeypatch, *arguments: str):
@@ -160,10 +161,8 @@ def test_settings_of_generation_change_the_text(tiny):
     model, tokenizer = load_model(str(tiny))
 
     def text(seed=0, **settings):
-        import torch
-
         torch.manual_seed(seed)
-        return stream(model, tokenizer, "Once", max_new_tokens=20, **settings)
+        return stream(model, tokenizer, "Once", Sampling(max_new_tokens=20, **settings))
 
     assert text(temperature=0) == text(1, temperature=0) == text(2, temperature=1, top_k=1)
     assert text(3, temperature=2) == text(3, temperature=2) != text(4, temperature=2)
@@ -204,11 +203,15 @@ def test_generate_refuses_in_one_sentence(tiny, monkeypatch, arguments, complain
         (["data.source=EMPTY"], "holds no training documents"),
         (["data.layout=documents"], "raise it and model.max_position_embeddings"),
         (["tokenizer.vocab_size=100"], "need 258"),
+        (["data.source=PAIRS"], "use layout=documents"),
+        ([f"sample.prompt={'word ' * 99}"], "shorten it"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, overrides, complaint):
     (tmp_path / "empty.jsonl").write_text('{"text": "only one"}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
     overrides = [override.replace("EMPTY", str(tmp_path / "empty.jsonl")) for override in overrides]
+    overrides = [override.replace("PAIRS", str(tmp_path / "pairs.jsonl")) for override in overrides]
     config = tmp_path / "bad.yaml"
     config.write_text(TINY % (tmp_path / "prepared", tmp_path / "run"))
     monkeypatch.setattr(sys, "argv", ["train_lm.py", str(config), *overrides])
@@ -229,9 +232,33 @@ def train_config(name: str, folder: Path, *overrides: str) -> dict:
     return json.loads((folder / name / "metrics.json").read_text())
 
 
+def test_an_end_of_text_stops_unless_ignored(tiny):
+    model, tokenizer = load_model(str(tiny))
+    with torch.no_grad():  # a model that always ends
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[tokenizer.eos_token_id] = model.model(torch.tensor([[5]])).last_hidden_state[0, 0]
+        model.model.norm = ConstantNorm(model.model(torch.tensor([[5]])).last_hidden_state[0, 0])
+    ids = encode_prompt(tokenizer, "Once")
+    stopped = model.generate(ids, max_length=40, **Sampling(0).arguments())
+    ignored = model.generate(ids, max_length=40, **Sampling(0, stop_at_end=False).arguments())
+    assert stopped.shape[1] == ids.shape[1] + 1
+    assert ignored.shape[1] == 40
+
+
+class ConstantNorm(torch.nn.Module):
+    """Says the same at every position."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.state = state
+
+    def forward(self, x):
+        return self.state.expand_as(x)
+
+
 def greedy(run: Path, prompt: str) -> str:
     model, tokenizer = load_model(str(run))
-    return stream(model, tokenizer, prompt, temperature=0)
+    return stream(model, tokenizer, prompt, Sampling(0))
 
 
 @pytest.fixture

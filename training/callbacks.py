@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-from config import SampleSection
+from config import ConfigError, SampleSection
 
 from .curves import draw_curves
+from .generation import Sampling, encode_prompt
 
 
 class MetricsFile(TrainerCallback):
@@ -45,11 +46,16 @@ class Curves(TrainerCallback):
 class Samples(TrainerCallback):
     """At each evaluation the model continues a fixed prompt; the texts go to `samples.jsonl`, the newest to `last`."""
 
-    def __init__(self, folder: Path, tokenizer, section: SampleSection):
+    def __init__(self, folder: Path, tokenizer, section: SampleSection, positions: int):
+        """`positions` is the model's longest sequence; a prompt that fills it is a `ConfigError`."""
         self.path = folder / "samples.jsonl"
         self.tokenizer = tokenizer
         self.section = section
         self.last = ""
+        self.ids = encode_prompt(tokenizer, section.prompt)
+        self.longest = min(self.ids.shape[1] + section.max_new_tokens, positions)
+        if self.ids.shape[1] >= positions:
+            raise ConfigError(f"sample.prompt has {self.ids.shape[1]} tokens and the model {positions}; shorten it")
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero and self.path.exists():  # resumed: later samples will be drawn again
@@ -66,11 +72,8 @@ class Samples(TrainerCallback):
 
     def draw(self, model) -> str:
         """The prompt and its continuation. Leaves the training's mode and random state as they were."""
-        ids = self.tokenizer(self.section.prompt, return_tensors="pt").input_ids.to(model.device)
-        longest = min(ids.shape[1] + self.section.max_new_tokens, model.config.max_position_embeddings)
-        settings = {"max_length": longest, "use_cache": True}
-        if self.section.temperature > 0:
-            settings |= {"do_sample": True, "temperature": float(self.section.temperature)}
+        ids = self.ids.to(model.device)
+        settings = Sampling(self.section.temperature).arguments() | {"max_length": self.longest, "use_cache": True}
         was_training = model.training
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():

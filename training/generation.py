@@ -1,5 +1,6 @@
 """Text from a trained model: loading it, checking what was asked, streaming what it says."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,12 +11,47 @@ import modeling  # noqa: F401  registers the families, so that no remote code is
 from config import ConfigError
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 leave the distribution whole.
+
+    `max_new_tokens` None means as many as the model has positions for. `ConfigError` if a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int | None = None
+    stop_at_end: bool = True
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise ConfigError(
+                f"temperature={self.temperature} is negative; 0 is greedy, 1 the model's own distribution"
+            )
+        if self.top_k < 0:
+            raise ConfigError(f"top-k={self.top_k} is negative; 0 means all tokens")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top-p={self.top_p} must be above 0 and at most 1")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigError(f"max-new-tokens={self.max_new_tokens} must be at least 1")
+
+    def arguments(self) -> dict:
+        """The same for transformers' `generate`, but for the length."""
+        drawing = {"do_sample": True, "temperature": float(self.temperature), "top_k": self.top_k}
+        drawing |= {"top_p": float(self.top_p)}
+        return (drawing if self.temperature > 0 else {"do_sample": False}) | (
+            {} if self.stop_at_end else {"eos_token_id": -1}  # an id that is never drawn
+        )
+
+
 def load_model(name: str):
     """A causal language model, ready to generate on the best device, and its tokenizer; from a folder or the Hub."""
-    if name.startswith((".", "/", "~", "runs/")) and not Path(name).expanduser().is_dir():
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~", "runs/")) and not folder.is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
+    path = str(folder) if folder.is_dir() else name
     disable_progress_bar()
-    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path)
@@ -26,46 +62,28 @@ def load_model(name: str):
     return model.eval().to(device), tokenizer
 
 
-def stream(model, tokenizer, prompt, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=None, stop_at_end=True) -> str:
+def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     """Print a prompt's continuation as it is drawn, and return prompt and continuation.
 
-    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 leave the distribution whole. `ConfigError` if a setting is out
-    of range or the prompt leaves no room.
+    `ConfigError` if the prompt leaves no room for one.
     """
-    _check(temperature, top_k, top_p, max_new_tokens)
-    ids = _encode(tokenizer, prompt).to(model.device)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    longest = ids.shape[1] + (max_new_tokens or positions or 256)
-    if positions is not None:
-        if ids.shape[1] >= positions:
-            raise ConfigError(f"the prompt has {ids.shape[1]} tokens and the model {positions} positions; shorten it")
-        longest = min(longest, positions)
-    sampling = {"do_sample": True, "temperature": float(temperature), "top_k": top_k, "top_p": float(top_p)}
+    ids = encode_prompt(tokenizer, prompt).to(model.device)
+    positions = getattr(model.config, "max_position_embeddings", 1024)
+    if ids.shape[1] >= positions:
+        raise ConfigError(f"the prompt has {ids.shape[1]} tokens and the model {positions} positions; shorten it")
     with torch.no_grad():
         drawn = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_length=longest,
+            max_length=min(ids.shape[1] + (sampling.max_new_tokens or positions), positions),
             streamer=TextStreamer(tokenizer, skip_special_tokens=True),
-            **(sampling if temperature > 0 else {"do_sample": False}),
-            **({} if stop_at_end else {"eos_token_id": []}),
+            **sampling.arguments(),
         )
     return tokenizer.decode(drawn[0], skip_special_tokens=True)
 
 
-def _encode(tokenizer, prompt: str) -> torch.Tensor:
+def encode_prompt(tokenizer, prompt: str) -> torch.Tensor:
     """Ids (1, T) of a prompt; of an empty one the start token, whether or not the tokenizer writes it itself."""
     ids = tokenizer(prompt)["input_ids"]
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return torch.tensor([ids or [start]])
-
-
-def _check(temperature, top_k, top_p, max_new_tokens):
-    if temperature < 0:
-        raise ConfigError(f"temperature={temperature} is negative; 0 is greedy, 1 the model's own distribution")
-    if top_k < 0:
-        raise ConfigError(f"top-k={top_k} is negative; 0 means all tokens")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top-p={top_p} must be above 0 and at most 1")
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise ConfigError(f"max-new-tokens={max_new_tokens} must be at least 1")

@@ -1,0 +1,83 @@
+"""Tables of the README, made from the files in `experiments/results`.
+
+usage: python -m experiments.readme          rewrites README.md between its table markers
+"""
+
+import json
+
+from config import ROOT
+
+RESULTS = ROOT / "experiments" / "results"
+
+
+def demo_table() -> str:
+    """What `make demo` came to."""
+    metrics, provenance = _read("demo")
+    above = metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] - 1
+    return _table(
+        ("validation loss", f"{metrics['eval_loss']:.3f} nats a token (floor {metrics['floor_loss']:.3f})"),
+        (
+            "bits per byte",
+            f"{metrics['eval_bits_per_byte']:.3f} (floor {metrics['floor_bits_per_byte']:.3f}: {above:.0%} above it)",
+        ),
+        ("time", f"{metrics['seconds'] / 60:.1f} minutes on {_hardware(provenance)}"),
+    )
+
+
+def results_table() -> str:
+    """One row a run under `experiments/results`."""
+    rows = ["| run | tokens | training FLOPs | minutes | loss | perplexity | bits per byte |", "|" + "---|" * 7]
+    for folder in sorted(path.parent for path in RESULTS.glob("*/metrics.json")):
+        metrics, _ = _read(folder.name)
+        cells = (
+            f"[{folder.name}](experiments/results/{folder.name})",
+            f"{metrics['tokens']:,}",
+            f"{metrics['total_flos']:.3g}",
+            f"{metrics['seconds'] / 60:.1f}",
+            f"{metrics['eval_loss']:.3f} ± {metrics['eval_loss_standard_error']:.3f}",
+            f"{metrics['eval_perplexity']:.2f}",
+            f"{metrics['eval_bits_per_byte']:.3f}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def story(run: str) -> str:
+    """The last sample of a run, quoted."""
+    rows = (RESULTS / run / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    return "\n".join(f"> {line}".rstrip() for line in json.loads(rows[-1])["text"].splitlines())
+
+
+TABLES = {
+    "demo": demo_table,
+    "results": results_table,
+    "demo story": lambda: story("demo"),
+    "tinystories story": lambda: story("tinystories-small"),
+}
+
+
+def rewrite(readme: str) -> str:
+    """The README with every table between `<!-- NAME -->` and `<!-- end -->` made anew."""
+    for name, make in TABLES.items():
+        before, rest = readme.split(f"<!-- {name} -->\n", 1)
+        readme = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+    return readme
+
+
+def _read(run: str) -> tuple[dict, dict]:
+    return tuple(
+        json.loads((RESULTS / run / name).read_text(encoding="utf-8")) for name in ("metrics.json", "provenance.json")
+    )
+
+
+def _hardware(provenance: dict) -> str:
+    return "{device}, {precision}; {processor}".format(**provenance["hardware"])
+
+
+def _table(*rows: tuple[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
