@@ -39,7 +39,8 @@ class TokenizerSection:
     """At most so many documents are read to learn the vocabulary; null means all of them."""
 
     def __post_init__(self):
-        _at_least("tokenizer", self, vocab_size=1, train_documents=1)
+        # 256 bytes and 2 special tokens
+        _at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1)
         if (self.kind == "pretrained") != (self.path is not None):
             raise ConfigError(
                 f"tokenizer.kind={self.kind} with tokenizer.path={self.path}; "
@@ -76,6 +77,14 @@ class DataSection:
 
     def __post_init__(self):
         _at_least("data", self, train_documents=1, validation_documents=1, context_length=2, mask_first_n=0)
+        if self.mask_up_to is not None and self.layout != "documents":
+            raise ConfigError(
+                f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents; windows hold no whole example"
+            )
+        if self.context_length is not None and self.mask_first_n >= self.context_length:
+            raise ConfigError(
+                f"data.mask_first_n={self.mask_first_n} leaves nothing of data.context_length={self.context_length}"
+            )
 
 
 @dataclass(kw_only=True)
@@ -178,9 +187,9 @@ def load_experiment(path: str, overrides: list[str]) -> Experiment:
     if not Path(path).is_file():
         raise ConfigError(f"there is no experiment file {path}; `ls configs/lm` shows the ones that come with Kindling")
     try:
-        given = OmegaConf.merge(OmegaConf.load(path), *map(_parse_override, overrides))
-        sections = OmegaConf.to_container(given, resolve=True)
-    except (YAMLError, OmegaConfBaseException) as error:
+        written = OmegaConf.load(path)
+        sections = OmegaConf.to_container(OmegaConf.merge(written, *map(_parse_override, overrides)), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(sections, dict):
         raise ConfigError(f"{path} holds no sections; write `model:`, `data:`, `training:` and their keys")
@@ -195,7 +204,15 @@ def load_experiment(path: str, overrides: list[str]) -> Experiment:
 def _parse_override(text: str):
     if "=" not in text or "." not in text.split("=")[0]:
         raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")
-    return OmegaConf.from_dotlist([text])
+    key, value = text.split("=", 1)
+    section, name = key.split(".", 1)
+    field = section_fields(section).get(name) if section in SECTIONS else None
+    if field is not None and set(field.accepts) <= {"str", "None"} and value != "null":
+        return OmegaConf.create({section: {name: value}})  # text as it stands, whatever YAML would make of it
+    try:
+        return OmegaConf.from_dotlist([text])
+    except YAMLError as error:
+        raise ConfigError(f"{text!r} is not valid YAML after the =: {' '.join(str(error).split())}") from None
 
 
 def check_section(section: str, values: dict) -> dict:

@@ -22,8 +22,8 @@ class Field:
 
     def check(self, value: Any) -> Any:
         """Return the value as the annotation wants it (`1e3` as an int, `1` as a float), or raise `ValueError`."""
-        if value is False and "bool" not in self.accepts:
-            value = "no"  # YAML reads an unquoted `no`, which `save_strategy` takes, as false
+        if value is False and any(kind.endswith("Strategy") for kind in self.accepts if isinstance(kind, str)):
+            value = "no"  # YAML reads an unquoted `no` as false
         for kind in self.accepts:
             if isinstance(kind, tuple):
                 if value in kind:

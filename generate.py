@@ -54,7 +54,10 @@ def prompts(arguments: argparse.Namespace) -> Iterator[str]:
     elif arguments.file is None:
         yield from arguments.prompt or [""]
     elif arguments.file.is_file():
-        yield from arguments.file.read_text(encoding="utf-8").splitlines()
+        try:
+            yield from arguments.file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{arguments.file} is not UTF-8; save it as UTF-8 text") from None
     else:
         raise ConfigError(f"there is no file {arguments.file}; give a text file with one prompt a line")
 

@@ -23,9 +23,10 @@ def main(path: str, overrides: list[str]):
     from data_prep.collator import build_collator
     from data_prep.tokens import prepare
     from training import run
+    from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
     from training.card import write_card
-    from training.hardware import attention_implementation, describe_hardware
+    from training.hardware import describe_hardware
     from training.trainer import KindlingTrainer
 
     args = run.training_arguments(experiment)
@@ -39,7 +40,9 @@ def main(path: str, overrides: list[str]):
     length = experiment.data.context_length or config.max_position_embeddings
     train_set = prepared.examples("train", experiment.data.layout, length)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    floor = prepared.info["validation"].floor
+    # Nats of masked examples are not those of the whole text.
+    counted = None if run.is_masked(experiment, prepared) else prepared.info["validation"]
+    floor = counted and counted.floor(validation_set.targets)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
@@ -53,21 +56,23 @@ def main(path: str, overrides: list[str]):
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
         callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
-        text_bytes=prepared.info["validation"].text_bytes,
+        text_bytes=counted and counted.text_bytes,
         peak_flops=hardware["peak_flops"],
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress(floor, samples))
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress(floor, samples))
 
+    run.refuse_finished(trainer, checkpoint)
     if args.should_save:
-        run.write_provenance(experiment, folder, hardware)
+        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, resumed=checkpoint is not None)
         print("\n".join(run.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    metrics = run.final_metrics(trainer, prepared)
+    metrics = run.final_metrics(trainer, prepared, floor)
     if args.should_save:
         run.write_json(folder / "metrics.json", metrics)
-        write_card(folder, experiment, config, metrics, samples.last)
+        write_card(folder, experiment, config, args, metrics, samples.last)
         print("\n".join(run.conclusion(folder, metrics, samples.last)))
 
 

@@ -8,6 +8,7 @@ import glob
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from config import ConfigError, DataSection
 from . import fables
 
 HELD_OUT_DOCUMENTS = 1000
+HUB_HINT = "check its name and your connection"
 BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
+VALIDATION_WORDS = {"validation", "valid", "val", "dev"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class LocalFiles:
         path = Path(self.pattern).expanduser()
         if path.is_dir():
             return sorted(file for file in path.rglob("*") if _builder_of(file))
-        return sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        return [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
 
     def splits(self, data: DataSection) -> dict[str, Split]:
         files = self.files()
@@ -98,10 +101,22 @@ class LocalFiles:
             raise ConfigError(f"{self.pattern} holds {names}; give files of one kind of {', '.join(BUILDERS)}")
         builder = builders.pop()
         options = {"sample_by": data.sample_by} if builder == "text" else {}
-        folder = Path(self.pattern).expanduser()
-        where = {"data_dir": str(folder)} if folder.is_dir() else {"data_files": [str(file) for file in files]}
         stamps = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        return _dataset_splits({"files": stamps} | options, data, path=builder, **where, **options)
+        return _dataset_splits(
+            {"files": stamps} | options, data, path=builder, data_files=self._split(files), **options
+        )
+
+    def _split(self, files: list[Path]) -> dict[str, list[str]]:
+        """Files by split, told by the words of their names below the folder; what says neither is for training."""
+        folder = Path(self.pattern).expanduser()
+        if not folder.is_dir():
+            return {"train": [str(file) for file in files]}
+        words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
+        has_train = any("train" in found for found in words.values())
+        validation = [file for file in files if words[file] & VALIDATION_WORDS]
+        tests = [file for file in files if has_train and "test" in words[file]]
+        splits = {"train": [file for file in files if file not in validation + tests], "validation": validation}
+        return {name: list(map(str, found)) for name, found in splits.items() if found}
 
 
 def uniform_integers(seed: str, index: int) -> str:
@@ -134,7 +149,7 @@ SOURCES = {
 
 
 def open_corpus(data: DataSection) -> tuple[Split, Split]:
-    """The training and the validation documents of an experiment, which have none in common.
+    """The training and the validation documents of an experiment.
 
     Validation is `data.validation_source`, or the source's own validation split, or else its first documents, which
     training then skips. `ConfigError` if a source is unknown or cannot be read.
@@ -169,30 +184,42 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
 
 def _builder_of(file: Path) -> str | None:
     """Which reader of `datasets` a file's name calls for, compression aside."""
-    plain = file.with_suffix("") if file.suffix in COMPRESSIONS else file
-    return BUILDERS.get(plain.suffix)
+    plain = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
+    return BUILDERS.get(plain.suffix.lower())
 
 
 def _dataset_splits(identity: dict, data: DataSection, **load) -> dict[str, Split]:
     try:
         found = datasets.load_dataset(**load, streaming=True)
     except Exception as error:  # `datasets` raises dozens of kinds here, from FileNotFoundError to HTTP errors
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{load['path']} cannot be read: {reason}; check its name and your connection") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        what, hint = (data.source, "are the files empty?") if "data_files" in load else (load["path"], HUB_HINT)
+        raise ConfigError(f"{what} cannot be read: {reason}; {hint}") from error
+    identity = identity | {"text_field": data.text_field}
     return {
-        str(name): Split(lambda rows=rows: _documents(rows, data.text_field), identity | {"split": str(name)})
+        str(name): Split(lambda rows=rows: _documents(rows, data), identity | {"split": str(name)})
         for name, rows in found.items()
     }
 
 
-def _documents(rows: Iterable[dict], text_field: str) -> Iterator[dict]:
-    for row in rows:
-        if "prompt" in row and "completion" in row:
-            yield {"prompt": row["prompt"], "completion": row["completion"]}
-        elif text_field in row:
-            yield {"text": row[text_field]}
-        else:
-            raise ConfigError(f"data.text_field={text_field} is no column; there are {', '.join(row)}")
+def _documents(rows: Iterable[dict], data: DataSection) -> Iterator[dict]:
+    count = 0
+    try:
+        for count, row in enumerate(rows, start=1):
+            yield _document(row, count, data)
+    except (ValueError, TypeError, OSError, datasets.exceptions.DatasetsError) as error:  # of the reader
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{data.source} cannot be read after row {count}: {reason}; mend the file") from error
+
+
+def _document(row: dict, number: int, data: DataSection) -> dict:
+    fields = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (data.text_field,)
+    for field in fields:
+        if field not in row:
+            raise ConfigError(f"data.text_field={field} is no column; there are {', '.join(row)}")
+        if not isinstance(row[field], str):
+            raise ConfigError(f"row {number} of {data.source} has {field}={row[field]!r}; it must be text")
+    return {name: row[name] for name in fields} if len(fields) == 2 else {"text": row[data.text_field]}
 
 
 if __name__ == "__main__":

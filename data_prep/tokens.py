@@ -26,7 +26,7 @@ from config import ConfigError, DataSection, TokenizerSection
 from . import tokenizer as tokenizers
 from .sources import Split, open_corpus
 
-FORMAT = 1
+FORMAT = 2
 DOCUMENTS_A_BATCH = 1000
 
 
@@ -36,15 +36,15 @@ class SplitInfo:
 
     documents: int
     tokens: int
+    prompt_tokens: int
     text_bytes: int
     floor_nats: float | None
 
-    @property
-    def floor(self) -> "Floor | None":
+    def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
         if self.floor_nats is None:
             return None
-        return Floor(self.floor_nats / (self.tokens - 1), self.floor_nats / (math.log(2) * self.text_bytes))
+        return Floor(self.floor_nats / targets, self.floor_nats / (math.log(2) * self.text_bytes))
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,16 @@ def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same."""
     train, validation = open_corpus(data)
     identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
+    if section.kind == "pretrained":
+        identity["vocabulary"] = tokenizers.load_tokenizer(section.path).backend_tokenizer.to_str()
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(data.cache_dir) / f"{Path(data.source).stem}-{section.kind}-{fingerprint}"
     if not (folder / "manifest.json").exists():
         with _staged(folder) as staging:
             tokenizer, about = tokenizers.build_tokenizer(section, train, validation)
             tokenizers.save(tokenizer, about, staging / "tokenizer")
-            print(tokenizers.describe(about))
+            if section.kind != "pretrained":
+                print(tokenizers.describe(about))
             splits = {
                 name: asdict(write_split(staging, name, split, tokenizer))
                 for name, split in {"train": train, "validation": validation}.items()
@@ -106,9 +109,8 @@ def _staged(folder: Path):
     staging.mkdir(parents=True)
     try:
         yield staging
-        if folder.exists():  # half of an earlier try, or another process was faster
-            shutil.rmtree(folder)
-        staging.rename(folder)
+        if not folder.exists():  # else another process was faster, and made the same
+            staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -118,7 +120,7 @@ def write_split(folder: Path, name: str, split: Split, tokenizer) -> SplitInfo:
     ids_type = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     ids = TokenFile(folder / f"{name}.npy", ids_type)
     starts, prompts = (TokenFile(folder / f"{name}-{what}.npy", np.int64) for what in ("starts", "prompts"))
-    text_bytes, floor_nats = 0, 0.0
+    text_bytes, prompt_tokens, floor_nats = 0, 0, 0.0
     progress = iter(tqdm(split, desc=f"{name} tokens", unit=" documents"))
     while documents := list(islice(progress, DOCUMENTS_A_BATCH)):
         for document, prompt, rest in zip(documents, *_encode(documents, tokenizer), strict=True):
@@ -129,13 +131,14 @@ def write_split(folder: Path, name: str, split: Split, tokenizer) -> SplitInfo:
             ids.append([*start, *(prompt or []), *rest, tokenizer.eos_token_id])
             text = tokenizers.text_of(document)
             text_bytes += len(text.encode())
+            prompt_tokens += len(prompt or [])
             floor_nats += split.floor(text) if split.floor else math.nan
     count = starts.length
     for file in (ids, starts, prompts):
         file.close()
     if count == 0:
         raise ConfigError(f"the {name} split holds no documents; check data.source and data.{name}_documents")
-    return SplitInfo(count, ids.length, text_bytes, None if math.isnan(floor_nats) else floor_nats)
+    return SplitInfo(count, ids.length, prompt_tokens, text_bytes, None if math.isnan(floor_nats) else floor_nats)
 
 
 def _encode(documents: Iterable[dict], tokenizer) -> tuple[list, list]:
@@ -189,6 +192,11 @@ class Windows(Dataset):
         self.ids = ids
         self.length = length
 
+    @property
+    def targets(self) -> int:
+        """Tokens to predict in one epoch."""
+        return len(self.ids) - 1
+
     def __len__(self) -> int:
         return max(1, math.ceil((len(self.ids) - 1) / (self.length - 1)))
 
@@ -211,6 +219,11 @@ class Documents(Dataset):
                 f"a document has {longest} tokens and data.context_length is {length}; "
                 f"raise it and model.max_position_embeddings to {longest}, or use data.layout=packed"
             )
+
+    @property
+    def targets(self) -> int:
+        """Tokens to predict in one epoch: all but the first of each document and its prompt."""
+        return int((self.stops - self.starts - np.maximum(self.prompts, 1)).sum())
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -7,7 +7,7 @@ usage: python -m experiments.plan CONFIG [section.key=value ...]
 The vocabulary is model.vocab_size if given, else tokenizer.vocab_size.
 """
 
-from config import Experiment, build, load_experiment, run_script
+from config import ConfigError, Experiment, build, load_experiment, run_script
 
 
 def main(path: str, overrides: list[str]):
@@ -21,8 +21,13 @@ def plan(experiment: Experiment) -> list[str]:
     from modeling.configuration_kindling import FAMILIES
 
     values = {key: value for key, value in experiment.model.items() if key != "type" and value is not None}
-    vocabulary = {"vocab_size": experiment.tokenizer.vocab_size}
-    config = build(FAMILIES[experiment.model["type"]], "model", vocabulary | values)
+    if experiment.tokenizer.kind == "bpe":
+        values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
+    elif "vocab_size" not in values:
+        raise ConfigError(
+            f"tokenizer.kind={experiment.tokenizer.kind} has no size before it is made; give model.vocab_size"
+        )
+    config = build(FAMILIES[experiment.model["type"]], "model", values)
     length = experiment.data.context_length or config.max_position_embeddings
     batch = experiment.training["per_device_train_batch_size"]
     matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)

@@ -36,6 +36,11 @@ def test_values_arrive_as_their_types(example):
     assert experiment.training["output_dir"] == "runs/example"
 
 
+@pytest.mark.parametrize("text", ["off", "{a", "Once upon: a time", "", "=", "12"])
+def test_text_arrives_as_it_is_typed(example, text):
+    assert load_experiment(example, [f"sample.prompt={text}"]).sample.prompt == text
+
+
 def test_a_resolved_experiment_loads_as_itself(example, tmp_path):
     from omegaconf import OmegaConf
 
@@ -62,12 +67,13 @@ def test_a_resolved_experiment_loads_as_itself(example, tmp_path):
         ("training.learning_rate=fast", "it takes float"),
         ("training.bf16=perhaps", "it takes bool"),
         ("training.max_steps=.inf", "it takes int"),
-        ("data.source=7", "it takes str"),
         ("data.layout=rows", "it takes packed|documents"),
         ("data.context_length=1", "must be at least 2"),
         ("data.validation_documents=0", "must be at least 1"),
         ("data.mask_first_n=-1", "must be at least 0"),
         ("sample.temperature=-1", "must be at least 0"),
+        ("tokenizer.vocab_size=257", "must be at least 258"),
+        ("data.mask_up_to==", "needs data.layout=documents"),
         ("tokenizer.kind=pretrained", "give a path with kind=pretrained"),
         ("tokenizer.path=somewhere", "give a path with kind=pretrained"),
         ("model=7", "'model=7' is no override"),

@@ -55,7 +55,15 @@ def test_check_accepts_and_converts(accepts, value, result):
 
 @pytest.mark.parametrize(
     ("accepts", "value"),
-    [(["int"], True), (["int"], 1.5), (["float"], "1"), (["int"], None), ([("a", "b")], "c"), (["bool"], 1)],
+    [
+        (["int"], True),
+        (["int"], 1.5),
+        (["float"], "1"),
+        (["int"], None),
+        ([("a", "b")], "c"),
+        (["bool"], 1),
+        (["str"], False),
+    ],
 )
 def test_check_refuses(accepts, value):
     with pytest.raises(ValueError, match="it takes"):

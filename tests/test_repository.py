@@ -14,7 +14,11 @@ import modeling  # noqa: F401
 from config import ROOT, load_experiment
 from training.run import build_config, check_shape
 
-PYTHON = sorted(path for path in ROOT.glob("**/*.py") if not {".venv", "tests", "runs"} & set(path.parts))
+PYTHON = sorted(
+    path
+    for path in ROOT.glob("**/*.py")
+    if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
+)
 OWN = {"config", "fields", "modeling", "data_prep", "training", "experiments", "train_lm", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import generate
 import train_lm
-from config import ROOT, run_script
+from config import ROOT, ConfigError, run_script
 from training.generation import Sampling, encode_prompt, load_model, stream
 
 TINY = """
@@ -94,6 +94,8 @@ def test_validation_stays_above_the_floor(tiny):
     assert metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] == pytest.approx(
         metrics["eval_loss"] / metrics["floor_loss"]
     )
+    demo = json.loads((ROOT / "experiments" / "results" / "demo" / "metrics.json").read_text())
+    assert demo["floor_loss"] - 3 * demo["eval_loss_standard_error"] < demo["eval_loss"] < 1.3 * demo["floor_loss"]
 
 
 def test_the_same_seed_is_the_same_run_to_the_bit(tiny, workshop, capsys):
@@ -118,6 +120,27 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
         assert weight.equal(expected[name]), name
     assert rows_of(resumed)[:-1] == rows_of(tiny)[:-1]  # but the last, which sums up one call of the Trainer
     assert (resumed / "samples.jsonl").read_text() == (tiny / "samples.jsonl").read_text()
+
+
+def test_a_finished_run_is_not_trained_on(tiny):
+    before = {path: path.stat().st_mtime_ns for path in tiny.iterdir()}
+    with pytest.raises(ConfigError, match="has made 20 of 20 steps, the run is finished"):
+        train_lm.main(str(tiny.parent / "tiny.yaml"), ["training.resume_from_checkpoint=true"])
+    assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before
+
+
+def test_a_run_is_resumed_as_it_was(tiny, workshop):
+    other = tiny.parent / "changed"
+    shutil.copytree(tiny, other)
+    with pytest.raises(ConfigError, match="was trained with data.seed=0 and is resumed with 5"):
+        workshop("changed", "training.resume_from_checkpoint=true", "training.max_steps=30", "data.seed=5")
+    assert (other / "experiment.yaml").read_text() == (tiny / "experiment.yaml").read_text()
+
+
+def test_a_loss_that_is_no_number_still_ends_in_a_run_folder(workshop):
+    run = workshop("burst", "training.learning_rate=1e12", "training.max_grad_norm=0", "sample.temperature=0")
+    assert (run / "curves.png").exists()
+    assert (run / "README.md").exists()
 
 
 def test_a_run_prompts_the_same_from_anywhere(tiny, tmp_path):
@@ -182,8 +205,6 @@ def test_settings_of_generation_change_the_text(tiny):
     ],
 )
 def test_generate_refuses_in_one_sentence(tiny, monkeypatch, arguments, complaint):
-    from config import ConfigError
-
     with pytest.raises(ConfigError) as error:
         run_generate(monkeypatch, *(str(tiny) if argument == "RUN" else argument for argument in arguments))
     assert complaint in str(error.value)
@@ -202,7 +223,7 @@ def test_generate_refuses_in_one_sentence(tiny, monkeypatch, arguments, complain
         (["data.source=fabels"], "did you mean fables?"),
         (["data.source=EMPTY"], "holds no training documents"),
         (["data.layout=documents"], "raise it and model.max_position_embeddings"),
-        (["tokenizer.vocab_size=100"], "need 258"),
+        (["tokenizer.vocab_size=100"], "must be at least 258"),
         (["data.source=PAIRS"], "use layout=documents"),
         ([f"sample.prompt={'word ' * 99}"], "shorten it"),
     ],
@@ -301,6 +322,8 @@ def test_prompted_answers_are_learnt(tmp_path):
     )
     answer = greedy(tmp_path / "prompted", "What is the capital of Japan?")
     assert answer == "What is the capital of Japan? Tokyo."
+    metrics = json.loads((tmp_path / "prompted" / "metrics.json").read_text())
+    assert "eval_bits_per_byte" not in metrics  # nats of completions over bytes of everything would mean nothing
 
 
 @pytest.mark.usefixtures("at_root")

@@ -105,8 +105,8 @@ class Progress(ProgressCallback):
 
 def describe(metrics: dict, floor) -> str:
     """One line of an evaluation's numbers."""
+    line = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}"
+    if "eval_bits_per_byte" not in metrics:
+        return line
     against = f" (floor {floor.bits_per_byte:.4f})" if floor else ""
-    return (
-        f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}, "
-        f"{metrics['eval_bits_per_byte']:.4f} bits per byte{against}"
-    )
+    return f"{line}, {metrics['eval_bits_per_byte']:.4f} bits per byte{against}"

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from transformers import SchedulerType
+from transformers.training_args import OptimizerNames
+
 from config import Experiment
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
@@ -68,7 +71,7 @@ further evaluation.
 """
 
 
-def write_card(folder: Path, experiment: Experiment, config: KindlingConfig, metrics: dict, sample: str):
+def write_card(folder: Path, experiment: Experiment, config: KindlingConfig, args, metrics: dict, sample: str):
     """Write the run folder's README.md from its settings, its final metrics and a sample of its text."""
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
@@ -85,7 +88,7 @@ def write_card(folder: Path, experiment: Experiment, config: KindlingConfig, met
             after_prompt=f", after the prompt {prompt!r}" if prompt else "",
             sample=sample.replace("\n", "\n> "),
             results=_table(_results(metrics)),
-            training=_table(_training(experiment, metrics, provenance)),
+            training=_table(_training(args, metrics, provenance)),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
         ),
@@ -97,23 +100,24 @@ def _results(metrics: dict) -> dict:
     rows = {
         "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
         "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
-        "bits per byte": f"{metrics['eval_bits_per_byte']:.4f}",
     }
+    if "eval_bits_per_byte" in metrics:
+        rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
     if metrics["floor_bits_per_byte"] is not None:
         rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the source's exact entropy)"
     return rows
 
 
-def _training(experiment: Experiment, metrics: dict, provenance: dict) -> dict:
+def _training(args, metrics: dict, provenance: dict) -> dict:
     return {
         "tokens": f"{metrics['tokens']:,} ({metrics['epochs']:.2f} epochs of {metrics['train_tokens']:,})",
         "steps": f"{metrics['steps']:,}",
         "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
         "hardware": "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"]),
-        "optimiser": f"AdamW, learning rate {experiment.training['learning_rate']}, "
-        f"{experiment.training['lr_scheduler_type']} schedule, weight decay {experiment.training['weight_decay']}",
-        "seed": str(experiment.training.get("seed", 42)),
+        "optimiser": f"{OptimizerNames(args.optim).value}, learning rate {args.learning_rate}, "
+        f"{SchedulerType(args.lr_scheduler_type).value} schedule, weight decay {args.weight_decay}",
+        "seed": str(args.seed),
         "software": ", ".join(f"{name} {version}" for name, version in provenance["packages"].items()),
     }
 

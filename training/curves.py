@@ -1,5 +1,6 @@
 """Loss curves of a run as a picture: against steps, tokens, seconds and FLOPs."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -35,8 +36,15 @@ def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None
 
 
 def _visible_range(training: list[float], validation: list[float], floor: float | None) -> tuple[float, float]:
-    """From below the lowest point to the first validation loss: the start would flatten everything after it."""
-    lowest = min([*training, *validation, *([floor] if floor is not None else [])])
-    highest = max([validation[0] if validation else training[0], *training[len(training) // 10 :][:1]])
+    """From below the lowest point to the first validation loss or the training loss after a tenth of the run.
+
+    The start would flatten everything after it. Losses that are not finite have no place on an axis.
+    """
+    later = training[len(training) // 10 :][:1]
+    points = [loss for loss in [*training, *validation, *([floor] if floor is not None else [])] if math.isfinite(loss)]
+    if not points:
+        return 0.0, 1.0
+    lowest = min(points)
+    highest = max([loss for loss in [*validation[:1], *later] if math.isfinite(loss)], default=max(points))
     margin = 0.05 * (highest - lowest) or 0.05
     return lowest - margin, highest + margin

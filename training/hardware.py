@@ -6,9 +6,7 @@ import re
 import time
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import TrainingArguments
 
 # Dense bfloat16 (or float16) peak of the makers' data sheets, in FLOP/s, by a part of the device's name.
 DATASHEET = {
@@ -30,25 +28,6 @@ def has_bf16(use_cpu: bool) -> bool:
     if not use_cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def attention_implementation(args: TrainingArguments) -> str:
-    """The attention interface that trains fastest here: transformers' sdpa, in float32 on a CPU that computes in bf16.
-
-    There PyTorch's bfloat16 attention is 2 to 6 times slower than its float32 one in the backward pass
-    (`experiments/LOG.md`, 2026-11-22).
-    """
-    return "sdpa_float32" if args.device.type == "cpu" and args.bf16 else "sdpa"
-
-
-def sdpa_float32(module, query, key, value, attention_mask, **kwargs):
-    """transformers' sdpa attention, kept out of a surrounding autocast."""
-    with torch.autocast(query.device.type, enabled=False):
-        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
-
-
-AttentionInterface.register("sdpa_float32", sdpa_float32)
-AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
 
 
 def describe_hardware(args: TrainingArguments) -> dict:

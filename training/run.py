@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from config import ROOT, ConfigError, Experiment, build
+from config import ROOT, ConfigError, Experiment, build, section_fields
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 
@@ -33,6 +33,13 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["resume_from_checkpoint"] = None  # read by `checkpoint_to_resume`
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if values.get(name, 1) < 1:
+            raise ConfigError(f"training.{name}={values[name]} is too small; it must be at least 1")
+    if values.get("include_num_input_tokens_seen", "no") not in ("no", False):
+        raise ConfigError(
+            "training.include_num_input_tokens_seen is not needed; targets are always counted, leave it out"
+        )
     return build(TrainingArguments, "training", values)
 
 
@@ -62,6 +69,12 @@ def build_config(section: dict, derived: dict) -> KindlingConfig:
     """A configuration from a `model` section over values derived from elsewhere."""
     given = {key: value for key, value in section.items() if key != "type" and (key, value) != ("vocab_size", None)}
     return build(FAMILIES[section["type"]], "model", derived | given)
+
+
+def is_masked(experiment: Experiment, prepared) -> bool:
+    """Whether some tokens of the text carry no loss, so that nats are not those of the whole text."""
+    data = experiment.data
+    return bool(data.mask_first_n or data.mask_up_to or prepared.info["validation"].prompt_tokens)
 
 
 def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
@@ -94,10 +107,50 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
     return None
 
 
-def write_provenance(experiment: Experiment, folder: Path, hardware: dict):
-    """Before the first step: `experiment.yaml`, resolved, and `provenance.json`, what it takes to run it again."""
+def refuse_finished(trainer: Trainer, checkpoint: str | None):
+    """A run that has made all its steps is not resumed: the Trainer would add one."""
+    if checkpoint is None:
+        return
+    done = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
+    if done >= (steps := total_steps(trainer)):
+        raise ConfigError(
+            f"{checkpoint} has made {done} of {steps} steps, the run is finished; raise training.max_steps to go on"
+        )
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Optimiser steps of the whole run."""
+    args, examples = trainer.args, len(trainer.train_dataset)
+    return (
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(examples / _batch(args)))
+    )
+
+
+def _batch(args: TrainingArguments) -> int:
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+    """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
+    settings = experiment.as_dict()
+    settings["model"] |= {name: getattr(config, name) for name in section_fields("model") if name != "type"}
+    settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
+    settings["training"].pop("resume_from_checkpoint", None)
+    return settings
+
+
+def write_provenance(settings: dict, folder: Path, hardware: dict, resumed: bool):
+    """Before the first step: `experiment.yaml`, and `provenance.json` with what it takes to run it again.
+
+    A resumed run keeps both and adds its command; `ConfigError` if its model, tokenizer or data are others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(experiment.as_dict()), folder / "experiment.yaml")
+    if resumed and (folder / "experiment.yaml").exists():
+        _refuse_other_experiment(settings, folder)
+        about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        about.setdefault("resumed_by", []).append(shlex.join(["python", *sys.argv]))
+        return write_json(folder / "provenance.json", about)
+    OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": _git("rev-parse", "HEAD"),
@@ -109,9 +162,20 @@ def write_provenance(experiment: Experiment, folder: Path, hardware: dict):
     write_json(folder / "provenance.json", about)
 
 
-def final_metrics(trainer: Trainer, prepared) -> dict:
-    """The run's final numbers; evaluates once more if the last step was not evaluated."""
-    if not any(
+def _refuse_other_experiment(settings: dict, folder: Path):
+    saved = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
+    for section in ("model", "tokenizer", "data"):
+        for name, value in settings[section].items():
+            if saved[section].get(name, value) != value:
+                raise ConfigError(
+                    f"{folder} was trained with {section}.{name}={saved[section][name]} and is resumed with {value}; "
+                    "resume it as it was, or choose another training.output_dir"
+                )
+
+
+def final_metrics(trainer: Trainer, prepared, floor) -> dict:
+    """The run's final numbers; evaluates once more if the weights at the end were not evaluated."""
+    if trainer.args.load_best_model_at_end or not any(
         row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
     ):
         trainer.evaluate()
@@ -119,8 +183,8 @@ def final_metrics(trainer: Trainer, prepared) -> dict:
     validation, train = prepared.info["validation"], prepared.info["train"]
     metrics = {key: last[key] for key in last if key.startswith("eval_") and not key.endswith(SPEEDS)}
     return metrics | {
-        "floor_loss": validation.floor and validation.floor.loss,
-        "floor_bits_per_byte": validation.floor and validation.floor.bits_per_byte,
+        "floor_loss": floor and floor.loss,
+        "floor_bits_per_byte": floor and floor.bits_per_byte,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "tokens": trainer.state.num_input_tokens_seen,
@@ -134,12 +198,12 @@ def final_metrics(trainer: Trainer, prepared) -> dict:
 
 def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
-    config, args, examples = trainer.model.config, trainer.args, len(trainer.train_dataset)
+    config, batch, steps = trainer.model.config, _batch(trainer.args), total_steps(trainer)
     info = prepared.info
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(examples / batch))
-    targets = round(batch * (info["train"].tokens - 1) / examples)  # on average: documents differ in length
-    flops = steps * training_flops(config, targets // batch + 1, batch)
+    # On average: documents differ in length.
+    examples, tokens = len(trainer.train_dataset), info["train"].tokens
+    targets = round(batch * trainer.train_dataset.targets / examples)
+    flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     return [
         f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
@@ -156,12 +220,13 @@ def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int
 
 def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
     """What came out: the loss against its floor, a sample, and what to do next."""
-    floor = metrics["floor_bits_per_byte"]
-    against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
+    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
+    if "eval_bits_per_byte" in metrics:
+        floor = metrics["floor_bits_per_byte"]
+        against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
+        lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
     return [
-        "",
-        f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}",
-        f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}",
+        *lines,
         f"time        {metrics['seconds'] / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
         "",

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer, changed in four places: exact validation, true FLOPs, tokens counted, matrices decayed."""
+"""The Hugging Face Trainer with exact validation, true FLOPs and speed, targets counted, matrices alone decayed."""
 
 import time
 
@@ -88,7 +88,7 @@ class KindlingTrainer(Trainer):
         now = time.perf_counter()
         before = next((row["seconds"] for row in reversed(self.state.log_history) if "seconds" in row), 0.0)
         self._started = now - before
-        self._last_log = (now, self.state.num_input_tokens_seen, self.state.total_flos)
+        self._last_log = (now - self._evaluation_seconds, self.state.num_input_tokens_seen, self.state.total_flos)
 
     def _speed(self) -> dict[str, float]:
         """Targets a second and utilisation since the last training log, evaluations left out."""

@@ -19,4 +19,7 @@ def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "example 0: 7 tokens, 2 targets" in printed
     assert "<|endoftext|>|2|+|2|=|4|<|endoftext|>" in printed
-    assert [line.split()[2] for line in printed.splitlines() if line.endswith(("'4'", "'='"))][:2] == ["-100", "5"]
+    assert [line.split()[2] for line in printed.splitlines() if line.strip().endswith(("  '4'", "  '='"))][:2] == [
+        "-100",
+        "5",
+    ]

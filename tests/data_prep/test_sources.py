@@ -61,6 +61,42 @@ def test_a_folders_file_names_tell_the_splits(tmp_path):
     assert texts_of(validation) == TEXTS[6:]
 
 
+def test_a_folder_is_read_whole_and_nothing_else(tmp_path):
+    for name in ("b.jsonl", "test_drive.jsonl", "deep/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(json_lines([name]))
+    (tmp_path / "README.md").write_text("not a document")
+    (tmp_path / "dev.jsonl").write_bytes(json_lines(["held out"]))
+    train, validation = open_corpus(DataSection(source=str(tmp_path)))
+    assert sorted(texts_of(train)) == ["b.jsonl", "deep/c.jsonl", "test_drive.jsonl"]
+    assert texts_of(validation) == ["held out"]
+    (tmp_path / "train.jsonl").write_bytes(json_lines(["train"]))
+    assert "test_drive.jsonl" not in texts_of(open_corpus(DataSection(source=str(tmp_path)))[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"text": null}', "has text=None; it must be text"),
+        ('{"text": 5}', "has text=5; it must be text"),
+        ('{"text": "cut', "cannot be read"),
+    ],
+)
+def test_a_bad_row_is_one_sentence(tmp_path, line, complaint):
+    (tmp_path / "corpus.jsonl").write_text(line + "\n")
+    source = str(tmp_path / "corpus.jsonl")
+    with pytest.raises(ConfigError) as error:
+        list(open_corpus(DataSection(source=source, validation_source=source))[0])
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_column_is_other_data(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a", "content": "b"}\n')
+    data = [DataSection(source=str(tmp_path), text_field=field) for field in ("text", "content")]
+    assert open_corpus(data[0])[0].identity != open_corpus(data[1])[0].identity
+
+
 def test_held_out_documents_are_not_trained_on(tmp_path):
     (tmp_path / "corpus.jsonl").write_bytes(json_lines(TEXTS))
     data = DataSection(source=str(tmp_path / "corpus.jsonl"), validation_documents=2, train_documents=3)

@@ -65,12 +65,21 @@ def test_a_folder_with_a_run_is_not_written_into(load, tmp_path):
 def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     experiment = load("model.norm=layernorm")
     args = run.training_arguments(experiment)
-    run.write_provenance(experiment, tmp_path / "run", describe_hardware(args))
+    config = run.build_config(experiment.model, {"vocab_size": 400})
+    settings = run.resolve(experiment, args, config)
+    run.write_provenance(settings, tmp_path / "run", describe_hardware(args), resumed=False)
     about = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert about["packages"]["torch"] == torch.__version__
     assert about["hardware"]["device"] == "cpu"
     assert about["hardware"]["peak_flops"] > 0
-    assert load_experiment(str(tmp_path / "run" / "experiment.yaml"), []).model == experiment.model
+    again = load_experiment(str(tmp_path / "run" / "experiment.yaml"), [])
+    assert again.model == settings["model"]
+    assert again.training["bf16"] == args.bf16
+    run.write_provenance(settings, tmp_path / "run", {}, resumed=True)
+    assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["resumed_by"]) == 1
+    other = settings | {"data": settings["data"] | {"seed": 5}}
+    with pytest.raises(ConfigError, match=r"was trained with data.seed=0 and is resumed with 5"):
+        run.write_provenance(other, tmp_path / "run", {}, resumed=True)
 
 
 def test_precision_follows_the_processor_unless_given(load):
