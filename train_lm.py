@@ -40,9 +40,7 @@ def main(path: str, overrides: list[str]):
     length = experiment.data.context_length or config.max_position_embeddings
     train_set = prepared.examples("train", experiment.data.layout, length)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    # Nats of masked examples are not those of the whole text.
-    counted = None if run.is_masked(experiment, prepared) else prepared.info["validation"]
-    floor = counted and counted.floor(validation_set.targets)
+    text_bytes, floor = run.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
@@ -56,7 +54,7 @@ def main(path: str, overrides: list[str]):
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
         callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
-        text_bytes=counted and counted.text_bytes,
+        text_bytes=text_bytes,
         peak_flops=hardware["peak_flops"],
     )
     if not args.disable_tqdm:

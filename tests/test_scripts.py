@@ -132,7 +132,7 @@ def test_a_finished_run_is_not_trained_on(tiny):
 def test_a_run_is_resumed_as_it_was(tiny, workshop):
     other = tiny.parent / "changed"
     shutil.copytree(tiny, other)
-    with pytest.raises(ConfigError, match="was trained with data.seed=0 and is resumed with 5"):
+    with pytest.raises(ConfigError, match=r"was trained with data\.seed=0 and is resumed with 5"):
         workshop("changed", "training.resume_from_checkpoint=true", "training.max_steps=30", "data.seed=5")
     assert (other / "experiment.yaml").read_text() == (tiny / "experiment.yaml").read_text()
 

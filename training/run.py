@@ -71,10 +71,15 @@ def build_config(section: dict, derived: dict) -> KindlingConfig:
     return build(FAMILIES[section["type"]], "model", derived | given)
 
 
-def is_masked(experiment: Experiment, prepared) -> bool:
-    """Whether some tokens of the text carry no loss, so that nats are not those of the whole text."""
-    data = experiment.data
-    return bool(data.mask_first_n or data.mask_up_to or prepared.info["validation"].prompt_tokens)
+def what_to_compare_with(experiment: Experiment, prepared, validation_set) -> tuple:
+    """The bytes and the floor of the validation text, or None for both where some of it carries no loss.
+
+    Nats of masked examples are not those of the whole text.
+    """
+    data, validation = experiment.data, prepared.info["validation"]
+    if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
+        return None, None
+    return validation.text_bytes, validation.floor(validation_set.targets)
 
 
 def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):

@@ -76,7 +76,10 @@ def test_labels_are_the_inputs_or_ignored(rows, masked):
 
 def test_the_separator_of_a_section_must_be_one_token():
     tokenizer = wrap(train_characters(["1+2=3"], 0))
-    assert build_collator(DataSection(mask_up_to="="), tokenizer).separator_id == tokenizer("=").input_ids[-1]
+    assert (
+        build_collator(DataSection(mask_up_to="=", layout="documents"), tokenizer).separator_id
+        == tokenizer("=").input_ids[-1]
+    )
     for wrong in ("+2", "x"):
         with pytest.raises(ConfigError, match="give text that is one token"):
-            build_collator(DataSection(mask_up_to=wrong), tokenizer)
+            build_collator(DataSection(mask_up_to=wrong, layout="documents"), tokenizer)
