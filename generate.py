@@ -3,8 +3,8 @@
 Without a prompt the model starts a text of its own. Text goes to the terminal as it is drawn.
 
     python generate.py runs/demo
-    python generate.py runs/demo --prompt "Once upon a time" --temperature 0.7 --seed 1
-    python generate.py runs/demo --prompt "Near the river" "Long ago" --max-new-tokens 50
+    python generate.py runs/demo --prompt "Once, by the river," --temperature 0.7 --seed 1
+    python generate.py runs/demo --prompt "In a small house" "Far beyond" --max-new-tokens 50
     python generate.py runs/demo --interactive
 """
 
