@@ -37,7 +37,7 @@ def plan(experiment: Experiment) -> list[str]:
         *table("parameters", accounting.parameters(config)),
         *table(f"forward FLOPs of one sequence of {length} tokens: matrix products", matmul),
         *table("forward FLOPs: element-wise work", elementwise),
-        *row("forward, both", sum(matmul.values()) + sum(elementwise.values())),
+        *row("forward, both", sum(accounting.forward_flops(config, length).values())),
         "",
         "training FLOPs (3 x the forward matrix products)",
         *row("a token", accounting.training_flops(config, length) // length),

@@ -9,8 +9,7 @@ from transformers.masking_utils import sdpa_mask
 def attention_implementation(args: TrainingArguments) -> str:
     """The attention interface that trains fastest here: transformers' sdpa, in float32 on a CPU that computes in bf16.
 
-    There PyTorch's bfloat16 attention is 2 to 6 times slower than its float32 one in the backward pass
-    (`experiments/LOG.md`, 2026-11-22).
+    There PyTorch's bfloat16 attention is so slow backward that a step takes longer (`benchmarks/attention.py`).
     """
     return "sdpa_float32" if args.device.type == "cpu" and args.bf16 else "sdpa"
 
