@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from config import ConfigError
+from sections import ConfigError
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from config import ConfigError, DataSection
+from sections import ConfigError, DataSection
 
 IGNORED = -100
 

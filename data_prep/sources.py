@@ -15,7 +15,7 @@ from pathlib import Path
 
 import datasets
 
-from config import ConfigError, DataSection
+from sections import ConfigError, DataSection
 
 from . import fables
 

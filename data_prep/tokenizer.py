@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from config import ConfigError, TokenizerSection
+from sections import ConfigError, TokenizerSection
 
 END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unknown|>"
 

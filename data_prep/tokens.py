@@ -21,7 +21,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from config import ConfigError, DataSection, TokenizerSection
+from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
 from .sources import Split, open_corpus

@@ -7,7 +7,8 @@ usage: python -m experiments.plan CONFIG [section.key=value ...]
 The vocabulary is model.vocab_size if given, else tokenizer.vocab_size.
 """
 
-from config import ConfigError, Experiment, build, load_experiment, run_script
+from config import build, load_experiment, run_script
+from sections import ConfigError, LanguageExperiment
 
 
 def main(path: str, overrides: list[str]):
@@ -15,7 +16,7 @@ def main(path: str, overrides: list[str]):
     print("\n".join(plan(experiment)))
 
 
-def plan(experiment: Experiment) -> list[str]:
+def plan(experiment: LanguageExperiment) -> list[str]:
     """The lines of the plan: a table a quantity, a row a part."""
     from modeling import accounting
     from modeling.configuration_kindling import FAMILIES

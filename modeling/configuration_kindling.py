@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPlacement = Literal["pre", "post"]
 Position = Literal["learned", "rope", "none"]
-MLPKind = Literal["gelu", "silu", "swiglu"]
+MLPKind = Literal["gelu", "relu", "silu", "swiglu"]
 ResidualInit = Literal["plain", "scaled"]
 LinearInit = Literal["normal", "uniform_fan_in"]
 

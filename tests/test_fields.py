@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from transformers import PreTrainedConfig, TrainingArguments
 
-from config import DataSection, SampleSection, TokenizerSection, section_fields
+from config import section_fields
 from fields import Field
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
+from sections import DataSection, SampleSection, TokenizerSection
 
 
 def defaults(cls) -> dict:

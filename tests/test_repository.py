@@ -19,13 +19,13 @@ PYTHON = sorted(
     for path in ROOT.glob("**/*.py")
     if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
 )
-OWN = {"config", "fields", "modeling", "data_prep", "training", "experiments", "train_lm", "generate"}
+OWN = {"config", "sections", "fields", "modeling", "data_prep", "training", "experiments", "train_lm", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
-    "data_prep": {"config", "data_prep"},
-    "training": {"config", "modeling", "training"},
-    "experiments": {"config", "modeling", "experiments"},
+    "data_prep": {"config", "sections", "data_prep"},
+    "training": {"config", "sections", "modeling", "training"},
+    "experiments": {"config", "sections", "modeling", "experiments"},
 }
 
 

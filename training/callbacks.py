@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-from config import ConfigError, SampleSection
+from sections import ConfigError, SampleSection
 
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt

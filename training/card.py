@@ -6,9 +6,9 @@ from pathlib import Path
 from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from config import Experiment
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
+from sections import LanguageExperiment
 
 ARCHITECTURE = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
@@ -71,7 +71,7 @@ further evaluation.
 """
 
 
-def write_card(folder: Path, experiment: Experiment, config: KindlingConfig, args, metrics: dict, sample: str):
+def write_card(folder: Path, experiment: LanguageExperiment, config: KindlingConfig, args, metrics: dict, sample: str):
     """Write the run folder's README.md from its settings, its final metrics and a sample of its text."""
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     prompt, temperature = experiment.sample.prompt, experiment.sample.temperature

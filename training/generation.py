@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
-from config import ConfigError
+from sections import ConfigError
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from config import ROOT, ConfigError, Experiment, build, section_fields
+from config import ROOT, build, section_fields
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
+from sections import ConfigError, LanguageExperiment
 
 from .hardware import has_bf16
 
@@ -25,7 +26,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "ev
 SPEEDS = ("runtime", "per_second")
 
 
-def training_arguments(experiment: Experiment) -> TrainingArguments:
+def training_arguments(experiment: LanguageExperiment) -> TrainingArguments:
     """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
     values = dict(experiment.training)
     has_accelerator = torch.accelerator.is_available()
@@ -43,7 +44,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     return build(TrainingArguments, "training", values)
 
 
-def check_shape(experiment: Experiment):
+def check_shape(experiment: LanguageExperiment):
     """Build the model's configuration and compare the sections with it, before any data is read."""
     section = experiment.model
     config = build_config(section, {})
@@ -57,7 +58,7 @@ def check_shape(experiment: Experiment):
         _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
 
 
-def model_config(experiment: Experiment, tokenizer) -> KindlingConfig:
+def model_config(experiment: LanguageExperiment, tokenizer) -> KindlingConfig:
     """The model's configuration, vocabulary and special ids taken from the tokenizer."""
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(experiment.model, ids | {"vocab_size": len(tokenizer)})
@@ -71,7 +72,7 @@ def build_config(section: dict, derived: dict) -> KindlingConfig:
     return build(FAMILIES[section["type"]], "model", derived | given)
 
 
-def what_to_compare_with(experiment: Experiment, prepared, validation_set) -> tuple:
+def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
     """The bytes and the floor of the validation text, or None for both where some of it carries no loss.
 
     Nats of masked examples are not those of the whole text.
@@ -90,12 +91,12 @@ def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
         )
 
 
-def folder_of(experiment: Experiment) -> Path:
+def folder_of(experiment: LanguageExperiment) -> Path:
     """The run folder."""
     return Path(experiment.training["output_dir"])
 
 
-def checkpoint_to_resume(experiment: Experiment) -> str | None:
+def checkpoint_to_resume(experiment: LanguageExperiment) -> str | None:
     """The checkpoint to go on from, or None to start; refuses to write into the folder of another run."""
     resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
     if isinstance(resume, str):
@@ -135,7 +136,7 @@ def _batch(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+def resolve(experiment: LanguageExperiment, args: TrainingArguments, config: KindlingConfig) -> dict:
     """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
     settings = experiment.as_dict()
     settings["model"] |= {name: getattr(config, name) for name in section_fields("model") if name != "type"}
@@ -201,7 +202,7 @@ def final_metrics(trainer: Trainer, prepared, floor) -> dict:
     }
 
 
-def announcement(experiment: Experiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
+def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
     config, batch, steps = trainer.model.config, _batch(trainer.args), total_steps(trainer)
     info = prepared.info

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import ConfigError, DataSection
 from data_prep.collator import CausalLMCollator, build_collator
 from data_prep.tokenizer import train_characters, wrap
+from sections import ConfigError, DataSection
 
 PAD = 9
 

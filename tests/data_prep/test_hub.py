@@ -13,7 +13,7 @@ from config import ROOT
 
 READ = """
 import sys, json
-from config import DataSection
+from sections import DataSection
 from data_prep.sources import open_corpus
 for source in ("tinystories", "someone/corpus"):
     splits = open_corpus(DataSection(source=source, train_documents=5, validation_documents=2))

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from config import ConfigError, DataSection
 from data_prep.sources import SOURCES, find_source, open_corpus, uniform_integers
+from sections import ConfigError, DataSection
 
 TEXTS = [f"story {i} with \u2028 and \u0085 and a\nline" for i in range(8)]
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from config import ConfigError, TokenizerSection
 from data_prep.tokenizer import build_tokenizer, load_tokenizer, report, save, train_bpe, train_characters, wrap
+from sections import ConfigError, TokenizerSection
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a longer cat sat down again and again"] * 3
 SPECIALS = ["<|endoftext|>", "<|pad|>"]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from config import ConfigError, DataSection, TokenizerSection
 from data_prep.sources import Split
 from data_prep.tokenizer import train_bpe, train_characters, wrap
 from data_prep.tokens import Documents, TokenFile, Windows, prepare, write_split
+from sections import ConfigError, DataSection, TokenizerSection
 
 TOKENIZER = wrap(train_characters(["abcdefghij "], 0))
 END = TOKENIZER.eos_token_id
