@@ -89,6 +89,11 @@ class OptimizerSection:
         _at_least("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)
         _below_one("optimizer", self, "muon_momentum", "grokfast_alpha")
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether the Trainer's own optimiser, `training.optim`, is all that is asked for."""
+        return self.kind == "adamw" and not self.grokfast_lambda
+
 
 @dataclass(kw_only=True)
 class EquationsSection:
@@ -178,7 +183,7 @@ LM_TRAINING = {
 # Small tables and thousands of cheap steps: a constant rate, no clipping, whole batches, our own evaluations.
 ALGORITHMIC_TRAINING = {
     "per_device_train_batch_size": 512,
-    "per_device_eval_batch_size": 2048,
+    "per_device_eval_batch_size": 1024,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 10,
@@ -265,8 +270,8 @@ class AlgorithmicExperiment(Experiment):
         Each is complete in itself, has its replica's values for a name, and a folder of that name below this one's.
         """
         axes = [(section, key, values) for section, lists in self.replicas.items() for key, values in lists.items()]
-        replicas = []
-        for combination in itertools.product(*(values for _, _, values in axes)):
+        replicas = [] if axes else [self]
+        for combination in itertools.product(*(values for _, _, values in axes)) if axes else ():
             chosen = [(section, key, value) for (section, key, _), value in zip(axes, combination, strict=True)]
             name = ",".join(f"{key}={value}" for _, key, value in chosen)
             folder = str(Path(self.training["output_dir"]) / name)

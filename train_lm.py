@@ -10,6 +10,8 @@ The run folder (training.output_dir, by default runs/NAME) is itself the trained
 with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
 """
 
+from functools import partial
+
 from config import load_experiment, run_script
 
 
@@ -22,11 +24,12 @@ def main(path: str, overrides: list[str]):
     import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
     from data_prep.tokens import prepare
-    from training import run
+    from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
     from training.card import write_card
     from training.hardware import describe_hardware
+    from training.optimizers import build_optimizer
     from training.trainer import KindlingTrainer
 
     args = run.training_arguments(experiment)
@@ -40,14 +43,16 @@ def main(path: str, overrides: list[str]):
     length = experiment.data.context_length or config.max_position_embeddings
     train_set = prepared.examples("train", experiment.data.layout, length)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    text_bytes, floor = run.what_to_compare_with(experiment, prepared, validation_set)
+    text_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
     samples = Samples(folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args))
+    own_optimizer = partial(build_optimizer, [(model, args, experiment.optimizer)])
     trainer = KindlingTrainer(
-        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args)),
+        model=model,
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
@@ -56,6 +61,7 @@ def main(path: str, overrides: list[str]):
         callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
         peak_flops=hardware["peak_flops"],
+        make_optimizer=None if experiment.optimizer.is_stock else own_optimizer,
     )
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -64,14 +70,14 @@ def main(path: str, overrides: list[str]):
     run.refuse_finished(trainer, checkpoint)
     if args.should_save:
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, resumed=checkpoint is not None)
-        print("\n".join(run.announcement(experiment, trainer, prepared, length, hardware)))
+        print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    metrics = run.final_metrics(trainer, prepared, floor)
+    metrics = language.final_metrics(trainer, prepared, floor)
     if args.should_save:
         run.write_json(folder / "metrics.json", metrics)
         write_card(folder, experiment, config, args, metrics, samples.last)
-        print("\n".join(run.conclusion(folder, metrics, samples.last)))
+        print("\n".join(language.conclusion(folder, metrics, samples.last)))
 
 
 if __name__ == "__main__":

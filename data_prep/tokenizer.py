@@ -7,12 +7,13 @@ end. Text never yields either: a document that spells `<|endoftext|>` is encoded
 import itertools
 import json
 import resource
+import string
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -44,21 +45,33 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
     """Each character of the texts is a token; others become the unknown token."""
-    tokenizer = _word_level(sorted(set().union(*texts)))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return tokenizer
+    return _character_level(sorted(set().union(*texts)))
 
 
 def train_numbers(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
     """Each run of digits and each other symbol is a token; spaces separate and are not kept."""
-    split = pre_tokenizers.Sequence(
+    split = _number_split()
+    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(text)}
+    return _number_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
+
+
+def _number_split() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d+|\D"), behavior="isolated")]
     )
-    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(text)}
-    tokenizer = _word_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
-    tokenizer.pre_tokenizer = split
+
+
+def _number_level(tokens: list[str]) -> Tokenizer:
+    tokenizer = _word_level(tokens)
+    tokenizer.pre_tokenizer = _number_split()
     return tokenizer  # no decoder: tokens are joined by spaces
+
+
+def _character_level(tokens: list[str]) -> Tokenizer:
+    tokenizer = _word_level(tokens)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
 
 
 def _word_level(tokens: list[str]) -> Tokenizer:
@@ -71,14 +84,40 @@ def _word_level(tokens: list[str]) -> Tokenizer:
 TRAINERS = {"bpe": train_bpe, "characters": train_characters, "numbers": train_numbers}
 
 
-def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """Make it a transformers tokenizer which puts the start token before a prompt, and never special ids into text."""
-    start = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.token_to_id(END))])
-    tokenizer.post_processor = start
+def equation_tokenizer(kind: str, symbol: str, largest: int) -> PreTrainedTokenizerFast:
+    """The tokenizer for equations such as `91 / 7 = 13`, of numbers from 0 to `largest`; spaces are not kept.
+
+    `kind` is numbers, characters, or padded: characters, shorter numbers filled up with zeros to the length of the
+    largest, in a prompt as well. No start token is added, so that a prompt's tokens are its own.
+    """
+    if kind == "numbers":
+        return wrap(_number_level([*map(str, range(largest + 1)), symbol, "="]), start=None)
+    tokenizer = _character_level([*string.digits[: largest + 1], symbol, "="])
+    without_spaces = [normalizers.Replace(Regex(r"\s+"), "")]
+    fill = _fill_up(len(str(largest))) if kind == "padded" else []
+    tokenizer.normalizer = normalizers.Sequence(without_spaces + fill)
+    return wrap(tokenizer, start=None)
+
+
+def _fill_up(width: int) -> list[normalizers.Normalizer]:
+    """Zeros before each number of less than `width` digits: at its place of width 0, one rule a length."""
+    return [
+        normalizers.Replace(Regex(rf"(?<!\d)(?=\d{{{digits}}}(?!\d))"), "0" * (width - digits))
+        for digits in range(1, width)
+    ]
+
+
+def wrap(tokenizer: Tokenizer, start: str | None = END) -> PreTrainedTokenizerFast:
+    """Make it a transformers tokenizer which puts the start token (None: no token) before a prompt, and never special
+    ids into text.
+    """
+    if start is not None:
+        ids = [(start, tokenizer.token_to_id(start))]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=ids)
     unknown = UNKNOWN if tokenizer.token_to_id(UNKNOWN) is not None else None
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=END,
+        bos_token=start,
         eos_token=END,
         pad_token=PAD,
         unk_token=unknown,

@@ -48,3 +48,38 @@ def _visible_range(training: list[float], validation: list[float], floor: float 
     highest = max([loss for loss in [*validation[:1], *later] if math.isfinite(loss)], default=max(points))
     margin = 0.05 * (highest - lowest) or 0.05
     return lowest - margin, highest + margin
+
+
+def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
+    """Draw accuracies, losses and weight norm of replicas against steps on a log axis: mean, and range as a band.
+
+    `runs` has the evaluation rows of each replica, at the same steps in all of them.
+    """
+    steps = [row["step"] for row in runs[0]]
+    splits = [name for name in SPLIT_COLOURS if f"{name}_accuracy" in runs[0][0]]
+    figure, (accuracy, loss, norm) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for split in splits:
+        _band(accuracy, steps, [[100 * row[f"{split}_accuracy"] for row in rows] for rows in runs], split)
+        _band(loss, steps, [[row[f"{split}_loss"] for row in rows] for rows in runs], split)
+    _band(norm, steps, [[row["weight_norm"] for row in rows] for rows in runs], "weights")
+    for panel, label in ((accuracy, "accuracy (%)"), (loss, "loss (nats a target)"), (norm, "norm of all weights")):
+        panel.set(xscale="log", xlabel="optimiser steps", ylabel=label)
+        panel.grid(alpha=0.3)
+    accuracy.set_ylim(-3, 103)
+    loss.set_yscale("log")
+    accuracy.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+SPLIT_COLOURS = {"train": "tab:orange", "validation": "tab:green", "test": "tab:blue"}
+
+
+def _band(panel, steps: list[int], curves: list[list[float]], name: str):
+    mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+    colour = SPLIT_COLOURS.get(name, "0.3")
+    panel.plot(steps, mean, color=colour, lw=1.8, label=name)
+    if len(curves) > 1:
+        lowest, highest = ([side(values) for values in zip(*curves, strict=True)] for side in (min, max))
+        panel.fill_between(steps, lowest, highest, color=colour, alpha=0.2, lw=0)

@@ -16,17 +16,15 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from config import ROOT, build, section_fields
-from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
-from sections import ConfigError, LanguageExperiment
+from sections import ConfigError, Experiment
 
 from .hardware import has_bf16
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
-SPEEDS = ("runtime", "per_second")
 
 
-def training_arguments(experiment: LanguageExperiment) -> TrainingArguments:
+def training_arguments(experiment: Experiment) -> TrainingArguments:
     """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
     values = dict(experiment.training)
     has_accelerator = torch.accelerator.is_available()
@@ -41,10 +39,15 @@ def training_arguments(experiment: LanguageExperiment) -> TrainingArguments:
         raise ConfigError(
             "training.include_num_input_tokens_seen is not needed; targets are always counted, leave it out"
         )
+    if not experiment.optimizer.is_stock and "optim" in values:
+        raise ConfigError(
+            f"training.optim={values['optim']} has no effect with optimizer.kind={experiment.optimizer.kind} and "
+            f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda}; leave it out"
+        )
     return build(TrainingArguments, "training", values)
 
 
-def check_shape(experiment: LanguageExperiment):
+def check_shape(experiment: Experiment):
     """Build the model's configuration and compare the sections with it, before any data is read."""
     section = experiment.model
     config = build_config(section, {})
@@ -58,10 +61,10 @@ def check_shape(experiment: LanguageExperiment):
         _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
 
 
-def model_config(experiment: LanguageExperiment, tokenizer) -> KindlingConfig:
-    """The model's configuration, vocabulary and special ids taken from the tokenizer."""
+def model_config(experiment: Experiment, tokenizer, **derived) -> KindlingConfig:
+    """The model's configuration: vocabulary and special ids from the tokenizer, and what else is `derived`."""
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    config = build_config(experiment.model, ids | {"vocab_size": len(tokenizer)})
+    config = build_config(experiment.model, ids | {"vocab_size": len(tokenizer)} | derived)
     _refuse_small_vocabulary(config, len(tokenizer))
     return config
 
@@ -72,17 +75,6 @@ def build_config(section: dict, derived: dict) -> KindlingConfig:
     return build(FAMILIES[section["type"]], "model", derived | given)
 
 
-def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
-    """The bytes and the floor of the validation text, or None for both where some of it carries no loss.
-
-    Nats of masked examples are not those of the whole text.
-    """
-    data, validation = experiment.data, prepared.info["validation"]
-    if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
-        return None, None
-    return validation.text_bytes, validation.floor(validation_set.targets)
-
-
 def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
     if config.vocab_size < vocabulary:
         raise ConfigError(
@@ -91,12 +83,12 @@ def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
         )
 
 
-def folder_of(experiment: LanguageExperiment) -> Path:
+def folder_of(experiment: Experiment) -> Path:
     """The run folder."""
     return Path(experiment.training["output_dir"])
 
 
-def checkpoint_to_resume(experiment: LanguageExperiment) -> str | None:
+def checkpoint_to_resume(experiment: Experiment) -> str | None:
     """The checkpoint to go on from, or None to start; refuses to write into the folder of another run."""
     resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
     if isinstance(resume, str):
@@ -128,15 +120,18 @@ def total_steps(trainer: Trainer) -> int:
     """Optimiser steps of the whole run."""
     args, examples = trainer.args, len(trainer.train_dataset)
     return (
-        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(examples / _batch(args)))
+        args.max_steps
+        if args.max_steps > 0
+        else math.ceil(args.num_train_epochs * math.ceil(examples / batch_size(args)))
     )
 
 
-def _batch(args: TrainingArguments) -> int:
+def batch_size(args: TrainingArguments) -> int:
+    """Examples a step, of all devices."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def resolve(experiment: LanguageExperiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
     """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
     settings = experiment.as_dict()
     settings["model"] |= {name: getattr(config, name) for name in section_fields("model") if name != "type"}
@@ -170,76 +165,13 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, resumed: bool
 
 def _refuse_other_experiment(settings: dict, folder: Path):
     saved = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
-    for section in ("model", "tokenizer", "data"):
+    for section in settings.keys() - {"training", "sample"}:
         for name, value in settings[section].items():
-            if saved[section].get(name, value) != value:
+            if saved.get(section, {}).get(name, value) != value:
                 raise ConfigError(
                     f"{folder} was trained with {section}.{name}={saved[section][name]} and is resumed with {value}; "
                     "resume it as it was, or choose another training.output_dir"
                 )
-
-
-def final_metrics(trainer: Trainer, prepared, floor) -> dict:
-    """The run's final numbers; evaluates once more if the weights at the end were not evaluated."""
-    if trainer.args.load_best_model_at_end or not any(
-        row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
-    ):
-        trainer.evaluate()
-    last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
-    validation, train = prepared.info["validation"], prepared.info["train"]
-    metrics = {key: last[key] for key in last if key.startswith("eval_") and not key.endswith(SPEEDS)}
-    return metrics | {
-        "floor_loss": floor and floor.loss,
-        "floor_bits_per_byte": floor and floor.bits_per_byte,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "tokens": trainer.state.num_input_tokens_seen,
-        "train_tokens": train.tokens,
-        "validation_documents": validation.documents,
-        "total_flos": trainer.state.total_flos,
-        "seconds": last["seconds"],
-        "vocabulary": len(prepared.tokenizer),
-    }
-
-
-def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
-    """What the run is about to do, in lines of numbers."""
-    config, batch, steps = trainer.model.config, _batch(trainer.args), total_steps(trainer)
-    info = prepared.info
-    # On average: documents differ in length.
-    examples, tokens = len(trainer.train_dataset), info["train"].tokens
-    targets = round(batch * trainer.train_dataset.targets / examples)
-    flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
-    total, embedding = sum(parameters(config).values()), embedding_parameters(config)
-    return [
-        f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
-        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
-        f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
-        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
-        f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
-        f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
-        f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
-        f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-        f"run folder  {folder_of(experiment)}",
-    ]
-
-
-def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
-    """What came out: the loss against its floor, a sample, and what to do next."""
-    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
-    if "eval_bits_per_byte" in metrics:
-        floor = metrics["floor_bits_per_byte"]
-        against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
-        lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
-    return [
-        *lines,
-        f"time        {metrics['seconds'] / 60:.1f} minutes",
-        f"curves      {folder / 'curves.png'}",
-        "",
-        *sample.splitlines(),
-        "",
-        f"prompt it   python generate.py {folder}",
-    ]
 
 
 def _git(*arguments) -> str | None:

@@ -15,13 +15,15 @@ class KindlingTrainer(Trainer):
     Every log carries `tokens` (targets trained on), `total_flos` and `seconds`, which go on counting after a resume,
     and a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) put to use.
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
+    `make_optimizer`, if given, takes the place of the Trainer's own choice among `training.optim`.
     """
 
-    def __init__(self, *args, text_bytes: int | None, peak_flops: float, **kwargs):
+    def __init__(self, *args, text_bytes: int | None, peak_flops: float, make_optimizer=None, **kwargs):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.peak_flops = peak_flops
+        self.make_optimizer = make_optimizer
         self._new_targets = 0
         self._started = None
         self._last_log = None
@@ -48,6 +50,14 @@ class KindlingTrainer(Trainer):
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of a step on a batch as the model counts them, attention and head included (stock: 0.37x-0.94x)."""
         return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
+
+    def create_optimizer(self, model=None):
+        """As the Trainer's, unless there is a `make_optimizer`; called when the model is on its device."""
+        if self.make_optimizer is None:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            self.optimizer = self.make_optimizer()
+        return self.optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Weight decay on matrices, the embeddings among them; never on norms or biases."""

@@ -1,0 +1,245 @@
+"""A sweep file, the cells it describes, and how far each of them is.
+
+    title: Steps to generalise against the share of equations trained on
+    script: train_algorithmic.py
+    config: configs/algorithmic/fast.yaml       # or in the rows of an axis
+    settings:                                   # of every cell
+      replicas.training.seed: [0, 1, 2]
+    grid:                                       # a cell for each combination of
+      recipe:                                   #   named rows of settings,
+        ours: {}
+        paper: {config: configs/algorithmic/paper.yaml, training.max_steps: 6000}
+      data.train_fraction: [0.3, 0.4, 0.5]      #   and values of one setting
+    cells:                                      # more cells, by name
+      longest: {training.max_steps: 100000}
+    report:                                     # see experiments/report.py
+      columns: [steps_to_fit, steps_to_grok]
+
+In runs/sweeps/NAME, CELL/ is a run folder, CELL.log what the run printed, CELL.json how it was started and ended.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from config import KINDS, ROOT, load_experiment
+from sections import ConfigError
+
+KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
+SET_BY_THE_SWEEP = ("training.output_dir", "training.resume_from_checkpoint")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its values on the axes, what it is started with, and the state of its files."""
+
+    name: str
+    axes: dict
+    config: str
+    settings: dict[str, str]
+    folder: Path
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"{key}={text}" for key, text in self.settings.items()]
+
+    @property
+    def log(self) -> Path:
+        return self.folder.parent / f"{self.name}.log"
+
+    @property
+    def record(self) -> dict:
+        """What CELL.json says; empty if the cell was never started."""
+        path = self.folder.parent / f"{self.name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def write_record(self, record: dict):
+        path = self.folder.parent / f"{self.name}.json"
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        new.replace(path)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "metrics.json").exists()
+
+    @property
+    def state(self) -> str:
+        """finished, running, failed (exit code), interrupted or pending."""
+        code, started = self.record.get("exit_code"), self.folder.exists()
+        if self.finished:
+            return "finished"
+        if self.is_running():
+            return "running"
+        if code or (code == 0 and started):
+            return f"failed ({code})"
+        return "interrupted" if started else "pending"
+
+    def is_running(self) -> bool:
+        """Whether a process holds the log."""
+        if not self.log.exists():
+            return False
+        with self.log.open("a") as log:
+            return not lock(log)
+
+    @property
+    def minutes(self) -> float:
+        """How long it has run, all calls together."""
+        record = self.record
+        seconds = record.get("seconds", 0)
+        if self.state == "running":
+            seconds += (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
+        return seconds / 60
+
+
+def lock(log) -> bool:
+    """Lock an open log for as long as it is open here or in a child; False if another process has it.
+
+    A lock ends with the processes that hold it. A recorded process id would not: after a restart it is another's.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file: its cells are those of the grid, then those of the list; `report` is as written."""
+
+    name: str
+    title: str
+    script: str
+    cells: list[Cell]
+    report: dict
+
+
+def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = None) -> Sweep:
+    """Read a sweep file whose run folders are in `runs`, by default runs/sweeps/NAME; `ConfigError` if it is off.
+
+    Overrides are settings of every cell and win over all others. Configurations are checked by `check`, not here.
+    """
+    name = Path(path).stem
+    written = _read(path)
+    first = {"config": written.get("config")} | mapping("settings", written.get("settings"))
+    last = dict(_parse_override(text) for text in overrides)
+    rows = _grid_rows(mapping("grid", written.get("grid")))
+    rows += [({"cell": cell}, more) for cell, more in _axis("cells", mapping("cells", written.get("cells")))]
+    folder = runs or ROOT / "runs" / "sweeps" / name
+    cells = [_cell(axes, first | settings | last, folder) for axes, settings in rows]
+    if not cells:
+        raise ConfigError(f"{path} has no cells; write `grid:` with axes, or `cells:` with named rows of settings")
+    if len(names := Counter(cell.name for cell in cells)) < len(cells):
+        twice = names.most_common(1)[0][0]
+        raise ConfigError(f"{path} has more than one cell called {twice}; give them different values or names")
+    title, report = str(written.get("title") or name), mapping("report", written.get("report"))
+    return Sweep(name, title, written.get("script"), cells, report)
+
+
+def _read(path: str) -> dict:
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no sweep file {path}; `ls configs/sweeps` shows the ones that come with Kindling")
+    try:
+        written = mapping(path, OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if unknown := [key for key in written if key not in KEYS]:
+        raise ConfigError(f"{path} has {unknown[0]!r}, which is no part of a sweep; there are {', '.join(KEYS)}")
+    return written
+
+
+def mapping(where: str, values) -> dict:
+    """A part of a sweep file that has to be keys and values; empty where nothing is written."""
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{where} holds {values!r}; write keys and values beneath it")
+    return values or {}
+
+
+def _parse_override(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.max_steps=500")
+    return key, value
+
+
+def _grid_rows(grid: dict) -> list[tuple[dict, dict]]:
+    """Every combination of the axes' rows as (values on the axes, settings)."""
+    uses = Counter(key.split(".")[-1] for key in grid)
+    rows = [({}, {})] if grid else []
+    for key, values in grid.items():
+        last = key.split(".")[-1]
+        name = last if uses[last] == 1 else key
+        axis = _axis(key, values)
+        rows = [(axes | {name: value}, settings | more) for axes, settings in rows for value, more in axis]
+    return rows
+
+
+def _axis(key: str, values) -> list[tuple]:
+    """The rows of an axis as (value, settings): named rows of settings, or a list of values of the setting `key`."""
+    if isinstance(values, dict):
+        return [(name, mapping(f"{key}: {name}", settings)) for name, settings in values.items()]
+    if isinstance(values, list):
+        return [(_text(value) if isinstance(value, list | dict) else value, {key: value}) for value in values]
+    raise ConfigError(f"the axis {key} holds {values!r}; write a list of values, or names with settings beneath each")
+
+
+def _cell(axes: dict, settings: dict, runs: Path) -> Cell:
+    name = ",".join(f"{axis}={_text(value)}" for axis, value in axes.items()).removeprefix("cell=")
+    name = re.sub(r"[^\w.,=+-]+", "_", name)
+    if not isinstance(settings["config"], str):
+        raise ConfigError(f"the cell {name} has no configuration; write `config: FILE` in the sweep or in its row")
+    if taken := [key for key in SET_BY_THE_SWEEP if key in settings]:
+        raise ConfigError(f"the cell {name} sets {taken[0]}, which the sweep sets for each cell; leave it out")
+    texts = {key: _text(value) for key, value in settings.items() if key != "config"}
+    return Cell(name, axes, settings["config"], texts, runs / name)
+
+
+def _text(value) -> str:
+    """A value as an override has it: strings as they stand, all else as JSON, which is YAML too."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check(sweep: Sweep):
+    """Check the configuration of every cell; `ConfigError` names the first cell that is off."""
+    if sweep.script not in KINDS:
+        raise ConfigError(f"script: {sweep.script} is not known; write one of {', '.join(KINDS)}")
+    for cell in sweep.cells:
+        try:
+            load_experiment(str(ROOT / cell.config), cell.overrides, KINDS[sweep.script])
+        except ConfigError as error:
+            raise ConfigError(f"the cell {cell.name}: {error}") from None
+
+
+def describe(cell: Cell) -> dict:
+    """What makes a cell the same run again: what its file holds (comments are free to change) and its settings."""
+    held = OmegaConf.to_container(OmegaConf.load(ROOT / cell.config))
+    digest = hashlib.sha256(json.dumps(held, sort_keys=True, default=str).encode()).hexdigest()
+    return {"config": cell.config, "config_sha256": digest, "overrides": cell.settings}
+
+
+def refuse_changed(cell: Cell):
+    """`ConfigError` if the cell's folder was made with other settings than the sweep now has."""
+    was, now = cell.record, describe(cell)
+    if not was or not cell.folder.exists():
+        return
+    before, after = was["overrides"], now["overrides"]
+    changed = [key for key in before | after if before.get(key) != after.get(key)]
+    differences = [f"{key}={before.get(key, '(unset)')} (now {after.get(key, '(unset)')})" for key in changed]
+    if was["config_sha256"] != now["config_sha256"]:
+        differences.append(f"{was['config']} as it was (now {now['config']} holds something else)")
+    if differences:
+        raise ConfigError(
+            f"the cell {cell.name} was run with {' and '.join(differences)}; delete or rename {cell.folder} to run it "
+            "anew, or write the sweep as it was"
+        )

@@ -1,0 +1,275 @@
+"""What a sweep came to: a table with intervals over seeds, the numbers behind it, and figures.
+
+    python -m experiments.report configs/sweeps/fraction.yaml
+
+writes table.md, cells.json and PNGs into experiments/results/NAME. The sweep file says what they show:
+
+    report:
+      columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # means, or :min, :max, :median, :all
+      figure: {kind: lines, x: train_fraction, y: steps_to_grok, hue: recipe, log_y: true}
+      figures:                                  # more of them, each NAME.png; experiments/figures.py has the kinds
+        curves: {kind: curves, hue: recipe, panels: train_fraction}
+      labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
+
+A row is a cell, or a group of replicas; runs that differ in nothing but seeds are averaged.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.special import stdtrit
+
+from experiments import figures
+from experiments.cells import Cell, Sweep, mapping, read_sweep
+from experiments.readme import RESULTS
+from sections import ConfigError
+
+KEYS = ("columns", "figure", "figures", "labels")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model: where it stands on the axes, its final numbers, its folder."""
+
+    cell: str
+    replica: str
+    axes: dict
+    metrics: dict
+    folder: Path
+
+    def curve(self, name: str) -> dict[int, float]:
+        """A number of each evaluation, by step; accuracies in percent."""
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if name in row]
+        if not rows:
+            raise ConfigError(f"{self.folder} has no {name} in its metrics.jsonl; choose a split that was evaluated")
+        return {row["step"]: row[name] * scale(name) for row in rows}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in nothing but seeds."""
+
+    axes: dict
+    runs: list[Run]
+
+    def values(self, name: str) -> list[float | None]:
+        """A metric of each run, None where it has none; accuracies in percent."""
+        if not any(name in run.metrics for run in self.runs):
+            known = [key for key, value in self.runs[0].metrics.items() if value is None or _is_number(value)]
+            raise ConfigError(f"{name!r} is no metric of these runs; there are {', '.join(known)}")
+        found = [run.metrics.get(name) for run in self.runs]
+        return [value * scale(name) if _is_number(value) else None for value in found]
+
+    def mean(self, name: str) -> tuple[float, float] | None:
+        """Mean and half-width of its interval over the runs that have the metric; None if none has."""
+        reached = [value for value in self.values(name) if value is not None]
+        return interval(reached) if reached else None
+
+
+class Labels(dict):
+    """How axes, metrics and values are called: as the sweep file says, else their names with spaces."""
+
+    def __missing__(self, name: str) -> str:
+        return name.replace("_", " ")
+
+    def of_metric(self, name: str) -> str:
+        return self[name] + (" (%)" if scale(name) == 100 else "")
+
+    def of_value(self, value) -> str:
+        text = value if isinstance(value, str) else json.dumps(value)
+        return self.get(text, text)
+
+    def of_row(self, axes: dict) -> str:
+        """A row's values in words; numbers are given their axis."""
+        named = {key: "" if isinstance(value, str) else f"{self[key]} " for key, value in axes.items()}
+        return ", ".join(named[key] + self.of_value(value) for key, value in axes.items())
+
+
+def scale(metric: str) -> int:
+    """100 for accuracies, which are shown in percent, else 1."""
+    return 100 if "accuracy" in metric or metric.startswith("worst_") else 1
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % t-interval, mean ± t(0.975, n - 1) s / sqrt(n); nan where it has none."""
+    mean, n = statistics.fmean(values), len(values)
+    if n == 1 or not math.isfinite(mean):
+        return mean, math.nan
+    return mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def read_runs(cell: Cell) -> list[Run]:
+    """The runs of a finished cell: its replicas, or the one that it is. Replicas' values count as axes."""
+    metrics = _read(cell.folder)
+    if "replicas" not in metrics:
+        return [Run(cell.name, "", cell.axes, metrics, cell.folder)]
+    return [
+        Run(cell.name, replica, cell.axes | _values(replica), _read(cell.folder / replica), cell.folder / replica)
+        for replica in metrics["replicas"]
+    ]
+
+
+def _read(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _values(replica: str) -> dict:
+    """{"seed": 0, "weight_decay": 2.0} of `seed=0,weight_decay=2.0`."""
+    pairs = [part.partition("=") for part in replica.split(",")]
+    return {key: _parse(text) for key, _, text in pairs}
+
+
+def _parse(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def group(runs: list[Run]) -> list[Row]:
+    """Rows of runs that agree on every axis but seeds, in the order of their first runs."""
+    rows = {}
+    for run in runs:
+        axes = {key: value for key, value in run.axes.items() if key.split(".")[-1] != "seed"}
+        rows.setdefault(json.dumps(axes), Row(axes, [])).runs.append(run)
+    return list(rows.values())
+
+
+def table(rows: list[Row], columns: list[str], labels: Labels) -> list[str]:
+    """The rows as a Markdown table: values on the axes, number of runs, a column a metric."""
+    axes = list(dict.fromkeys(key for row in rows for key in row.axes))
+    split = [column.partition(":") for column in columns]
+    head = [labels[axis] for axis in axes] + ["runs"]
+    head += [labels.of_metric(name) + (f", {how}" if how else "") for name, _, how in split]
+    lines = [_line(head), "|" + "---|" * len(head)]
+    for row in rows:
+        where = [labels.of_value(row.axes.get(axis, "")) for axis in axes]
+        lines.append(_line([*where, str(len(row.runs)), *(entry(row, name, how or "mean") for name, _, how in split)]))
+    return lines
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def entry(row: Row, name: str, how: str = "mean") -> str:
+    """A metric of a row as text; `2/3: ...` where only so many runs have it."""
+    if how not in SUMMARIES:
+        raise ConfigError(f"the column {name}:{how} is not known; after the colon write {', '.join(SUMMARIES)}")
+    values = row.values(name)
+    reached = [value for value in values if value is not None]
+    digits = 2 if scale(name) == 100 else None
+    if len(reached) == len(values) or how == "all":
+        return SUMMARIES[how](values, digits)
+    if len(values) == 1:
+        return "never"
+    return f"{len(reached)}/{len(values)}" + (f": {SUMMARIES[how](reached, digits)}" if reached else "")
+
+
+def _mean(values: list[float], digits: int | None) -> str:
+    mean, half = interval(values)
+    if len(values) == 1:
+        return number(mean, digits)
+    if digits is None and not 0 < half < math.inf:
+        return f"{number(mean, None)} ± {half:.0f}"
+    if digits is None:  # as many as show two of the half-width's
+        digits = max(0, 1 - math.floor(math.log10(half)))
+    return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
+
+
+SUMMARIES: dict[str, Callable[[list, int | None], str]] = {
+    "mean": _mean,
+    "min": lambda values, digits: number(min(values), digits),
+    "max": lambda values, digits: number(max(values), digits),
+    "median": lambda values, digits: number(statistics.median(values), digits),
+    "all": lambda values, digits: ", ".join("never" if value is None else number(value, digits) for value in values),
+}
+
+
+def number(value: float, digits: int | None) -> str:
+    """A number with so many decimals; None means whole where it is whole or large, else four significant digits."""
+    if digits is None and (float(value).is_integer() or abs(value) >= 1000):
+        digits = 0
+    return f"{value:.4g}" if digits is None else f"{value:,.{digits}f}"
+
+
+def caption(rows: list[Row], columns: list[str], cells: list[Cell]) -> list[str]:
+    """What the numbers of a table are, and what is missing."""
+    lines = ["Mean ± half-width of its 95 % t-interval over runs that differ in seeds only; accuracies in percent."]
+    if any(None in row.values(column.partition(":")[0]) for row in rows for column in columns):
+        lines.append("`2/3: x`: two of three runs reached it, and x is over those two.")
+    if missing := [cell.name for cell in cells if not cell.finished]:
+        lines.append(f"{len(missing)} of {len(cells)} cells are not finished and not shown: {', '.join(missing)}.")
+    return lines
+
+
+def read_report(sweep: Sweep) -> dict:
+    """The report section with all its keys; `figure` becomes one of `figures`. `ConfigError` if it is off."""
+    if unknown := [key for key in sweep.report if key not in KEYS]:
+        raise ConfigError(f"report.{unknown[0]} is not known; there are {', '.join(KEYS)}")
+    columns, shown, labels = sweep.report.get("columns") or [], {}, mapping("labels", sweep.report.get("labels"))
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        raise ConfigError(f"report.columns={columns!r} is no list of metrics; write [NAME, NAME:min, ...]")
+    if "figure" in sweep.report:
+        shown["figure"] = mapping("figure", sweep.report["figure"])
+    for name, settings in mapping("figures", sweep.report.get("figures")).items():
+        shown[name] = mapping(name, settings)
+    return {"columns": columns, "figures": shown, "labels": Labels({str(k): str(v) for k, v in labels.items()})}
+
+
+def main(arguments: argparse.Namespace):
+    sweep = read_sweep(arguments.sweep, runs=arguments.runs)
+    wanted = read_report(sweep)
+    runs = [run for cell in sweep.cells if cell.finished for run in read_runs(cell)]
+    if not runs:
+        raise ConfigError(
+            f"no cell of {arguments.sweep} is finished; start python -m experiments.sweep {arguments.sweep}"
+        )
+    rows, labels = group(runs), wanted["labels"]
+    lines = [*table(rows, wanted["columns"], labels), "", *caption(rows, wanted["columns"], sweep.cells)]
+    drawn = {
+        name: figures.draw(name, {"title": sweep.title} | settings, rows, labels)
+        for name, settings in wanted["figures"].items()
+    }
+    out = arguments.out or RESULTS / sweep.name
+    write(out, sweep.title, lines, runs, drawn)
+    print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir()))]))
+
+
+def write(out: Path, title: str, lines: list[str], runs: list[Run], drawn: dict):
+    """table.md, cells.json and the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text("\n".join([f"# {title}", "", *lines, ""]), encoding="utf-8")
+    numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
+    (out / "cells.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    for name, figure in drawn.items():
+        figure.savefig(out / f"{name}.png", dpi=130)
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", help="a sweep file")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="its cells (default: runs/sweeps/NAME)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: experiments/results/NAME)")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except ConfigError as error:
+        print(f"experiments.report: {error}", file=sys.stderr)
+        sys.exit(2)

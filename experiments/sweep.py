@@ -1,0 +1,182 @@
+"""Many runs from one sweep file: every cell a process, finished ones skipped, failed ones marked.
+
+    python -m experiments.sweep configs/sweeps/fraction.yaml --status
+    python -m experiments.sweep configs/sweeps/fraction.yaml --jobs 2
+    python -m experiments.sweep configs/sweeps/fraction.yaml --only "recipe=ours,*" training.max_steps=500
+
+The same command goes on where an earlier one was stopped: failed and interrupted cells are run again, from their newest
+checkpoint if they have one. Ctrl-C stops the cells that run. Several sweeps of one file can share its cells.
+experiments/cells.py shows what a sweep file holds.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from tqdm import tqdm
+
+from config import ROOT
+from experiments.cells import Cell, check, describe, lock, read_sweep, refuse_changed
+from sections import ConfigError
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+POLL_SECONDS = 0.2
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", help="a sweep file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of every cell")
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="cells of such names; may be given again")
+    parser.add_argument("--status", action="store_true", help="show how far each cell is, and start nothing")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells to run at a time (default 1)")
+    return parser.parse_intermixed_args(words)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run or show the cells; returns 1 if any has failed."""
+    sweep = read_sweep(arguments.sweep, arguments.overrides)
+    cells = choose(sweep.cells, arguments.only or ["*"])
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs {arguments.jobs} is too small; give 1 or more")
+    if arguments.status:
+        print("\n".join(status(cells)))
+        return 0
+    check(sweep)
+    for cell in cells:
+        refuse_changed(cell)
+    run_cells([cell for cell in cells if not cell.finished], sweep.script, arguments.jobs)
+    states = Counter(cell.state.split()[0] for cell in cells)
+    print(", ".join(f"{count} {state}" for state, count in states.items()))
+    print(f"report   python -m experiments.report {arguments.sweep}")
+    return int(states["failed"] > 0)
+
+
+def choose(cells: list[Cell], patterns: list[str]) -> list[Cell]:
+    """The cells whose names match one of the patterns, as file names match in a shell."""
+    chosen = [cell for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in patterns)]
+    if not chosen:
+        names = ", ".join(cell.name for cell in cells[:4])
+        raise ConfigError(f"--only {' '.join(patterns)} matches no cell; there are {names}, ...")
+    return chosen
+
+
+def status(cells: list[Cell]) -> list[str]:
+    """A line a cell: name, state, minutes."""
+    width = max(len(cell.name) for cell in cells)
+    lines = [f"{cell.name:{width}}  {cell.state:14}{cell.minutes:8.1f}" for cell in cells]
+    return [f"{'cell':{width}}  {'state':14}{'minutes':>8}", *lines]
+
+
+def run_cells(cells: list[Cell], script: str, jobs: int):
+    """Run cells, `jobs` at a time, and record how each ended. An interrupt stops the running ones and is passed on."""
+    waiting, running = list(cells), {}
+    with tqdm(total=len(cells), unit="cell", smoothing=0, disable=None) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    if (process := start(cell, script, jobs)) is None:
+                        bar.write(f"{cell.name}: another process has it")
+                        bar.update()
+                    else:
+                        running[process] = cell
+                for process in [process for process in running if process.poll() is not None]:
+                    cell = running.pop(process)
+                    record_end(cell, process.returncode)
+                    bar.write(outcome(cell))
+                    bar.update()
+                bar.refresh()
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop(running)
+
+
+def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
+    """Start a cell, or go on with it if it has a folder; None if another process runs it or has just finished it."""
+    cell.folder.parent.mkdir(parents=True, exist_ok=True)
+    with cell.log.open("a", encoding="utf-8") as log:
+        if not lock(log) or cell.finished:
+            return None
+        goes_on = cell.folder.exists()
+        command = [script, cell.config, *cell.overrides, f"training.output_dir={cell.folder.relative_to(ROOT)}"]
+        command += ["training.resume_from_checkpoint=true"] if goes_on else []
+        record = describe(cell) | {
+            "command": shlex.join(["python", *command]),
+            "started": datetime.now().isoformat(timespec="seconds"),
+            "seconds": cell.record.get("seconds", 0) if goes_on else 0,
+            "exit_code": None,
+        }
+        cell.write_record(record)
+        print(f"\n$ {record['command']}", file=log, flush=True)
+        # In a session of its own, so that Ctrl-C comes to it once: from `stop`, as SIGTERM, on which it saves.
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment(jobs), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    cell.write_record(record | {"pid": process.pid})
+    return process
+
+
+def environment(jobs: int) -> dict[str, str]:
+    """The environment of a cell: the cores divided among `jobs`. What is set already stays."""
+    return {
+        "OMP_NUM_THREADS": str(max(1, CORES // jobs)),
+        # glibc otherwise gives large freed buffers back to the kernel at every step
+        "MALLOC_MMAP_THRESHOLD_": "1000000000",
+        "MALLOC_TRIM_THRESHOLD_": "2000000000",
+        "PYTHONUNBUFFERED": "1",
+        **os.environ,
+    }
+
+
+def record_end(cell: Cell, exit_code: int | None):
+    """Note how a cell's process ended; None where we have stopped it."""
+    record = cell.record
+    seconds = (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
+    cell.write_record(record | {"exit_code": exit_code, "seconds": record["seconds"] + seconds, "pid": None})
+
+
+def outcome(cell: Cell) -> str:
+    """One line about a cell that has ended; of a failed one also what it said last."""
+    line = f"{cell.state:12}  {cell.name}  {cell.minutes:.1f} minutes"
+    if cell.finished:
+        return line
+    said = cell.log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return f"{line}\n    {[*filter(str.strip, said)][-1].strip()}\n    {cell.log}"
+
+
+def stop(running: dict[subprocess.Popen, Cell]):
+    """Ask processes to save and end, and wait for them; a second interrupt kills them."""
+    if running:
+        print(f"\nstopping {len(running)} cells; Ctrl-C again kills them", file=sys.stderr)
+    for process in running:
+        process.terminate()
+    for process, cell in running.items():
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        record_end(cell, None)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main(parse_arguments()))
+    except ConfigError as error:
+        print(f"experiments.sweep: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

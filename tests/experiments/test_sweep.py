@@ -1,0 +1,176 @@
+"""A sweep end to end, with a script that writes what a run writes: skipped, failed, resumed, stopped, side by side."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from config import ROOT
+from experiments import cells, sweep
+from experiments.cells import read_sweep
+from sections import ConfigError
+
+# A run whose number of steps says what becomes of it: 13 fails, 99 waits to be stopped, 2 waits for another 2.
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+
+config, *overrides = sys.argv[1:]
+settings = dict(text.split("=", 1) for text in overrides)
+folder, steps = Path(settings["training.output_dir"]), settings["training.max_steps"]
+folder.mkdir(parents=True, exist_ok=True)
+print("config", config, "steps", steps)
+(folder / "begun").touch()
+if steps == "13" and not Path("mended").exists():
+    sys.exit("thirteen steps are not possible")
+if steps == "99" and "training.resume_from_checkpoint" not in settings:
+    time.sleep(60)
+if steps == "2":
+    deadline = time.time() + 20
+    while len(list(folder.parent.glob("*/begun"))) < 2 and time.time() < deadline:
+        time.sleep(0.01)
+    assert time.time() < deadline, "there is no second one"
+kept = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")}
+(folder / "metrics.json").write_text(json.dumps({"steps": int(steps), "settings": settings, **kept}))
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A stand-in for the repository: the script, a configuration, and sweeps over numbers of steps."""
+    for module in (cells, sweep):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    (tmp_path / "train_algorithmic.py").write_text(SCRIPT)
+    (tmp_path / "base.yaml").write_text("training: {max_steps: 5}\n")
+    return tmp_path
+
+
+def write_sweep(repository, *steps: int, settings: str = "{}") -> str:
+    path = repository / "s.yaml"
+    grid = f"grid: {{training.max_steps: {list(steps)}}}"
+    path.write_text(f"script: train_algorithmic.py\nconfig: base.yaml\nsettings: {settings}\n{grid}\n")
+    return str(path)
+
+
+def run(*words: str) -> int:
+    return sweep.main(sweep.parse_arguments(list(words)))
+
+
+def metrics(repository, steps: int) -> dict:
+    return json.loads((repository / "runs" / "sweeps" / "s" / f"max_steps={steps}" / "metrics.json").read_text())
+
+
+def states(path: str) -> list[str]:
+    return [cell.state for cell in read_sweep(path).cells]
+
+
+def test_failed_cells_are_marked_and_run_again_finished_ones_are_not(repository, capsys):
+    path = write_sweep(repository, 1, 13, 3)
+    assert run(path, "data.train_fraction=0.4") == 1
+    assert states(path) == ["finished", "failed (1)", "finished"]
+    printed = capsys.readouterr().out
+    assert "thirteen steps are not possible" in printed
+    assert f"python -m experiments.report {path}" in printed
+    _, failed, _ = read_sweep(path).cells
+    log = failed.log.read_text()
+    assert "$ python train_algorithmic.py base.yaml training.max_steps=13 data.train_fraction=0.4" in log
+    assert "config base.yaml steps 13" in log
+    assert failed.record["exit_code"] == 1
+
+    first = read_sweep(path).cells[0].folder / "metrics.json"
+    before = first.stat().st_mtime_ns
+    (repository / "mended").touch()
+    assert run(path, "data.train_fraction=0.4") == 0
+    assert states(path) == ["finished"] * 3
+    assert metrics(repository, 13)["settings"]["training.resume_from_checkpoint"] == "true"
+    assert "training.resume_from_checkpoint" not in metrics(repository, 1)["settings"]
+    assert metrics(repository, 1)["settings"]["training.output_dir"] == "runs/sweeps/s/max_steps=1"
+    assert first.stat().st_mtime_ns == before
+
+
+def test_nothing_starts_if_any_cell_is_off(repository):
+    path = write_sweep(repository, 1, -3, settings="{data.train_fraction: 2}")
+    with pytest.raises(ConfigError, match=r"the cell max_steps=1: data\.train_fraction=2"):
+        run(path, "--only", "max_steps=1")
+    assert not (repository / "runs").exists()
+
+
+def test_a_finished_cell_of_other_settings_is_refused(repository):
+    assert run(write_sweep(repository, 1)) == 0
+    with pytest.raises(ConfigError, match=r"data\.seed=\(unset\) \(now 4\); delete or rename"):
+        run(write_sweep(repository, 1, 3), "data.seed=4")
+    assert not (repository / "runs" / "sweeps" / "s" / "max_steps=3").exists()
+
+
+def test_only_some_and_their_status(repository, capsys):
+    path = write_sweep(repository, 1, 3, 13)
+    assert run(path, "--only", "*=1", "--only", "*=13") == 1
+    capsys.readouterr()
+    assert run(path, "--status") == 0
+    lines = [line.split()[:-1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["cell", "state"], ["max_steps=1", "finished"], ["max_steps=3", "pending"],
+                     ["max_steps=13", "failed", "(1)"]]  # fmt: skip
+    with pytest.raises(ConfigError, match="--only nothing matches no cell; there are max_steps=1"):
+        run(path, "--only", "nothing")
+
+
+def test_jobs_run_side_by_side_and_share_the_cores(repository, monkeypatch):
+    monkeypatch.setattr(sweep, "CORES", 5)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    path = repository / "s.yaml"
+    path.write_text(
+        "script: train_algorithmic.py\nconfig: base.yaml\n"
+        "settings: {training.max_steps: 2}\ncells: {one: {}, two: {}}\n"
+    )
+    assert run(str(path), "--jobs", "2") == 0
+    kept = json.loads((repository / "runs" / "sweeps" / "s" / "two" / "metrics.json").read_text())
+    assert (kept["OMP_NUM_THREADS"], kept["MALLOC_TRIM_THRESHOLD_"]) == ("2", "2000000000")
+    with pytest.raises(ConfigError, match="--jobs 0 is too small"):
+        run(str(path), "--jobs", "0")
+
+
+def test_the_environment_of_the_user_stays(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert sweep.environment(jobs=100)["OMP_NUM_THREADS"] == "7"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert sweep.environment(jobs=100)["OMP_NUM_THREADS"] == "1"
+
+
+def test_an_interrupt_stops_the_children_and_the_next_call_goes_on(repository, monkeypatch):
+    path = write_sweep(repository, 99, 1)
+    begun = repository / "runs" / "sweeps" / "s" / "max_steps=99" / "begun"
+
+    class Clock:
+        @staticmethod
+        def sleep(seconds):  # noqa: ARG004
+            if begun.exists():
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "time", Clock)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    assert states(path) == ["interrupted", "pending"]  # a child that lived on would hold its log: "running"
+    assert run(path) == 0
+    assert metrics(repository, 99)["settings"]["training.resume_from_checkpoint"] == "true"
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(repository, capsys):
+    path = write_sweep(repository, 1, 3)
+    cell = read_sweep(path).cells[0]
+    cell.folder.parent.mkdir(parents=True)
+    cell.write_record({"started": "2026-01-01T00:00:00"})
+    with cell.log.open("a") as log:
+        assert cells.lock(log)
+        assert run(path) == 0
+        assert states(path) == ["running", "finished"]
+    assert "max_steps=1: another process has it" in capsys.readouterr().out
+
+
+def test_a_mistake_on_the_command_line_is_a_sentence_and_code_2():
+    command = [sys.executable, "-m", "experiments.sweep", "nothing.yaml"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("experiments.sweep: there is no sweep file nothing.yaml;")

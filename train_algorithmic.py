@@ -1,0 +1,74 @@
+"""Train on equations such as a / b = c (mod 97), and watch generalisation come after memorisation: grokking.
+
+usage: python train_algorithmic.py CONFIG [--write-data] [section.key=value ...]
+
+    python train_algorithmic.py configs/algorithmic/fast.yaml
+    python train_algorithmic.py configs/algorithmic/paper.yaml data.operation=add training.seed=7
+    python train_algorithmic.py configs/algorithmic/fast.yaml "replicas.training.seed=[0,1,2]"
+
+Seeds, learning rates and other scalars listed in `replicas` are trained together, as one batch of models. The run
+folder (training.output_dir, by default runs/NAME) has metrics.jsonl, metrics.json, curves.png and experiment.yaml, and
+is itself the trained model; with replicas, each has such a folder in there. --write-data adds the equations as files.
+"""
+
+from config import load_experiment, run_script
+from sections import AlgorithmicExperiment
+
+
+def main(path: str, overrides: list[str]):
+    write_files = "--write-data" in overrides
+    given = [text for text in overrides if text != "--write-data"]
+    experiment = load_experiment(path, given, AlgorithmicExperiment)
+
+    from transformers import ProgressCallback
+    from transformers.utils.logging import disable_progress_bar
+
+    from data_prep.algorithmic import prepare_equations, write_data
+    from data_prep.collator import CausalLMCollator
+    from training import grokking, run
+    from training.algorithmic import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
+    from training.callbacks import MetricsFile
+    from training.hardware import describe_hardware, keep_freed_memory
+
+    keep_freed_memory()
+    grokking.refuse_unsupported(experiment)
+    checkpoint = run.checkpoint_to_resume(experiment)
+    folder = run.folder_of(experiment)
+    members = []
+    for one in experiment.replicated():
+        own = run.training_arguments(one)
+        members.append(Member.build(one, own, prepare_equations(one.data, own.seed)))
+    args = run.training_arguments(experiment)
+    hardware = describe_hardware(args)
+
+    disable_progress_bar()  # of each file that is written; the training's own stays
+    trainer = AlgorithmicTrainer(
+        members,
+        args=args,
+        data_collator=CausalLMCollator(members[0].equations.tokenizer.pad_token_id),
+        callbacks=[
+            MetricsFile(folder),
+            EvaluateLogSpaced(experiment.evaluation.evals_per_decade, args.max_steps),
+            *([StopWhenGrokked()] if experiment.evaluation.stop_when_grokked else []),
+        ],
+        peak_flops=hardware["peak_flops"],
+    )
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(grokking.AlgorithmicProgress())
+
+    run.refuse_finished(trainer, checkpoint)
+    if args.should_save:
+        settings = run.resolve(experiment, args, members[0].model.config)
+        run.write_provenance(settings, folder, hardware, resumed=checkpoint is not None)
+        if write_files:
+            for member in members:
+                write_data(member.equations, member.experiment.data, member.folder / "data")
+        print("\n".join(grokking.announcement(experiment, trainer, hardware)))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if args.should_save:
+        print("\n".join(grokking.keep(experiment, trainer)))
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main, AlgorithmicExperiment)

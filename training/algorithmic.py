@@ -1,0 +1,242 @@
+"""The Trainer for tables of equations: one model or many replicas, the loss on answers, all splits measured exactly.
+
+Shapes: R replicas, n rows of a split, B batch, T tokens of an equation, K positions of the answer.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+
+from modeling.accounting import training_flops
+from sections import AlgorithmicExperiment, ConfigError
+
+from .optimizers import build_optimizer
+from .replicas import Replicas
+from .run import model_config
+from .trainer import KindlingTrainer
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model to train, by itself or side by side with others: its experiment, complete in itself, and its parts.
+
+    `equations` are what `data_prep.algorithmic.prepare_equations` makes of the experiment's data.
+    """
+
+    experiment: AlgorithmicExperiment
+    args: TrainingArguments
+    equations: Any
+    model: nn.Module
+
+    @classmethod
+    def build(cls, experiment: AlgorithmicExperiment, args: TrainingArguments, equations) -> "Member":
+        """Start a model from its seed, with positions for the longest equation."""
+        config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
+        if config.max_position_embeddings < equations.length:
+            raise ConfigError(
+                f"model.max_position_embeddings={config.max_position_embeddings} is too small for equations of "
+                f"{equations.length} tokens; leave it out"
+            )
+        set_seed(args.seed)
+        return cls(experiment, args, equations, AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+
+    @property
+    def name(self) -> str:
+        """The replica's values; without replicas the experiment's name."""
+        return self.experiment.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model and all that is known of it go."""
+        return Path(self.experiment.training["output_dir"])
+
+
+def tabulate(
+    members: list[Member], collate: Callable
+) -> tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor | None]:
+    """The members' equations as tables by split, and the beginnings (P, t) that rows can share.
+
+    A table has `input_ids` and `labels` (R, n, T), and `beginning` (R, n), which of the beginnings a row has: what
+    comes before the second number. There are none (and all indices are 0) where that is not of one length, or where
+    dropout would tell rows apart. Attention masks are left out: causal models need none for padding on the right.
+    """
+    collated = [{split: collate(rows) for split, rows in member.equations.splits.items()} for member in members]
+    tables = {
+        split: {name: torch.stack([one[split][name] for one in collated]) for name in ("input_ids", "labels")}
+        for split in collated[0]
+    }
+    shared = 0 if _has_dropout(members[0].model.config) else members[0].equations.beginning_length
+    ids = [table["input_ids"] for table in tables.values()]
+    beginnings, which = torch.unique(
+        torch.cat([x[..., :shared].flatten(0, 1) for x in ids]), dim=0, return_inverse=True
+    )
+    for table, part in zip(tables.values(), which.split([x.shape[0] * x.shape[1] for x in ids]), strict=True):
+        table["beginning"] = part.view(table["input_ids"].shape[:2])
+    return tables, beginnings if shared else None
+
+
+def _has_dropout(config) -> bool:
+    return any((config.attention_dropout, config.hidden_dropout, config.embedding_dropout))
+
+
+class Batches(Dataset):
+    """Tables of equations (R, n, ...) in a new order each epoch, which is a function of (seed, epoch).
+
+    Each replica has its own order, that of its seed, so that it sees what it would see alone. An item is one row of
+    every replica; batches are selected whole, without a loop over rows.
+    """
+
+    def __init__(self, table: dict[str, torch.Tensor], seeds: Sequence[int]):
+        self.table = table
+        self.seeds = seeds
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int):
+        """Shuffle for an epoch; called by the data loader."""
+        orders = [np.random.default_rng([seed, epoch]).permutation(len(self)) for seed in self.seeds]
+        self.orders_Rn = torch.from_numpy(np.stack(orders))
+
+    def __len__(self) -> int:
+        return self.table["input_ids"].shape[1]
+
+    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
+        rows_RB = self.orders_Rn[:, positions]
+        replicas_R1 = torch.arange(len(rows_RB))[:, None]
+        return {name: tensor[replicas_R1, rows_RB] for name, tensor in self.table.items()}
+
+
+def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats of each row's answer, and whether every token of it is the model's first choice: both (R, B).
+
+    The last token is no input, for nothing is predicted from it, and only the last `length` positions have logits.
+    """
+    labels_RBK = table["labels"][..., -length:]
+    logits_RBKV = model(table["input_ids"][..., :-1], table["beginning"], logits_to_keep=length)
+    nats = nn.functional.cross_entropy(logits_RBKV.flatten(0, -2).float(), labels_RBK.flatten(), reduction="none")
+    right_RBK = (logits_RBKV.argmax(-1) == labels_RBK) | (labels_RBK == -100)
+    return nats.view_as(labels_RBK).sum(-1), right_RBK.all(-1)
+
+
+class AlgorithmicTrainer(KindlingTrainer):
+    """A Trainer of `Replicas` on tables of equations; a single model is one replica.
+
+    `data_collator` is applied once, to whole splits; each batch is a selection of rows. An evaluation logs a row a
+    replica: loss (nats a target) and accuracy (share of whole answers that are right) of every split, and the norm of
+    all weights.
+    """
+
+    def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
+        self.members = members
+        self.answer_length = members[0].equations.answer_length
+        self.splits, beginnings = tabulate(members, data_collator)
+        train_set = Batches(self.splits["train"], [member.args.seed for member in members])
+        args.per_device_train_batch_size = min(args.per_device_train_batch_size, len(train_set))
+        super().__init__(
+            model=Replicas([member.model for member in members], beginnings),
+            args=args,
+            train_dataset=train_set,
+            data_collator=dict,
+            text_bytes=None,
+            make_optimizer=lambda: build_optimizer([(m.model, m.args, m.experiment.optimizer) for m in members]),
+            **kwargs,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002
+        """Mean over each replica's targets, summed over replicas: no replica's gradient feels the others."""
+        nats_RB, _ = answers(model, inputs, self.answer_length)
+        targets_R = (inputs["labels"] != -100).sum((-2, -1))
+        return (nats_RB.sum(-1) / targets_R).sum()
+
+    def evaluate(self, *args, **kwargs):  # noqa: ARG002
+        """Measure every split of every replica, exactly; log and return a row a replica."""
+        started = time.perf_counter()
+        rows = self._measure_splits()
+        for row in rows:
+            self.log(row)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, rows)
+        self._evaluation_seconds += time.perf_counter() - started
+        return rows[0]
+
+    def _measure_splits(self) -> list[dict]:
+        self.model.eval()
+        values = {}
+        for name, table in self.splits.items():
+            nats, right = zip(*map(self._answers_of, self._chunks(table)), strict=True)
+            targets_R = (table["labels"] != -100).sum((-2, -1))
+            values[f"{name}_loss"] = torch.cat(nats, dim=-1).sum(-1) / targets_R
+            values[f"{name}_accuracy"] = torch.cat(right, dim=-1).double().mean(-1)
+        values["weight_norm"] = torch.stack([_weight_norm(member.model) for member in self.members])
+        columns = {name: tensor.tolist() for name, tensor in values.items()}
+        return [
+            {"replica": member.name} | {name: column[i] for name, column in columns.items()}
+            for i, member in enumerate(self.members)
+        ]
+
+    def _chunks(self, table: dict[str, torch.Tensor]) -> list[dict]:
+        parts = {name: tensor.split(self.args.eval_batch_size, dim=1) for name, tensor in table.items()}
+        return [dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True)]
+
+    def _answers_of(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            nats, right = answers(self.model, self._prepare_inputs(inputs), self.answer_length)
+        return nats.cpu(), right.cpu()
+
+    def log(self, logs, start_time=None):
+        """Log a mean over replicas where there is one number for all of them."""
+        if "loss" in logs:
+            logs["loss"] /= len(self.members)
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs) -> int:
+        """FLOPs of a step as the models define it, each row computed whole; the last token is no input."""
+        replicas, batch, length = inputs["input_ids"].shape
+        return replicas * training_flops(self.model.config, length - 1, batch)
+
+    def _clip_grad_norm(self, model):  # noqa: ARG002
+        """Clip each replica's gradient by its own norm; return the largest."""
+        limit = self.args.max_grad_norm
+        return max(nn.utils.clip_grad_norm_(member.model.parameters(), limit) for member in self.members)
+
+    def _get_grad_norm(self, model, grad_norm=None):  # noqa: ARG002
+        return grad_norm  # the stock method would clip at infinity just to have a number to log
+
+
+def _weight_norm(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([parameter.detach() for parameter in model.parameters()]).cpu()
+
+
+def log_spaced(per_decade: int, last: int) -> set[int]:
+    """Steps 1 to `last` that are evenly spaced on a log axis, `per_decade` a factor of ten, and `last` itself."""
+    count = int(per_decade * np.log10(last)) + 1
+    return {round(10 ** (i / per_decade)) for i in range(count)} | {last}
+
+
+class EvaluateLogSpaced(TrainerCallback):
+    """Evaluate at log-spaced steps, besides those of `eval_steps`."""
+
+    def __init__(self, per_decade: int, last: int):
+        self.steps = log_spaced(per_decade, last)
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.global_step in self.steps:
+            control.should_evaluate = True
+
+
+class StopWhenGrokked(TrainerCallback):
+    """Stop once the test accuracy of every replica was at least 99 % at three evaluations in a row."""
+
+    def __init__(self):
+        self.in_a_row = 0
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
+        grokked = all(row["test_accuracy"] >= 0.99 for row in metrics)
+        self.in_a_row = self.in_a_row + 1 if grokked else 0
+        control.should_training_stop |= self.in_a_row >= 3

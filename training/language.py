@@ -1,0 +1,86 @@
+"""A run on text: what its validation is compared with, what it announces, what it came to."""
+
+from pathlib import Path
+
+from transformers import Trainer
+
+from modeling.accounting import embedding_parameters, parameters, training_flops
+from sections import LanguageExperiment
+
+from .run import batch_size, folder_of, total_steps
+
+SPEEDS = ("runtime", "per_second")
+
+
+def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
+    """The bytes and the floor of the validation text, or None for both where some of it carries no loss.
+
+    Nats of masked examples are not those of the whole text.
+    """
+    data, validation = experiment.data, prepared.info["validation"]
+    if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
+        return None, None
+    return validation.text_bytes, validation.floor(validation_set.targets)
+
+
+def final_metrics(trainer: Trainer, prepared, floor) -> dict:
+    """The run's final numbers; evaluates once more if the weights at the end were not evaluated."""
+    if trainer.args.load_best_model_at_end or not any(
+        row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
+    ):
+        trainer.evaluate()
+    last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
+    validation, train = prepared.info["validation"], prepared.info["train"]
+    metrics = {key: last[key] for key in last if key.startswith("eval_") and not key.endswith(SPEEDS)}
+    return metrics | {
+        "floor_loss": floor and floor.loss,
+        "floor_bits_per_byte": floor and floor.bits_per_byte,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "tokens": trainer.state.num_input_tokens_seen,
+        "train_tokens": train.tokens,
+        "validation_documents": validation.documents,
+        "total_flos": trainer.state.total_flos,
+        "seconds": last["seconds"],
+        "vocabulary": len(prepared.tokenizer),
+    }
+
+
+def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
+    """What the run is about to do, in lines of numbers."""
+    config, batch, steps = trainer.model.config, batch_size(trainer.args), total_steps(trainer)
+    info = prepared.info
+    # On average: documents differ in length.
+    examples, tokens = len(trainer.train_dataset), info["train"].tokens
+    targets = round(batch * trainer.train_dataset.targets / examples)
+    flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
+    total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    return [
+        f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
+        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
+        f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
+        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
+        f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
+        f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
+        f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
+        f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
+        f"run folder  {folder_of(experiment)}",
+    ]
+
+
+def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
+    """What came out: the loss against its floor, a sample, and what to do next."""
+    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
+    if "eval_bits_per_byte" in metrics:
+        floor = metrics["floor_bits_per_byte"]
+        against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
+        lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
+    return [
+        *lines,
+        f"time        {metrics['seconds'] / 60:.1f} minutes",
+        f"curves      {folder / 'curves.png'}",
+        "",
+        *sample.splitlines(),
+        "",
+        f"prompt it   python generate.py {folder}",
+    ]

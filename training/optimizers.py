@@ -1,0 +1,138 @@
+"""Muon for matrices beside AdamW for the rest, and Grokfast's filter; for one model or for many at once."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from transformers import TrainingArguments
+
+from sections import OptimizerSection
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised: each update of a matrix is the nearest semi-orthogonal one (Jordan et al., 2024).
+
+    Takes matrices only, `(rows, columns)` as `nn.Linear` has them; `lr` is scaled by `sqrt(max(1, rows / columns))`,
+    weight decay is decoupled, momentum is Nesterov's: what `torch.optim.Muon` computes. Matrices of one shape are
+    orthogonalised together, of whichever layer or model they are, which is several times faster; `dtype` is the
+    precision of that.
+    """
+
+    def __init__(self, params, lr: float, weight_decay: float, momentum: float = 0.95, dtype=torch.bfloat16):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):  # noqa: ARG002
+        by_shape = {}
+        for group in self.param_groups:
+            for weight in group["params"]:
+                by_shape.setdefault(weight.shape, []).append((weight, group))
+        for (rows, columns), members in by_shape.items():
+            updates = torch.stack([self._momentum(weight, group) for weight, group in members])
+            updates = orthogonalize(updates, self.dtype).to(members[0][0].dtype)
+            for (weight, group), update in zip(members, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+
+    def _momentum(self, weight, group) -> torch.Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+        return weight.grad.lerp(buffer, group["momentum"])
+
+
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Move the singular values of matrices (batch, rows, columns) close to 1: five steps of Newton and Schulz.
+
+    The quintic's coefficients are Jordan's: quick rather than exact, singular values come out between 0.7 and 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.to(dtype)
+    if tall := x.size(-2) > x.size(-1):
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Grokfast(Optimizer):
+    """Amplify the slow part of the gradients (Lee et al., 2024): to each gradient add `lamb` x its running mean.
+
+    Changes gradients, not weights: it steps before the optimiser that uses them.
+    """
+
+    def __init__(self, params, alpha: float, lamb: float):
+        super().__init__(params, {"lr": 0.0, "alpha": alpha, "lamb": lamb})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # noqa: ARG002
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if "mean" not in state:
+                    state["mean"] = weight.grad.clone()
+                else:
+                    state["mean"].lerp_(weight.grad, 1 - group["alpha"])
+                weight.grad.add_(state["mean"], alpha=group["lamb"])
+
+
+class Chain(Optimizer):
+    """Optimisers that step one after the other, as one: a schedule reaches the groups of all of them."""
+
+    def __init__(self, optimizers: list[Optimizer]):
+        self.optimizers = optimizers
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+
+    def step(self, closure=None):  # noqa: ARG002
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict):
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerSection]]) -> Optimizer:
+    """One optimiser for models that are trained side by side, each with settings of its own.
+
+    AdamW as in the Trainer's arguments, decaying matrices only; with `kind: muon` the matrices inside the blocks are
+    Muon's, orthogonalised in the precision of training.
+    """
+    muon, adamw, grokfast = [], [], []
+    for model, args, section in trained:
+        matrices, rest = _split_parameters(model) if section.kind == "muon" else ([], list(model.parameters()))
+        scale = {"weight_decay": section.muon_weight_decay, "momentum": section.muon_momentum}
+        muon += [{"params": matrices, "lr": section.muon_learning_rate} | scale] if matrices else []
+        adamw += _adamw_groups(rest, args)
+        if section.grokfast_lambda:
+            filtered = {"alpha": section.grokfast_alpha, "lamb": section.grokfast_lambda}
+            grokfast.append({"params": list(model.parameters())} | filtered)
+    args = trained[0][1]
+    chain = [Grokfast(grokfast, alpha=0.0, lamb=0.0)] if grokfast else []
+    if muon:
+        chain.append(Muon(muon, lr=0.0, weight_decay=0.0, dtype=torch.bfloat16 if args.bf16 else torch.float32))
+    return Chain([*chain, AdamW(adamw, fused=True)])
+
+
+def _split_parameters(model: nn.Module) -> tuple[list, list]:
+    """The matrices inside the blocks, and everything else: embeddings, norms, biases, head."""
+    named = list(model.named_parameters())
+    inside = [".layers." in name and parameter.ndim == 2 for name, parameter in named]
+    return tuple([p for (_, p), matrix in zip(named, inside, strict=True) if matrix is side] for side in (True, False))
+
+
+def _adamw_groups(parameters: list, args: TrainingArguments) -> list[dict]:
+    settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+    kept = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [settings | {"params": decayed, "weight_decay": args.weight_decay}]
+    return groups + ([settings | {"params": kept, "weight_decay": 0.0}] if kept else [])
