@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling.accounting import training_flops
 from sections import AlgorithmicExperiment, ConfigError
@@ -74,13 +76,15 @@ def tabulate(
         for split in collated[0]
     }
     shared = 0 if _has_dropout(members[0].model.config) else members[0].equations.beginning_length
-    ids = [table["input_ids"] for table in tables.values()]
-    beginnings, which = torch.unique(
-        torch.cat([x[..., :shared].flatten(0, 1) for x in ids]), dim=0, return_inverse=True
-    )
-    for table, part in zip(tables.values(), which.split([x.shape[0] * x.shape[1] for x in ids]), strict=True):
-        table["beginning"] = part.view(table["input_ids"].shape[:2])
-    return tables, beginnings if shared else None
+    if not shared:
+        for table in tables.values():
+            table["beginning"] = torch.zeros(table["input_ids"].shape[:2], dtype=torch.int64)
+        return tables, None
+    starts = [table["input_ids"][..., :shared] for table in tables.values()]
+    beginnings, which = torch.unique(torch.cat([x.flatten(0, 1) for x in starts]), dim=0, return_inverse=True)
+    for table, rows in zip(tables.values(), which.split([x.shape[0] * x.shape[1] for x in starts]), strict=True):
+        table["beginning"] = rows.view(table["input_ids"].shape[:2])
+    return tables, beginnings
 
 
 def _has_dropout(config) -> bool:
@@ -144,6 +148,7 @@ class AlgorithmicTrainer(KindlingTrainer):
             args=args,
             train_dataset=train_set,
             data_collator=dict,
+            processing_class=members[0].equations.tokenizer,
             text_bytes=None,
             make_optimizer=lambda: build_optimizer([(m.model, m.args, m.experiment.optimizer) for m in members]),
             **kwargs,
@@ -188,6 +193,21 @@ class AlgorithmicTrainer(KindlingTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             nats, right = answers(self.model, self._prepare_inputs(inputs), self.answer_length)
         return nats.cpu(), right.cpu()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):  # noqa: ARG002
+        """Save each model as a checkpoint of its own: in a folder of its name, or right here if it is the only one."""
+        for model, folder in self._folders(output_dir or self.args.output_dir):
+            model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):  # noqa: ARG002
+        for one, folder in self._folders(resume_from_checkpoint):
+            load_model(one, folder / SAFE_WEIGHTS_NAME)
+
+    def _folders(self, parent: str) -> list[tuple[nn.Module, Path]]:
+        if len(self.members) == 1:
+            return [(self.members[0].model, Path(parent))]
+        return [(member.model, Path(parent) / member.name) for member in self.members]
 
     def log(self, logs, start_time=None):
         """Log a mean over replicas where there is one number for all of them."""

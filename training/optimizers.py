@@ -82,21 +82,25 @@ class Grokfast(Optimizer):
 
 
 class Chain(Optimizer):
-    """Optimisers that step one after the other, as one: a schedule reaches the groups of all of them."""
+    """Optimisers of different weights, as one: a schedule reaches the groups of all of them.
 
-    def __init__(self, optimizers: list[Optimizer]):
+    `gradient_filter`, if there is one, steps before them; it has no learning rate to schedule.
+    """
+
+    def __init__(self, optimizers: list[Optimizer], gradient_filter: Optimizer | None = None):
         self.optimizers = optimizers
+        self.steps = [gradient_filter, *optimizers] if gradient_filter else optimizers
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
 
     def step(self, closure=None):  # noqa: ARG002
-        for optimizer in self.optimizers:
+        for optimizer in self.steps:
             optimizer.step()
 
     def state_dict(self) -> dict:
-        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        return {"steps": [optimizer.state_dict() for optimizer in self.steps]}
 
     def load_state_dict(self, state_dict: dict):
-        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+        for optimizer, state in zip(self.steps, state_dict["steps"], strict=True):
             optimizer.load_state_dict(state)
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
@@ -116,11 +120,11 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
         if section.grokfast_lambda:
             filtered = {"alpha": section.grokfast_alpha, "lamb": section.grokfast_lambda}
             grokfast.append({"params": list(model.parameters())} | filtered)
-    args = trained[0][1]
-    chain = [Grokfast(grokfast, alpha=0.0, lamb=0.0)] if grokfast else []
+    optimizers = [AdamW(adamw, fused=True)]
     if muon:
-        chain.append(Muon(muon, lr=0.0, weight_decay=0.0, dtype=torch.bfloat16 if args.bf16 else torch.float32))
-    return Chain([*chain, AdamW(adamw, fused=True)])
+        dtype = torch.bfloat16 if trained[0][1].bf16 else torch.float32
+        optimizers.insert(0, Muon(muon, lr=0.0, weight_decay=0.0, dtype=dtype))
+    return Chain(optimizers, Grokfast(grokfast, alpha=0.0, lamb=0.0) if grokfast else None)
 
 
 def _split_parameters(model: nn.Module) -> tuple[list, list]:

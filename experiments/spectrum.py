@@ -1,0 +1,318 @@
+"""A look inside a grokked model: the Fourier spectrum of its number embeddings before and after it generalises.
+
+    python -m experiments.spectrum RUN [--out FILE.png]
+
+RUN is the folder of a single model that train_algorithmic.py has trained with data.tokens=numbers and
+training.save_strategy=steps. The picture, by default RUN/spectrum.png, has the spectrum at up to four steps, and how
+accuracy and sparsity went; a file of the same name in .json has the numbers.
+
+A model that has found the rule of addition modulo p places its numbers on a few circles: their embeddings are cosines
+and sines of a handful of frequencies, where a random embedding has all of them alike (Nanda et al. 2023, "Progress
+measures for grokking via mechanistic interpretability"). In other groups, characters of the group take the place of
+cosines (Chughtai et al. 2023, "A toy model of universality").
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from experiments.figures import GREY, PALETTE, TEST, TRAIN
+from sections import ConfigError
+
+TOP = 5
+EMBEDDING = "model.embed_tokens.weight"
+FILES = ("experiment.yaml", "metrics.json", "metrics.jsonl", "tokenizer.json", "model.safetensors")
+SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
+
+
+def natural(p: int) -> list[int]:
+    """0 to p - 1, each one more than the last: the additive group modulo p, which is cyclic."""
+    return list(range(p))
+
+
+def by_logarithm(p: int) -> list[int]:
+    """1 to p - 1, each g times the last, g the smallest primitive root of the prime p: the multiplicative group.
+
+    In this order of discrete logarithms its characters are cosines and sines, as those of the additive group are in
+    the natural one. Another root would give the frequencies other names, and the same powers.
+    """
+    for g in itertools.count(1):
+        powers = list(itertools.accumulate(range(p - 2), lambda power, _: power * g % p, initial=1))  # noqa: B023
+        if len(set(powers)) == p - 1:
+            return powers
+
+
+# The order in which an operation's group makes circles of its numbers
+ORDERS: dict[str, Callable[[int], list[int]]] = {
+    "add": natural,
+    "subtract": natural,
+    "quadratic": natural,
+    "multiply": by_logarithm,
+    "divide": by_logarithm,
+}
+
+
+def spectrum(rows_nD: np.ndarray) -> np.ndarray:
+    """Shares (n // 2) of the power of n embeddings of D dimensions at the frequencies 1 to n // 2; their sum is 1.
+
+    The power at a frequency k is the squared norm, over dimensions, of the discrete Fourier transform along the
+    embeddings, their mean removed. It counts k and n - k, which are conjugate, so none of the power is left out.
+    """
+    n = len(rows_nD)
+    waves_kD = np.fft.rfft(rows_nD - rows_nD.mean(0), axis=0)[1:]
+    both_k = np.where(2 * np.arange(1, n // 2 + 1) == n, 1, 2)  # n / 2 is its own conjugate
+    power_k = both_k * (np.abs(waves_kD) ** 2).sum(1)
+    return power_k / power_k.sum()
+
+
+def gini(shares: np.ndarray) -> float:
+    """How unequal shares are: 0 if they are all alike, 1 - 1/n if one of n has everything."""
+    n = len(shares)
+    return float(2 * (np.arange(1, n + 1) @ np.sort(shares)) / (n * shares.sum()) - (n + 1) / n)
+
+
+@dataclass(frozen=True)
+class Look:
+    """The number embeddings at one step, with the accuracies of the evaluation nearest to it."""
+
+    step: int
+    train_accuracy: float
+    test_accuracy: float
+    shares: np.ndarray
+    """Of the power at each frequency, from 1 on."""
+
+    @property
+    def strongest(self) -> list[int]:
+        """The frequencies of most power, the strongest first."""
+        return (1 + np.argsort(-self.shares, kind="stable")[:TOP]).tolist()
+
+    @property
+    def top_share(self) -> float:
+        """What the strongest hold of all power; for random embeddings a little above `Run.random_share`."""
+        return float(np.sort(self.shares)[-TOP:].sum())
+
+    def as_dict(self) -> dict:
+        """Its numbers, but for the shares."""
+        accuracies = {"train_accuracy": self.train_accuracy, "test_accuracy": self.test_accuracy}
+        sparsity = {"top_share": round(self.top_share, 5), "gini": round(gini(self.shares), 5)}
+        return {"step": self.step} | accuracies | sparsity | {"frequencies": self.strongest}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model: its task, its evaluations, and a look at each of its steps that were kept."""
+
+    operation: str
+    order: list[int]
+    """The numbers as the spectrum takes them."""
+    modulus: int
+    evaluations: list[dict]
+    looks: list[Look]
+    shown: list[Look]
+    """Those that get a panel."""
+
+    @property
+    def random_share(self) -> float:
+        """What `TOP` frequencies hold of embeddings that have all frequencies alike."""
+        return TOP / len(self.looks[0].shares)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder; `ConfigError` if there is nothing in it to look at."""
+    operation = find_operation(folder)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
+    order = ORDERS[operation](modulus)
+    if len(order) // 2 <= TOP:
+        raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; take a prime from 13 on")
+    ids = [tokenizer.token_to_id(str(number)) for number in order]
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    evaluations = [row for row in map(json.loads, lines) if "test_accuracy" in row]
+    files = weights(folder, metrics["steps"])
+    looks = [look(step, file, ids, evaluations) for step, file in files.items()]
+    steps = choose([*files], metrics["steps_to_fit"], metrics["steps_to_grok"])
+    shown = [one for one in looks if one.step in steps]
+    return Run(operation, order, modulus, evaluations, looks, shown)
+
+
+def find_operation(folder: Path) -> str:
+    """What a finished run of one model was trained on, if it has a spectrum; else `ConfigError`."""
+    if not (folder / FILES[0]).is_file():
+        raise ConfigError(f"{folder} has no {FILES[0]}; give the folder of a run of train_algorithmic.py")
+    data = yaml.safe_load((folder / FILES[0]).read_text(encoding="utf-8")).get("data", {})
+    if "operation" not in data:
+        raise ConfigError(f"{folder} has no data.operation in its {FILES[0]}; give a run of train_algorithmic.py")
+    if data["operation"] not in ORDERS:
+        raise ConfigError(
+            f"data.operation={data['operation']} of {folder} is of no group that is known to be cyclic, so its numbers "
+            f"have no frequencies; give a run on {', '.join(ORDERS)}"
+        )
+    if data["tokens"] != "numbers":
+        raise ConfigError(
+            f"data.tokens={data['tokens']} of {folder} spells numbers in digits, so no number has an embedding of its "
+            "own; give a run with data.tokens=numbers"
+        )
+    metrics = folder / FILES[1]
+    if metrics.is_file() and "replicas" in json.loads(metrics.read_text(encoding="utf-8")):
+        raise ConfigError(f"{folder} is a run of replicas; train a single model, without `replicas`, and {SAVING}")
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise ConfigError(f"{folder} is not finished, it has no {missing[0]}; let train_algorithmic.py end its steps")
+    return data["operation"]
+
+
+def weights(folder: Path, last: int) -> dict[int, Path]:
+    """The files with the weights of each step, in order: those of checkpoints and, for the `last` step, the run's."""
+    files = {int(path.parent.name.split("-")[1]): path for path in folder.glob("checkpoint-*/model.safetensors")}
+    files[last] = folder / "model.safetensors"
+    if len(files) == 1:
+        raise ConfigError(f"{folder} has weights of step {last} alone; train a single model again with {SAVING}")
+    return dict(sorted(files.items()))
+
+
+def look(step: int, file: Path, ids: list[int], evaluations: list[dict]) -> Look:
+    """Look at the embeddings of tokens, in the order of `ids`, in a file of weights."""
+    rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"{file} has embeddings that are not finite, so the run diverged; lower its learning rate")
+    nearest = min(evaluations, key=lambda row: abs(row["step"] - step))
+    return Look(step, nearest["train_accuracy"], nearest["test_accuracy"], spectrum(rows))
+
+
+def choose(steps: list[int], fit: int | None, grok: int | None) -> set[int]:
+    """Up to four steps to show: the first, the first that has fitted, one halfway from there to grokking, the last.
+
+    Halfway is on a log axis, between `fit` and `grok`; without them it is between the first and the last step.
+    """
+    first, last = steps[0], steps[-1]
+    halfway = math.sqrt((fit or first) * (grok or last))
+    fitted = next((step for step in steps if step >= (fit or first)), last)
+    between = sorted((s for s in steps if fitted < s < last), key=lambda s: abs(math.log(s / halfway)))
+    return {first, fitted, *between[:1], last}
+
+
+def draw(run: Run) -> Figure:
+    """The spectra shown, one beneath the other, and below them accuracies and sparsity against steps."""
+    count = len(run.shown)
+    figure = Figure(figsize=(9, 1.5 * count + 3.4), layout="constrained")
+    grid = figure.add_gridspec(count + 1, 1, height_ratios=[1] * count + [1.7])
+    panels = [figure.add_subplot(grid[0])]
+    panels += [figure.add_subplot(grid[i], sharex=panels[0], sharey=panels[0]) for i in range(1, count)]
+    top = 100 * max(one.shares.max() for one in run.shown)
+    panels[0].set(xlim=(0, len(run.shown[0].shares) + 1), ylim=(0, 1.25 * top))
+    for axes, one in zip(panels, run.shown, strict=True):
+        _spectrum(axes, one, top)
+        axes.tick_params(labelbottom=axes is panels[-1])
+    panels[-1].set_xlabel(f"frequency along the numbers {', '.join(map(str, run.order[:4]))}, ... (modulo {run.modulus})")
+    _history(figure.add_subplot(grid[count]), run)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Fourier spectrum of the number embeddings: {run.operation} modulo {run.modulus}")
+    return figure
+
+
+def _spectrum(axes: Axes, one: Look, top: float):
+    """A bar a frequency, the strongest in colour and with their names."""
+    frequencies = range(1, len(one.shares) + 1)
+    colors = [PALETTE[0] if k in one.strongest else "0.75" for k in frequencies]
+    axes.bar(frequencies, 100 * one.shares, width=0.8, color=colors)
+    axes.set_title(
+        f"step {one.step:,}: train {one.train_accuracy:.1%}, test {one.test_accuracy:.1%}; "
+        f"strongest {TOP} have {one.top_share:.0%}",
+        fontsize=10,
+        loc="left",
+    )
+    axes.set_ylabel("power (%)")
+    wide, high = 0.024 * len(one.shares), 0.15 * top  # the room of a name
+    places = {}
+    for k in reversed(one.strongest):
+        height = 100 * one.shares[k - 1]
+        for other in sorted((y for x, y in places.items() if abs(x - k) < wide)):
+            height = other + high if abs(height - other) < high else height  # taken: go higher
+        places[k] = height
+        outline = [withStroke(linewidth=2, foreground="white")]
+        axes.annotate(
+            str(k), (k, height), (0, 1.5), textcoords="offset points", ha="center", fontsize=8, path_effects=outline
+        )
+    axes.set_ylim(top=max(axes.get_ylim()[1], max(places.values()) + high))
+
+
+def _history(axes: Axes, run: Run):
+    """Accuracies of all evaluations, and the share of the strongest frequencies at all steps that were kept."""
+    steps = [row["step"] for row in run.evaluations]
+    for split, color, style in (("train", TRAIN, (0, (4, 2))), ("test", TEST, "-")):
+        accuracies = [100 * row[f"{split}_accuracy"] for row in run.evaluations]
+        axes.plot(steps, accuracies, color=color, ls=style, lw=1.8, label=f"{split} accuracy")
+    shares = [100 * one.top_share for one in run.looks]
+    axes.plot(
+        [one.step for one in run.looks], shares, "o-", color=PALETTE[0], ms=4, lw=1.5,
+        label=f"power at the {TOP} strongest frequencies",
+    )  # fmt: skip
+    axes.axhline(100 * run.random_share, color=PALETTE[0], ls=":", lw=1.2, label=f"any {TOP} of a random embedding")
+    for one in run.shown:
+        axes.axvline(one.step, color=GREY, lw=0.8, zorder=0)
+    axes.set(xscale="log", xlabel="steps (vertical lines: the spectra above)", ylabel="%", ylim=(-3, 103))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(steps) < 2000 else (1,), numticks=20))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def table(run: Run) -> list[str]:
+    """A line for each step that was kept."""
+    lines = [f"{'step':>8}{'train':>9}{'test':>9}{f'top {TOP}':>9}{'Gini':>7}  frequencies"]
+    for one in run.looks:
+        frequencies = " ".join(f"{k:3}" for k in one.strongest)
+        shares = f"{one.train_accuracy:>9.2%}{one.test_accuracy:>9.2%}{one.top_share:>9.1%}{gini(one.shares):>7.2f}"
+        lines.append(f"{one.step:>8,}{shares}  {frequencies}")
+    return [*lines, f"(a random embedding has about {run.random_share:.0%} at its {TOP} strongest frequencies)"]
+
+
+def main(arguments: argparse.Namespace):
+    picture = arguments.out or arguments.run / "spectrum.png"
+    if picture.suffix != ".png":
+        raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
+    run = read_run(arguments.run)
+    numbers = {
+        "operation": run.operation,
+        "modulus": run.modulus,
+        "order": ORDERS[run.operation].__name__,
+        "random_share": round(run.random_share, 5),
+        "looks": [one.as_dict() for one in run.looks],
+        "shares": {one.step: one.shares.round(6).tolist() for one in run.shown},
+    }
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(run).savefig(picture, dpi=130)
+    picture.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    print("\n".join([*table(run), "", f"written  {picture}", f"written  {picture.with_suffix('.json')}"]))
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.spectrum", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="the picture (default: RUN/spectrum.png)")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except ConfigError as error:
+        print(f"experiments.spectrum: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,236 @@
+"""Replicas train as they would alone, what is measured is what the models say, and a resumed run is the same run."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, set_seed
+
+import modeling  # noqa: F401
+from data_prep.algorithmic import prepare_equations
+from data_prep.collator import CausalLMCollator
+from sections import ALGORITHMIC_TRAINING, AlgorithmicExperiment, EquationsSection, EvaluationSection, OptimizerSection
+from training.algorithmic import AlgorithmicTrainer, Batches, EvaluateLogSpaced, Member, log_spaced
+from training.run import training_arguments
+
+
+@pytest.fixture
+def make_experiment(tmp_path):
+    def make(replicas=None, data=None, model=None, optimizer=None, **training):
+        sizes = {"type": "kindling_gpt", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        quick = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "bf16": False, "max_steps": 50, "seed": 0}
+        quick |= {"per_device_train_batch_size": 32, "learning_rate": 3e-3, "disable_tqdm": True}
+        return AlgorithmicExperiment(
+            name="task",
+            model=sizes | (model or {}),
+            data=EquationsSection(**{"operation": "add", "modulus": 11, "train_fraction": 0.6} | (data or {})),
+            training=ALGORITHMIC_TRAINING | quick | training,
+            optimizer=OptimizerSection(**optimizer or {}),
+            evaluation=EvaluationSection(),
+            replicas=replicas or {},
+        )
+
+    return make
+
+
+def make_trainer(experiment, callbacks=()):
+    members = []
+    for one in experiment.replicated():
+        args = training_arguments(one)
+        members.append(Member.build(one, args, prepare_equations(one.data, args.seed)))
+    collate = CausalLMCollator(members[0].equations.tokenizer.pad_token_id)
+    args = training_arguments(experiment)
+    return AlgorithmicTrainer(members, args=args, data_collator=collate, callbacks=list(callbacks), peak_flops=1e9)
+
+
+def evaluations(trainer, name):
+    return [row for row in trainer.state.log_history if row.get("replica") == name]
+
+
+REPLICAS = {"training": {"seed": [3, 4], "learning_rate": [1e-3, 4e-3], "weight_decay": [0.0, 2.0]}}
+MUON = {"optimizer": {"muon_learning_rate": [0.01, 0.04], "muon_weight_decay": [0.0, 0.5]}, "training": {"seed": [5]}}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "settings"),
+    [
+        (REPLICAS, {}),
+        (REPLICAS, {"max_grad_norm": 0.5, "data": {"tokens": "characters"}}),
+        (REPLICAS, {"data": {"tokens": "padded", "validation_fraction": 0.2}, "model": {"tie_word_embeddings": False}}),
+        (MUON, {"optimizer": {"kind": "muon"}, "lr_scheduler_type": "linear"}),
+        ({"training": {"seed": [1]}, "optimizer": {"grokfast_lambda": [0.0, 2.0]}}, {"model": {"mlp": "relu"}}),
+        ({"training": {"seed": [1, 2]}, "model": {"embedding_init_std": [0.5, 1.0]}}, {"data": {"seed": 7}}),
+    ],
+    ids=["adamw", "clipped characters", "padded untied", "muon", "grokfast", "initialisation"],
+)
+def test_each_replicas_numbers_are_those_of_the_same_run_alone(make_experiment, replicas, settings):
+    experiment = make_experiment(replicas, **settings)
+    together = make_trainer(experiment, [EvaluateLogSpaced(10, 50)])
+    together.train()
+    members = experiment.replicated()
+    assert len(together.members) == math.prod(len(v) for lists in replicas.values() for v in lists.values())
+    for member, one in zip(members, together.members, strict=True):
+        alone = make_trainer(member, [EvaluateLogSpaced(10, 50)])
+        alone.train()
+        for name, parameter in alone.members[0].model.named_parameters():
+            torch.testing.assert_close(one.model.get_parameter(name), parameter, rtol=1e-5, atol=1e-5, msg=name)
+        rows, own_rows = evaluations(together, member.name), evaluations(alone, member.name)
+        assert [row["step"] for row in rows] == sorted(log_spaced(10, 50))
+        for row, own in zip(rows, own_rows, strict=True):
+            assert row["train_loss"] == pytest.approx(own["train_loss"], abs=1e-5, rel=1e-5)
+            assert row["test_loss"] == pytest.approx(own["test_loss"], abs=1e-5, rel=1e-5)
+            assert row["weight_norm"] == pytest.approx(own["weight_norm"], rel=1e-5)
+
+
+def test_a_run_is_a_plain_loop_over_a_stock_model_and_optimiser(make_experiment):
+    experiment = make_experiment(max_steps=50, warmup_steps=0, lr_scheduler_type="constant", weight_decay=0.5)
+    trainer = make_trainer(experiment)
+    trainer.train()
+
+    equations = prepare_equations(experiment.data, seed=0)
+    table = CausalLMCollator(equations.tokenizer.pad_token_id)(equations.splits["train"])
+    config = trainer.members[0].model.config
+    set_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    groups = [{"params": decayed, "weight_decay": 0.5}, {"params": [p for p in model.parameters() if p.ndim < 2]}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    order = Batches({"input_ids": table["input_ids"][None]}, seeds=[0])
+    batches_an_epoch = len(order) // 32
+    for step in range(50):
+        order.set_epoch(step // batches_an_epoch)
+        start = step % batches_an_epoch * 32
+        rows = order.orders_Rn[0, start : start + 32]
+        loss = model(**{name: tensor[rows] for name, tensor in table.items()}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        ours = trainer.members[0].model.get_parameter(name)
+        torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("tokens", ["numbers", "characters", "padded"])
+def test_accuracy_is_what_the_model_generates(make_experiment, tokens):
+    experiment = make_experiment(data={"tokens": tokens, "modulus": 13, "train_fraction": 0.5}, max_steps=120)
+    trainer = make_trainer(experiment)
+    trainer.train()
+    trainer.evaluate()
+    row, member = trainer.state.log_history[-1], trainer.members[0]
+    assert 0.1 < row["train_accuracy"] < 1, "too easy or too hard to tell anything"
+    tokenizer, model = member.equations.tokenizer, member.model.eval()
+    for split in ("train", "test"):
+        right = 0
+        for prompt, answer in member.equations.texts[split]:
+            ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+            drawn = model.generate(ids, do_sample=False, max_length=model.config.max_position_embeddings)
+            said = tokenizer.decode(drawn[0, ids.shape[1] :], skip_special_tokens=True)
+            right += said.isdigit() and (int(said) == int(answer))
+        assert right == round(row[f"{split}_accuracy"] * len(member.equations.texts[split]))
+
+
+def test_losses_are_nats_a_target_as_the_stock_model_has_them(make_experiment):
+    trainer = make_trainer(make_experiment(data={"tokens": "characters"}, per_device_eval_batch_size=7))
+    trainer.evaluate()
+    row, member = trainer.state.log_history[-1], trainer.members[0]
+    collate = CausalLMCollator(member.equations.tokenizer.pad_token_id)
+    for split, examples in member.equations.splits.items():
+        with torch.no_grad():
+            loss = member.model(**collate(examples)).loss.item()
+        assert row[f"{split}_loss"] == pytest.approx(loss, rel=1e-5)
+    norm = math.sqrt(sum(float((p.detach() ** 2).sum()) for p in member.model.parameters()))
+    assert row["weight_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+@given(seed=st.integers(0, 9), rows=st.integers(1, 40), epoch=st.integers(0, 5))
+def test_each_epoch_is_a_permutation_of_its_own(seed, rows, epoch):
+    table = {"input_ids": torch.arange(2 * rows).view(2, rows, 1)}
+    batches = Batches(table, seeds=[seed, seed + 1])
+    batches.set_epoch(epoch)
+    seen = batches.__getitems__(list(range(rows)))["input_ids"]
+    assert torch.equal(seen.sort(dim=1).values, table["input_ids"])
+    again = Batches(table, seeds=[seed, seed + 1])
+    again.set_epoch(epoch)
+    assert torch.equal(again.orders_Rn, batches.orders_Rn)
+    assert torch.equal(Batches({"input_ids": table["input_ids"][:1]}, [seed]).orders_Rn[0], _first_order(batches))
+    if rows > 20:
+        batches.set_epoch(epoch + 1)
+        assert not torch.equal(batches.orders_Rn, again.orders_Rn)
+        assert not torch.equal(batches.orders_Rn[0], batches.orders_Rn[1])
+
+
+def _first_order(batches):
+    batches.set_epoch(0)
+    return batches.orders_Rn[0]
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"kind": "muon", "grokfast_lambda": 1.0}], ids=["adamw", "muon, grokfast"])
+@pytest.mark.parametrize("replicas", [None, {"training": {"seed": [0, 1]}}], ids=["one", "two"])
+def test_a_resumed_run_is_the_uninterrupted_run(make_experiment, tmp_path, optimizer, replicas):
+    saving = {"save_strategy": "steps", "save_steps": 7, "max_steps": 20, "save_total_limit": None}
+    experiment = make_experiment(replicas, optimizer=optimizer, lr_scheduler_type="linear", **saving)
+    whole = make_trainer(experiment, [EvaluateLogSpaced(10, 20)])
+    whole.train()
+    resumed = make_trainer(experiment, [EvaluateLogSpaced(10, 20)])
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-14"))
+    for one, other in zip(whole.members, resumed.members, strict=True):
+        for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+        timeless = [
+            [{k: v for k, v in row.items() if k != "seconds"} for row in evaluations(trainer, one.name)]
+            for trainer in (whole, resumed)
+        ]
+        assert timeless[0] == timeless[1]
+
+
+def test_every_checkpoint_loads_as_a_model(make_experiment, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 5, "max_steps": 5}
+    trainer = make_trainer(make_experiment({"training": {"seed": [0, 1]}}, **saving))
+    trainer.train()
+    for member in trainer.members:
+        folder = tmp_path / "run" / "checkpoint-5" / member.name
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for mine, loaded in zip(member.model.parameters(), model.parameters(), strict=True):
+            assert torch.equal(mine, loaded)
+        assert "auto_map" in json.loads((folder / "config.json").read_text())
+
+
+@given(per_decade=st.integers(1, 50), last=st.integers(1, 20_000))
+def test_log_spaced_steps(per_decade, last):
+    steps = sorted(log_spaced(per_decade, last))
+    assert steps[0] == 1
+    assert steps[-1] == last
+    ratios = [after / before for before, after in zip(steps, steps[1:], strict=False)]
+    # Steps are whole numbers: each may be off by a half.
+    limit = 10 ** (1 / per_decade)
+    assert all(ratio <= (limit * before + 0.5) / (before - 0.5) for ratio, before in zip(ratios, steps, strict=False))
+
+
+def test_dropout_shares_no_beginnings(make_experiment):
+    assert make_trainer(make_experiment()).model.beginnings is not None
+    assert make_trainer(make_experiment(model={"hidden_dropout": 0.1})).model.beginnings is None
+    assert make_trainer(make_experiment(data={"tokens": "characters"})).model.beginnings is None
+
+
+def test_a_batch_is_never_larger_than_the_training_split(make_experiment):
+    experiment = make_experiment(data={"train_fraction": 0.2}, per_device_train_batch_size=512, max_steps=2)
+    trainer = make_trainer(experiment)
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == 2 * 24
+
+
+def test_flops_are_those_of_all_replicas(make_experiment):
+    from modeling.accounting import training_flops
+
+    trainer = make_trainer(make_experiment({"training": {"seed": [0, 1, 2]}}, max_steps=4))
+    trainer.train()
+    assert trainer.state.total_flos == 4 * 3 * training_flops(trainer.model.config, 4, 32)
+
+
+def test_positions_must_hold_an_equation(make_experiment):
+    with pytest.raises(Exception, match="max_position_embeddings=3 is too small for equations of 5 tokens"):
+        make_trainer(replace(make_experiment(model={"max_position_embeddings": 3})))
