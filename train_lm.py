@@ -27,7 +27,6 @@ def main(path: str, overrides: list[str]):
     from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
-    from training.card import write_card
     from training.hardware import describe_hardware
     from training.optimizers import build_optimizer
     from training.trainer import KindlingTrainer
@@ -75,8 +74,7 @@ def main(path: str, overrides: list[str]):
     trainer.save_model()
     metrics = language.final_metrics(trainer, prepared, floor)
     if args.should_save:
-        run.write_json(folder / "metrics.json", metrics)
-        write_card(folder, experiment, config, args, metrics, samples.last)
+        language.keep(folder, experiment, trainer, metrics, samples.last)
         print("\n".join(language.conclusion(folder, metrics, samples.last)))
 
 

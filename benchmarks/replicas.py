@@ -1,6 +1,6 @@
 """A training step of several models on division modulo 97: one after the other, as one batch, with what each saves.
 
-usage: python -m benchmarks.replicas [--replicas R] [--rounds N] [--batch B] [--no-keep] [--out FILE]
+usage: python -m benchmarks.replicas [--replicas R] [--rounds N] [--batch B] [--modulus P] [--no-keep] [--out FILE]
 
 Prints seed-steps a second (forward, backward and optimiser of one model) of each variant, under AdamW and under Muon,
 and milliseconds to evaluate all equations; writes them to experiments/results/replicas.json. Models, data and
@@ -10,9 +10,12 @@ all alike. Shapes: R replicas, B batch, T positions, D width, N heads, G key-val
 
 import argparse
 import copy
+import itertools
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,7 +62,6 @@ VARIANTS = {
     "replicas, shared, last position only, bf16": Variant(bf16=True, shared=True, last_only=True),
     "replicas, last position only, bf16": Variant(bf16=True, last_only=True),
 }
-REFERENCE = next(iter(VARIANTS))
 
 
 class LastPositionBlock(KindlingBlock):
@@ -71,7 +73,8 @@ class LastPositionBlock(KindlingBlock):
 
     def forward(self, hidden_states, rotary=None, past_key_values=None, **_):
         attention, h_BTD = self.self_attn, self.input_layernorm(hidden_states)
-        q_BN1H = attention.q_norm(attention._split_heads(attention.q_proj(h_BTD[:, -1:]))).transpose(1, 2)
+        h_B1D = h_BTD[:, -1:].contiguous()  # under vmap a product with a view would repeat the weights for each row
+        q_BN1H = attention.q_norm(attention._split_heads(attention.q_proj(h_B1D))).transpose(1, 2)
         k_BGTH = attention.k_norm(attention._split_heads(attention.k_proj(h_BTD))).transpose(1, 2)
         v_BGTH = attention._split_heads(attention.v_proj(h_BTD)).transpose(1, 2)
         if rotary is not None:
@@ -92,31 +95,28 @@ def keep_last_position(model):
 
 
 class Contender:
-    """Models that are trained by a variant, from the same start as all others; `kind` is their optimiser's."""
+    """Models trained by a variant, from the same start as all others; `kind` is their optimiser's."""
 
     def __init__(self, variant: Variant, kind: str, members: list[Member], beginnings: torch.LongTensor):
-        self.variant = variant
         models = [copy.deepcopy(member.model) for member in members]
         if variant.last_only:
             for model in models:
                 keep_last_position(model)
-        args = training_arguments(_with(members[0].experiment, bf16=variant.bf16))
-        section = replace(members[0].experiment.optimizer, kind=kind)
-        trained = [(model, args, section) for model in models]
+        args = replace(members[0].args, bf16=variant.bf16)
+        trained = [(model, args, replace(members[0].experiment.optimizer, kind=kind)) for model in models]
         if variant.together:
             replicas = Replicas(models, beginnings if variant.shared else None)
-            length = members[0].equations.answer_length
-            self.parts = [(lambda table: _loss_together(replicas, table, length), build_optimizer(trained))]
+            self.losses = [partial(loss_together, replicas, members[0].equations.answer_length)]
+            self.optimizers = [build_optimizer(trained)]
         else:
-            self.parts = [
-                (lambda table, i=i, model=model: _loss_alone(model, table, i), build_optimizer([trained[i]]))
-                for i, model in enumerate(models)
-            ]
+            self.losses = [partial(loss_alone, model, place) for place, model in enumerate(models)]
+            self.optimizers = [build_optimizer([one]) for one in trained]
+        self.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=variant.bf16)
 
     def step(self, batch: dict[str, torch.Tensor]):
         """A step of each model."""
-        for loss_of, optimizer in self.parts:
-            with self._autocast():
+        for loss_of, optimizer in zip(self.losses, self.optimizers, strict=True):
+            with self.autocast():
                 loss = loss_of(batch)
             loss.backward()
             optimizer.step()
@@ -125,42 +125,46 @@ class Contender:
     @torch.no_grad()
     def evaluate(self, chunks: list[dict[str, torch.Tensor]]):
         """The losses of each model on all chunks."""
-        for chunk in chunks:
-            for loss_of, _ in self.parts:
-                with self._autocast():
-                    loss_of(chunk)
-
-    def _autocast(self):
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.variant.bf16)
+        for loss_of, chunk in itertools.product(self.losses, chunks):
+            with self.autocast():
+                loss_of(chunk)
 
 
-def _loss_alone(model, table, i):
-    return model(input_ids=table["input_ids"][i], labels=table["labels"][i], use_cache=False).loss
+def loss_alone(model, place: int, table: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What transformers' Trainer minimises: the model shifts the labels of whole rows."""
+    return model(input_ids=table["input_ids"][place], labels=table["labels"][place], use_cache=False).loss
 
 
-def _loss_together(replicas, table, length):
-    nats_RB, _ = answers(replicas, table, length)
+def loss_together(replicas: Replicas, answer_length: int, table: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What AlgorithmicTrainer minimises, for answers of one token."""
+    nats_RB, _ = answers(replicas, table, answer_length)
     return nats_RB.mean(-1).sum()
 
 
-def _with(experiment: AlgorithmicExperiment, **training) -> AlgorithmicExperiment:
-    return replace(experiment, training=experiment.training | training)
-
-
-def build_members(replicas: int, batch: int) -> list[Member]:
+def build_members(replicas: int, batch: int, modulus: int) -> list[Member]:
     """The models and equations of the fast configuration, a seed each."""
-    path = str(ROOT / "configs" / "algorithmic" / "fast.yaml")
-    seeds = f"replicas.training.seed={list(range(replicas))}"
-    given = [seeds, f"training.per_device_train_batch_size={batch}", "training.use_cpu=true"]
+    given = {
+        "replicas.training.seed": list(range(replicas)),
+        "training.per_device_train_batch_size": batch,
+        "training.use_cpu": True,
+        "data.modulus": modulus,
+    }
+    path, overrides = ROOT / "configs" / "algorithmic" / "fast.yaml", [f"{key}={value}" for key, value in given.items()]
     members = []
-    for one in load_experiment(path, given, AlgorithmicExperiment).replicated():
+    for one in load_experiment(str(path), overrides, AlgorithmicExperiment).replicated():
         args = training_arguments(one)
         members.append(Member.build(one, args, prepare_equations(one.data, args.seed)))
     return members
 
 
-def take_turns(contenders: dict, rounds: int, work) -> dict[str, list[float]]:
-    """Seconds of `work(contender)`, by name, in each round; a first round that warms up is left out."""
+def in_chunks(tables: dict[str, dict[str, torch.Tensor]], size: int) -> list[dict[str, torch.Tensor]]:
+    """All splits, `size` rows of each replica at a time, as an evaluation takes them."""
+    split = [{name: tensor.split(size, dim=1) for name, tensor in table.items()} for table in tables.values()]
+    return [dict(zip(parts, chunk, strict=True)) for parts in split for chunk in zip(*parts.values(), strict=True)]
+
+
+def take_turns(contenders: dict[str, Contender], rounds: int, work: Callable) -> dict[str, list[float]]:
+    """Seconds of `work(contender)` in each round, by name; a first round, which warms up, is left out."""
     seconds = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, contender in contenders.items():
@@ -170,84 +174,70 @@ def take_turns(contenders: dict, rounds: int, work) -> dict[str, list[float]]:
     return {name: taken[1:] for name, taken in seconds.items()}
 
 
-def step_rows(seconds: dict[str, list[float]], replicas: int) -> list[dict]:
-    """A row a variant; `ratio` is the median speed over the reference's."""
+def rows_of(seconds: dict[str, list[float]], replicas: int, unit: str) -> list[dict]:
+    """A row a variant: medians, of all replicas and of one; the best round's speed; the speed over the first row's."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     return [
         {
             "variant": name,
             "precision": VARIANTS[name].precision,
-            "median_milliseconds": round(1000 * medians[name], 2),
-            "seed_steps_per_second": round(replicas / medians[name], 1),
-            "best_seed_steps_per_second": round(replicas / min(taken), 1),
-            "ratio": round(medians[REFERENCE] / medians[name], 2),
-        }
-        for name, taken in seconds.items()
-    ]
-
-
-def evaluation_rows(seconds: dict[str, list[float]], replicas: int) -> list[dict]:
-    """A row a variant: milliseconds a replica for all equations."""
-    return [
-        {
-            "variant": name,
-            "precision": VARIANTS[name].precision,
-            "median_milliseconds_a_replica": round(1000 * statistics.median(taken) / replicas, 2),
-            "best_milliseconds_a_replica": round(1000 * min(taken) / replicas, 2),
+            "milliseconds": round(1000 * medians[name], 2),
+            "milliseconds_a_seed": round(1000 * medians[name] / replicas, 2),
+            f"{unit}_per_second": round(replicas / medians[name], 1),
+            f"best_{unit}_per_second": round(replicas / min(taken), 1),
+            "ratio": round(next(iter(medians.values())) / medians[name], 2),
         }
         for name, taken in seconds.items()
     ]
 
 
 def print_table(title: str, rows: list[dict]):
-    """Rows of the same keys, in columns under their names."""
+    """Rows of the same keys, in columns under their names; the variants' names tell the precision."""
     print(f"\n{title}")
-    names = [key.replace("_", " ") for key in rows[0]]
-    cells = [names, *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for first, *others in cells:
-        print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)))
+    keys = [key for key in rows[0] if key != "precision"]
+    names = [key.replace("milliseconds", "ms").replace("_per_second", "/s").replace("_", " ") for key in keys]
+    for first, *others in [names, *([row[key] for key in keys] for row in rows)]:
+        print(f"{first:42}", *(f"{value:>{max(len(name), 7)}}" for name, value in zip(names[1:], others, strict=True)))
 
 
-def main(arguments: list[str] | None = None):
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, default=5, help="models to train (default 5)")
     parser.add_argument("--rounds", type=int, default=20, help="steps of each variant that are timed (default 20)")
     parser.add_argument("--batch", type=int, default=512, help="rows a model and step (default 512)")
+    parser.add_argument("--modulus", type=int, default=97, help="a prime (default 97)")
     parser.add_argument("--no-keep", action="store_true", help="leave freed memory to the C library's defaults")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "replicas.json")
-    asked = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None):
+    asked = parse(arguments)
     if not asked.no_keep:
         keep_freed_memory()
-
-    members = build_members(asked.replicas, asked.batch)
+    members = build_members(asked.replicas, asked.batch, asked.modulus)
     tables, beginnings = tabulate(members, CausalLMCollator(members[0].equations.tokenizer.pad_token_id))
     batch = Batches(tables["train"], range(asked.replicas)).__getitems__(list(range(asked.batch)))
-    size = members[0].args.eval_batch_size
-    parts = [{name: tensor.split(size, dim=1) for name, tensor in table.items()} for table in tables.values()]
-    chunks = [dict(zip(part, chunk, strict=True)) for part in parts for chunk in zip(*part.values(), strict=True)]
-
-    variants = {name: variant for name, variant in VARIANTS.items() if has_bf16(use_cpu=True) or not variant.bf16}
+    chunks = in_chunks(tables, members[0].args.eval_batch_size)
     report = {
-        "replicas": asked.replicas,
-        "rounds": asked.rounds,
-        "batch": asked.batch,
+        **{name: value for name, value in vars(asked).items() if name != "out"},
         "equations": sum(table["input_ids"].shape[1] for table in tables.values()),
-        "freed_memory_kept": not asked.no_keep,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "hardware": describe_hardware(members[0].args),
     }
     print(", ".join(f"{name} {value}" for name, value in report.items() if name != "hardware"))
+
+    possible = {name: variant for name, variant in VARIANTS.items() if has_bf16(use_cpu=True) or not variant.bf16}
     for kind in ("adamw", "muon"):
-        contenders = {name: Contender(variant, kind, members, beginnings) for name, variant in variants.items()}
+        contenders = {name: Contender(variant, kind, members, beginnings) for name, variant in possible.items()}
         seconds = take_turns(contenders, asked.rounds, lambda contender: contender.step(batch))
-        report[kind] = step_rows(seconds, asked.replicas)
+        report[kind] = rows_of(seconds, asked.replicas, "seed_steps")
         print_table(f"training steps, {kind}", report[kind])
-    halved = {name: contender for name, contender in contenders.items() if contender.variant.bf16}
-    if halved:
-        seconds = take_turns(halved, asked.rounds, lambda contender: contender.evaluate(chunks))
-        report["evaluation"] = evaluation_rows(seconds, asked.replicas)
+    rounded = {name: contenders[name] for name, variant in possible.items() if variant.bf16}
+    seconds = take_turns(rounded, asked.rounds, lambda contender: contender.evaluate(chunks))
+    if seconds:
+        report["evaluation"] = rows_of(seconds, asked.replicas, "seed_evaluations")
         print_table(f"evaluation of all {report['equations']:,} equations", report["evaluation"])
     write_json(asked.out, report)
 

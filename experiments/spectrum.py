@@ -3,8 +3,8 @@
     python -m experiments.spectrum RUN [--out FILE.png]
 
 RUN is the folder of a single model that train_algorithmic.py has trained with data.tokens=numbers and
-training.save_strategy=steps. The picture, by default RUN/spectrum.png, has the spectrum at up to four steps, and how
-accuracy and sparsity went; a file of the same name in .json has the numbers.
+training.save_strategy=steps. The picture, by default RUN/spectrum.png, has the spectrum at up to four steps and how
+accuracy and sparsity went; beside it a .json has the numbers.
 
 A model that has found the rule of addition modulo p places its numbers on a few circles: their embeddings are cosines
 and sines of a handful of frequencies, where a random embedding has all of them alike (Nanda et al. 2023, "Progress
@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ from sections import ConfigError
 
 TOP = 5
 EMBEDDING = "model.embed_tokens.weight"
-FILES = ("experiment.yaml", "metrics.json", "metrics.jsonl", "tokenizer.json", "model.safetensors")
+FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", "model.safetensors")
+OUTLINE = withStroke(linewidth=2, foreground="white")
 SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
 
 
@@ -92,49 +93,35 @@ class Look:
     step: int
     train_accuracy: float
     test_accuracy: float
-    shares: np.ndarray
-    """Of the power at each frequency, from 1 on."""
-
-    @property
-    def strongest(self) -> list[int]:
-        """The frequencies of most power, the strongest first."""
-        return (1 + np.argsort(-self.shares, kind="stable")[:TOP]).tolist()
-
-    @property
-    def top_share(self) -> float:
-        """What the strongest hold of all power; for random embeddings a little above `Run.random_share`."""
-        return float(np.sort(self.shares)[-TOP:].sum())
-
-    def as_dict(self) -> dict:
-        """Its numbers, but for the shares."""
-        accuracies = {"train_accuracy": self.train_accuracy, "test_accuracy": self.test_accuracy}
-        sparsity = {"top_share": round(self.top_share, 5), "gini": round(gini(self.shares), 5)}
-        return {"step": self.step} | accuracies | sparsity | {"frequencies": self.strongest}
+    top_share: float
+    """What the strongest frequencies hold of all power; for random embeddings a little above `Run.random_share`."""
+    gini: float
+    frequencies: list[int]
+    """The strongest ones, from the strongest on."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model: its task, its evaluations, and a look at each of its steps that were kept."""
+    """A trained model: its task, its evaluations, and what its embeddings are at each step that was kept."""
 
     operation: str
-    order: list[int]
-    """The numbers as the spectrum takes them."""
     modulus: int
+    order: list[int]
+    """The numbers as the spectra take them."""
     evaluations: list[dict]
     looks: list[Look]
-    shown: list[Look]
-    """Those that get a panel."""
+    shown: dict[int, np.ndarray]
+    """The spectra of the steps that get a panel."""
 
     @property
     def random_share(self) -> float:
         """What `TOP` frequencies hold of embeddings that have all frequencies alike."""
-        return TOP / len(self.looks[0].shares)
+        return TOP / (len(self.order) // 2)
 
 
 def read_run(folder: Path) -> Run:
     """Read a run's folder; `ConfigError` if there is nothing in it to look at."""
     operation = find_operation(folder)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
     order = ORDERS[operation](modulus)
@@ -143,35 +130,29 @@ def read_run(folder: Path) -> Run:
     ids = [tokenizer.token_to_id(str(number)) for number in order]
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     evaluations = [row for row in map(json.loads, lines) if "test_accuracy" in row]
-    files = weights(folder, metrics["steps"])
-    looks = [look(step, file, ids, evaluations) for step, file in files.items()]
-    steps = choose([*files], metrics["steps_to_fit"], metrics["steps_to_grok"])
-    shown = [one for one in looks if one.step in steps]
-    return Run(operation, order, modulus, evaluations, looks, shown)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(folder, metrics["steps"]).items()}
+    looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
+    steps = choose([*spectra], metrics["steps_to_fit"], metrics["steps_to_grok"])
+    return Run(operation, modulus, order, evaluations, looks, {step: spectra[step] for step in steps})
 
 
 def find_operation(folder: Path) -> str:
     """What a finished run of one model was trained on, if it has a spectrum; else `ConfigError`."""
-    if not (folder / FILES[0]).is_file():
-        raise ConfigError(f"{folder} has no {FILES[0]}; give the folder of a run of train_algorithmic.py")
-    data = yaml.safe_load((folder / FILES[0]).read_text(encoding="utf-8")).get("data", {})
+    settings, metrics = folder / "experiment.yaml", folder / "metrics.json"
+    data = yaml.safe_load(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
     if "operation" not in data:
-        raise ConfigError(f"{folder} has no data.operation in its {FILES[0]}; give a run of train_algorithmic.py")
+        raise ConfigError(f"{folder} has no experiment.yaml with a data.operation; give a run of train_algorithmic.py")
     if data["operation"] not in ORDERS:
-        raise ConfigError(
-            f"data.operation={data['operation']} of {folder} is of no group that is known to be cyclic, so its numbers "
-            f"have no frequencies; give a run on {', '.join(ORDERS)}"
-        )
+        given = f"{folder} was trained on data.operation={data['operation']}"
+        raise ConfigError(f"{given}, whose group is not known to be cyclic; give a run on {', '.join(ORDERS)}")
     if data["tokens"] != "numbers":
-        raise ConfigError(
-            f"data.tokens={data['tokens']} of {folder} spells numbers in digits, so no number has an embedding of its "
-            "own; give a run with data.tokens=numbers"
-        )
-    metrics = folder / FILES[1]
+        given = f"{folder} was trained with data.tokens={data['tokens']}, so digits have embeddings and not numbers"
+        raise ConfigError(f"{given}; give a run with data.tokens=numbers")
     if metrics.is_file() and "replicas" in json.loads(metrics.read_text(encoding="utf-8")):
         raise ConfigError(f"{folder} is a run of replicas; train a single model, without `replicas`, and {SAVING}")
     if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise ConfigError(f"{folder} is not finished, it has no {missing[0]}; let train_algorithmic.py end its steps")
+        raise ConfigError(f"{folder} is not finished: it has no {missing[0]}; let train_algorithmic.py end its steps")
     return data["operation"]
 
 
@@ -184,16 +165,24 @@ def weights(folder: Path, last: int) -> dict[int, Path]:
     return dict(sorted(files.items()))
 
 
-def look(step: int, file: Path, ids: list[int], evaluations: list[dict]) -> Look:
-    """Look at the embeddings of tokens, in the order of `ids`, in a file of weights."""
+def embeddings(file: Path, ids: list[int]) -> np.ndarray:
+    """The embeddings of tokens, in the order of `ids`, from a file of weights."""
     rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
     if not np.isfinite(rows).all():
         raise ConfigError(f"{file} has embeddings that are not finite, so the run diverged; lower its learning rate")
+    return rows
+
+
+def look(step: int, shares: np.ndarray, evaluations: list[dict]) -> Look:
+    """Sum a spectrum up."""
     nearest = min(evaluations, key=lambda row: abs(row["step"] - step))
-    return Look(step, nearest["train_accuracy"], nearest["test_accuracy"], spectrum(rows))
+    accuracies = {name: nearest[name] for name in ("train_accuracy", "test_accuracy")}
+    strongest = np.argsort(-shares, kind="stable")[:TOP]
+    sparsity = {"top_share": round(float(shares[strongest].sum()), 6), "gini": round(gini(shares), 6)}
+    return Look(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())
 
 
-def choose(steps: list[int], fit: int | None, grok: int | None) -> set[int]:
+def choose(steps: list[int], fit: int | None, grok: int | None) -> list[int]:
     """Up to four steps to show: the first, the first that has fitted, one halfway from there to grokking, the last.
 
     Halfway is on a log axis, between `fit` and `grok`; without them it is between the first and the last step.
@@ -202,7 +191,7 @@ def choose(steps: list[int], fit: int | None, grok: int | None) -> set[int]:
     halfway = math.sqrt((fit or first) * (grok or last))
     fitted = next((step for step in steps if step >= (fit or first)), last)
     between = sorted((s for s in steps if fitted < s < last), key=lambda s: abs(math.log(s / halfway)))
-    return {first, fitted, *between[:1], last}
+    return sorted({first, fitted, *between[:1], last})
 
 
 def draw(run: Run) -> Figure:
@@ -212,43 +201,38 @@ def draw(run: Run) -> Figure:
     grid = figure.add_gridspec(count + 1, 1, height_ratios=[1] * count + [1.7])
     panels = [figure.add_subplot(grid[0])]
     panels += [figure.add_subplot(grid[i], sharex=panels[0], sharey=panels[0]) for i in range(1, count)]
-    top = 100 * max(one.shares.max() for one in run.shown)
-    panels[0].set(xlim=(0, len(run.shown[0].shares) + 1), ylim=(0, 1.25 * top))
-    for axes, one in zip(panels, run.shown, strict=True):
-        _spectrum(axes, one, top)
+    top = 100 * max(shares.max() for shares in run.shown.values())
+    panels[0].set(xlim=(0, len(run.order) // 2 + 1), ylim=(0, 1.25 * top))
+    looks = {one.step: one for one in run.looks}
+    for axes, (step, shares) in zip(panels, run.shown.items(), strict=True):
+        _spectrum(axes, looks[step], 100 * shares, top)
         axes.tick_params(labelbottom=axes is panels[-1])
-    panels[-1].set_xlabel(f"frequency along the numbers {', '.join(map(str, run.order[:4]))}, ... (modulo {run.modulus})")
+    numbers = ", ".join(map(str, run.order[:4]))
+    panels[-1].set_xlabel(f"frequency along the numbers {numbers}, ... (modulo {run.modulus})")
     _history(figure.add_subplot(grid[count]), run)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
     figure.suptitle(f"Fourier spectrum of the number embeddings: {run.operation} modulo {run.modulus}")
     return figure
 
 
-def _spectrum(axes: Axes, one: Look, top: float):
-    """A bar a frequency, the strongest in colour and with their names."""
-    frequencies = range(1, len(one.shares) + 1)
-    colors = [PALETTE[0] if k in one.strongest else "0.75" for k in frequencies]
-    axes.bar(frequencies, 100 * one.shares, width=0.8, color=colors)
-    axes.set_title(
-        f"step {one.step:,}: train {one.train_accuracy:.1%}, test {one.test_accuracy:.1%}; "
-        f"strongest {TOP} have {one.top_share:.0%}",
-        fontsize=10,
-        loc="left",
-    )
-    axes.set_ylabel("power (%)")
-    wide, high = 0.024 * len(one.shares), 0.15 * top  # the room of a name
-    places = {}
-    for k in reversed(one.strongest):
-        height = 100 * one.shares[k - 1]
-        for other in sorted((y for x, y in places.items() if abs(x - k) < wide)):
-            height = other + high if abs(height - other) < high else height  # taken: go higher
-        places[k] = height
-        outline = [withStroke(linewidth=2, foreground="white")]
-        axes.annotate(
-            str(k), (k, height), (0, 1.5), textcoords="offset points", ha="center", fontsize=8, path_effects=outline
-        )
-    axes.set_ylim(top=max(axes.get_ylim()[1], max(places.values()) + high))
+def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
+    """A bar a frequency, the strongest in colour and with their names; `top` is the highest bar of all panels."""
+    places = range(1, len(percent) + 1)
+    axes.bar(places, percent, color=[PALETTE[0] if k in one.frequencies else "0.75" for k in places])
+    accuracies = f"train {one.train_accuracy:.1%}, test {one.test_accuracy:.1%}"
+    title = f"step {one.step:,}: {accuracies}; {one.top_share:.0%} of the power at the {TOP} strongest"
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_ylabel("share (%)")
+    wide, high = 0.009 * len(str(len(percent))) * len(percent), 0.15 * top  # the room of a name
+    heights = {}
+    for k in reversed(one.frequencies):
+        heights[k] = percent[k - 1]
+        for taken in sorted(height for other, height in heights.items() if 0 < abs(other - k) < wide):
+            heights[k] = taken + high if abs(heights[k] - taken) < high else heights[k]
+        axes.text(k, heights[k] + 0.02 * top, str(k), ha="center", fontsize=8, path_effects=[OUTLINE])
+    axes.set_ylim(top=max(axes.get_ylim()[1], max(heights.values()) + high))
 
 
 def _history(axes: Axes, run: Run):
@@ -257,15 +241,12 @@ def _history(axes: Axes, run: Run):
     for split, color, style in (("train", TRAIN, (0, (4, 2))), ("test", TEST, "-")):
         accuracies = [100 * row[f"{split}_accuracy"] for row in run.evaluations]
         axes.plot(steps, accuracies, color=color, ls=style, lw=1.8, label=f"{split} accuracy")
-    shares = [100 * one.top_share for one in run.looks]
-    axes.plot(
-        [one.step for one in run.looks], shares, "o-", color=PALETTE[0], ms=4, lw=1.5,
-        label=f"power at the {TOP} strongest frequencies",
-    )  # fmt: skip
-    axes.axhline(100 * run.random_share, color=PALETTE[0], ls=":", lw=1.2, label=f"any {TOP} of a random embedding")
-    for one in run.shown:
-        axes.axvline(one.step, color=GREY, lw=0.8, zorder=0)
-    axes.set(xscale="log", xlabel="steps (vertical lines: the spectra above)", ylabel="%", ylim=(-3, 103))
+    shares = {one.step: 100 * one.top_share for one in run.looks}
+    axes.plot(*zip(*shares.items(), strict=True), "o-", color=PALETTE[0], ms=4, label=f"power at the {TOP} strongest")
+    axes.axhline(100 * run.random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
+    for step in run.shown:
+        axes.axvline(step, color=GREY, lw=0.8, zorder=0)
+    axes.set(xscale="log", xlabel="steps (vertical lines: the spectra above)", ylabel="share (%)", ylim=(-3, 103))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(steps) < 2000 else (1,), numticks=20))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -276,9 +257,8 @@ def table(run: Run) -> list[str]:
     """A line for each step that was kept."""
     lines = [f"{'step':>8}{'train':>9}{'test':>9}{f'top {TOP}':>9}{'Gini':>7}  frequencies"]
     for one in run.looks:
-        frequencies = " ".join(f"{k:3}" for k in one.strongest)
-        shares = f"{one.train_accuracy:>9.2%}{one.test_accuracy:>9.2%}{one.top_share:>9.1%}{gini(one.shares):>7.2f}"
-        lines.append(f"{one.step:>8,}{shares}  {frequencies}")
+        numbers = f"{one.train_accuracy:>9.2%}{one.test_accuracy:>9.2%}{one.top_share:>9.1%}{one.gini:>7.2f}"
+        lines.append(f"{one.step:>8,}{numbers}  {' '.join(map(str, one.frequencies))}")
     return [*lines, f"(a random embedding has about {run.random_share:.0%} at its {TOP} strongest frequencies)"]
 
 
@@ -292,8 +272,8 @@ def main(arguments: argparse.Namespace):
         "modulus": run.modulus,
         "order": ORDERS[run.operation].__name__,
         "random_share": round(run.random_share, 5),
-        "looks": [one.as_dict() for one in run.looks],
-        "shares": {one.step: one.shares.round(6).tolist() for one in run.shown},
+        "looks": [asdict(one) for one in run.looks],
+        "shares": {step: shares.round(6).tolist() for step, shares in run.shown.items()},
     }
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(run).savefig(picture, dpi=130)

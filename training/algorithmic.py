@@ -147,6 +147,7 @@ class AlgorithmicTrainer(KindlingTrainer):
             model=Replicas([member.model for member in members], beginnings),
             args=args,
             train_dataset=train_set,
+            eval_dataset=train_set,  # the Trainer wants one to evaluate by `eval_steps`; `evaluate` measures all splits
             data_collator=dict,
             processing_class=members[0].equations.tokenizer,
             text_bytes=None,

@@ -1,14 +1,13 @@
 """The model card of a run: what was trained on what, how long, how well, and how to do it again."""
 
-import json
 from pathlib import Path
 
-from transformers import SchedulerType
+from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
-from sections import LanguageExperiment
+from sections import OptimizerSection
 
 ARCHITECTURE = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
@@ -25,13 +24,13 @@ tags: [kindling, {model_type}]
 # {name}
 
 A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained from scratch with
-Kindling (`kindling-lm`) on `{source}`.
+Kindling (`kindling-lm`) on {source}.
 
 ```python
 from transformers import pipeline
 
 generator = pipeline("text-generation", model="{folder}", trust_remote_code=True)
-print(generator({prompt!r}, do_sample=True)[0]["generated_text"])
+print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 ```
 
 ## How good it is
@@ -40,11 +39,9 @@ print(generator({prompt!r}, do_sample=True)[0]["generated_text"])
 |---|---|
 {results}
 
-![loss curves](curves.png)
+![curves](curves.png)
 
-A sample, temperature {temperature}{after_prompt}:
-
-> {sample}
+{sample}
 
 ## How it was trained
 
@@ -66,60 +63,42 @@ Every setting is in `experiment.yaml`; versions and hardware are in `provenance.
 
 ## Limits
 
-The model knows nothing but `{source}`. It is meant for experiments on training, not for use by others without
+The model knows nothing but {source}. It is meant for experiments on training, not for use by others without
 further evaluation.
 """
 
 
-def write_card(folder: Path, experiment: LanguageExperiment, config: KindlingConfig, args, metrics: dict, sample: str):
-    """Write the run folder's README.md from its settings, its final metrics and a sample of its text."""
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
+def write_card(folder: Path, config: KindlingConfig, provenance: dict, results: dict, training: dict, **words):
+    """Write the run folder's README.md; `results` and `training` are rows of its tables.
+
+    `words` are its `name`, `source` (of what it was trained on), `prompt`, `do_sample` and `sample`.
+    """
+    hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
+    software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
     (folder / "README.md").write_text(
         CARD.format(
-            name=experiment.name,
             folder=folder,
             model_type=config.model_type,
-            source=experiment.data.source,
             total=sum(parameters(config).values()),
             embedding=embedding_parameters(config),
-            prompt=prompt,
-            temperature=temperature,
-            after_prompt=f", after the prompt {prompt!r}" if prompt else "",
-            sample=sample.replace("\n", "\n> "),
-            results=_table(_results(metrics)),
-            training=_table(_training(args, metrics, provenance)),
+            results=_table(results),
+            training=_table(training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
+            **words,
         ),
         encoding="utf-8",
     )
 
 
-def _results(metrics: dict) -> dict:
-    rows = {
-        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
-        "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
-    }
-    if "eval_bits_per_byte" in metrics:
-        rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
-    if metrics["floor_bits_per_byte"] is not None:
-        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the source's exact entropy)"
-    return rows
-
-
-def _training(args, metrics: dict, provenance: dict) -> dict:
-    return {
-        "tokens": f"{metrics['tokens']:,} ({metrics['epochs']:.2f} epochs of {metrics['train_tokens']:,})",
-        "steps": f"{metrics['steps']:,}",
-        "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
-        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
-        "hardware": "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"]),
-        "optimiser": f"{OptimizerNames(args.optim).value}, learning rate {args.learning_rate}, "
-        f"{SchedulerType(args.lr_scheduler_type).value} schedule, weight decay {args.weight_decay}",
-        "seed": str(args.seed),
-        "software": ", ".join(f"{name} {version}" for name, version in provenance["packages"].items()),
-    }
+def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> str:
+    """Optimiser, rates and schedule in a line."""
+    adamw = f"learning rate {args.learning_rate}, weight decay {args.weight_decay}"
+    schedule = f"{SchedulerType(args.lr_scheduler_type).value} schedule"
+    if section.kind == "muon":
+        muon = f"learning rate {section.muon_learning_rate}, weight decay {section.muon_weight_decay}"
+        return f"Muon ({muon}) on matrices, AdamW ({adamw}) on the rest, {schedule}"
+    return f"{OptimizerNames(args.optim).value}, {adamw}, {schedule}"
 
 
 def _table(rows: dict) -> str:

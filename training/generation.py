@@ -65,10 +65,13 @@ def load_model(name: str):
 def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     """Print a prompt's continuation as it is drawn, and return prompt and continuation.
 
-    `ConfigError` if the prompt leaves no room for one.
+    `ConfigError` if the prompt leaves no room for one, or has what the tokenizer has no token for.
     """
     ids = encode_prompt(tokenizer, prompt).to(model.device)
     positions = getattr(model.config, "max_position_embeddings", 1024)
+    if (unknown := tokenizer.unk_token_id) is not None and unknown in ids:
+        known = tokenizer.decode(ids[0])
+        raise ConfigError(f"the prompt {prompt!r} has text that the tokenizer does not know: it reads {known!r}")
     if ids.shape[1] >= positions:
         raise ConfigError(f"the prompt has {ids.shape[1]} tokens and the model {positions} positions; shorten it")
     with torch.no_grad():

@@ -9,8 +9,9 @@ from modeling.accounting import parameters
 from sections import AlgorithmicExperiment, ConfigError
 
 from .algorithmic import AlgorithmicTrainer, Member
+from .card import describe_optimizer, write_card
 from .curves import draw_accuracies
-from .run import folder_of, resolve, write_json
+from .run import folder_of, read_provenance, resolve, write_json
 
 FITTED, GROKKED = 0.999, 0.99
 
@@ -121,7 +122,7 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     for member in trainer.members:
         rows = evaluations(history, member.name)
         results[member.name] = final_metrics(rows, trainer.state, len(trainer.members))
-        keep_member(member, rows, results[member.name])
+        keep_member(experiment, member, rows, results[member.name])
     if experiment.replicas:  # last, for it says that the run is finished
         draw_accuracies([evaluations(history, name) for name in results], folder / "curves.png", title(experiment))
         write_json(folder / "metrics.json", {"replicas": list(results), "seconds": rows[-1]["seconds"]})
@@ -135,7 +136,7 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     ]
 
 
-def keep_member(member: Member, rows: list[dict], metrics: dict):
+def keep_member(run: AlgorithmicExperiment, member: Member, rows: list[dict], metrics: dict):
     """A model's folder: checkpoint, tokenizer, settings, evaluations, curves and, last, its final numbers."""
     folder = member.folder
     member.model.save_pretrained(folder)
@@ -144,7 +145,44 @@ def keep_member(member: Member, rows: list[dict], metrics: dict):
     OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     draw_accuracies([rows], folder / "curves.png", f"{title(member.experiment)}: {member.name}")
+    prompt, answer = member.equations.texts["test"][0]
+    write_card(
+        folder,
+        member.model.config,
+        read_provenance(folder_of(run)),
+        results=_results(metrics),
+        training=_training(member, metrics),
+        name=member.name,
+        source=f"equations ({title(member.experiment)})",
+        prompt=prompt,
+        do_sample=False,
+        sample=f"The answer to `{prompt}`, which it was not trained on, is {answer}.",
+    )
     write_json(folder / "metrics.json", metrics)
+
+
+def _results(metrics: dict) -> dict:
+    splits = [split for split in ("train", "validation", "test") if f"{split}_loss" in metrics]
+    accuracies = {
+        f"{split} accuracy": f"{metrics[f'{split}_accuracy']:.4%} of answers; loss {metrics[f'{split}_loss']:.4g} nats"
+        for split in splits
+    }
+    return accuracies | {
+        "steps to fit": f"{metrics['steps_to_fit']} (99.9 % of the training split)",
+        "steps to generalise": f"{metrics['steps_to_grok']} (99 % of the test split, from there on)",
+    }
+
+
+def _training(member: Member, metrics: dict) -> dict:
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in member.equations.splits.items())
+    return {
+        "equations": counts,
+        "steps": f"{metrics['steps']:,} of {member.args.train_batch_size} equations",
+        "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
+        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
+        "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
+        "seed": str(member.args.seed),
+    }
 
 
 def final_metrics(rows: list[dict], state: TrainerState, replicas: int) -> dict:

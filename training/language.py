@@ -7,7 +7,8 @@ from transformers import Trainer
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from sections import LanguageExperiment
 
-from .run import batch_size, folder_of, total_steps
+from .card import describe_optimizer, write_card
+from .run import batch_size, folder_of, read_provenance, total_steps, write_json
 
 SPEEDS = ("runtime", "per_second")
 
@@ -66,6 +67,49 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         f"run folder  {folder_of(experiment)}",
     ]
+
+
+def keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metrics: dict, sample: str):
+    """Write the final numbers and the model card."""
+    write_json(folder / "metrics.json", metrics)
+    prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
+    heading = f"A sample, temperature {temperature}{f', after the prompt {prompt!r}' if prompt else ''}:"
+    quoted = sample.replace("\n", "\n> ")
+    write_card(
+        folder,
+        trainer.model.config,
+        read_provenance(folder),
+        results=_results(metrics),
+        training=_training(trainer.args, experiment, metrics),
+        name=experiment.name,
+        source=f"`{experiment.data.source}`",
+        prompt=prompt,
+        do_sample=True,
+        sample=f"{heading}\n\n> {quoted}",
+    )
+
+
+def _results(metrics: dict) -> dict:
+    rows = {
+        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
+        "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
+    }
+    if "eval_bits_per_byte" in metrics:
+        rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
+    if metrics["floor_bits_per_byte"] is not None:
+        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the source's exact entropy)"
+    return rows
+
+
+def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
+    return {
+        "tokens": f"{metrics['tokens']:,} ({metrics['epochs']:.2f} epochs of {metrics['train_tokens']:,})",
+        "steps": f"{metrics['steps']:,}",
+        "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
+        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
+        "optimiser": describe_optimizer(args, experiment.optimizer),
+        "seed": str(args.seed),
+    }
 
 
 def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:

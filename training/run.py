@@ -148,7 +148,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, resumed: bool
     folder.mkdir(parents=True, exist_ok=True)
     if resumed and (folder / "experiment.yaml").exists():
         _refuse_other_experiment(settings, folder)
-        about = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        about = read_provenance(folder)
         about.setdefault("resumed_by", []).append(shlex.join(["python", *sys.argv]))
         return write_json(folder / "provenance.json", about)
     OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
@@ -161,6 +161,11 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, resumed: bool
         "hardware": hardware,
     }
     write_json(folder / "provenance.json", about)
+
+
+def read_provenance(folder: Path) -> dict:
+    """How the run in a folder came about."""
+    return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
 
 
 def _refuse_other_experiment(settings: dict, folder: Path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.replicas import REFERENCE, VARIANTS, keep_last_position, main
+from benchmarks.replicas import VARIANTS, keep_last_position, main
 from modeling.configuration_kindling import FAMILIES
 from training.hardware import has_bf16
 from training.replicas import Replicas
@@ -55,12 +55,12 @@ def test_the_prototype_computes_what_the_models_compute(axes, shared):
 
 def test_the_benchmark_writes_every_number(tmp_path, capsys):
     out = tmp_path / "replicas.json"
-    main(["--rounds", "1", "--replicas", "2", "--batch", "4", "--no-keep", "--out", str(out)])
+    main(["--rounds", "1", "--replicas", "2", "--batch", "4", "--modulus", "7", "--no-keep", "--out", str(out)])
     report, printed = json.loads(out.read_text()), capsys.readouterr().out
     bf16 = has_bf16(use_cpu=True)
     names = [name for name, variant in VARIANTS.items() if bf16 or not variant.bf16]
     assert report["replicas"] == 2
-    assert report["equations"] == 97 * 96
+    assert report["equations"] == 7 * 6
     assert report["threads"] == torch.get_num_threads()
     assert report["hardware"]["precision"] == ("bf16" if bf16 else "fp32")
     for kind in ("adamw", "muon"):
@@ -68,7 +68,6 @@ def test_the_benchmark_writes_every_number(tmp_path, capsys):
         assert report[kind][0]["ratio"] == 1
         for row in report[kind]:
             assert 0 < row["seed_steps_per_second"] <= row["best_seed_steps_per_second"]
-            assert row["seed_steps_per_second"] == pytest.approx(2000 / row["median_milliseconds"], rel=0.02)
+            assert row["seed_steps_per_second"] == pytest.approx(2000 / row["milliseconds"], rel=0.02)
     assert [row["variant"] for row in report.get("evaluation", [])] == [name for name in names if VARIANTS[name].bf16]
-    assert REFERENCE == names[0]
     assert all(name in printed for name in names)

@@ -1,5 +1,6 @@
 """Replicas train as they would alone, what is measured is what the models say, and a resumed run is the same run."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -23,7 +24,7 @@ def make_experiment(tmp_path):
     def make(replicas=None, data=None, model=None, optimizer=None, **training):
         sizes = {"type": "kindling_gpt", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
         quick = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "bf16": False, "max_steps": 50, "seed": 0}
-        quick |= {"per_device_train_batch_size": 32, "learning_rate": 3e-3, "disable_tqdm": True}
+        quick |= {"per_device_train_batch_size": 32, "learning_rate": 3e-3, "disable_tqdm": True, "log_level": "error"}
         return AlgorithmicExperiment(
             name="task",
             model=sizes | (model or {}),
@@ -51,16 +52,17 @@ def evaluations(trainer, name):
     return [row for row in trainer.state.log_history if row.get("replica") == name]
 
 
-REPLICAS = {"training": {"seed": [3, 4], "learning_rate": [1e-3, 4e-3], "weight_decay": [0.0, 2.0]}}
-MUON = {"optimizer": {"muon_learning_rate": [0.01, 0.04], "muon_weight_decay": [0.0, 0.5]}, "training": {"seed": [5]}}
+SEEDS = {"training": {"seed": [3, 4, 5]}}
+ADAMW = {"training": {"seed": [3], "learning_rate": [1e-3, 4e-3], "weight_decay": [0.0, 2.0]}}
+MUON = {"optimizer": {"muon_learning_rate": [0.01, 0.04], "muon_weight_decay": [0.0, 0.5]}}
 
 
 @pytest.mark.parametrize(
     ("replicas", "settings"),
     [
-        (REPLICAS, {}),
-        (REPLICAS, {"max_grad_norm": 0.5, "data": {"tokens": "characters"}}),
-        (REPLICAS, {"data": {"tokens": "padded", "validation_fraction": 0.2}, "model": {"tie_word_embeddings": False}}),
+        (ADAMW, {}),
+        (SEEDS, {"max_grad_norm": 0.5, "data": {"tokens": "characters"}}),
+        (SEEDS, {"data": {"tokens": "padded", "validation_fraction": 0.2}, "model": {"tie_word_embeddings": False}}),
         (MUON, {"optimizer": {"kind": "muon"}, "lr_scheduler_type": "linear"}),
         ({"training": {"seed": [1]}, "optimizer": {"grokfast_lambda": [0.0, 2.0]}}, {"model": {"mlp": "relu"}}),
         ({"training": {"seed": [1, 2]}, "model": {"embedding_init_std": [0.5, 1.0]}}, {"data": {"seed": 7}}),
@@ -87,7 +89,9 @@ def test_each_replicas_numbers_are_those_of_the_same_run_alone(make_experiment, 
 
 
 def test_a_run_is_a_plain_loop_over_a_stock_model_and_optimiser(make_experiment):
-    experiment = make_experiment(max_steps=50, warmup_steps=0, lr_scheduler_type="constant", weight_decay=0.5)
+    # Without biases: the loss does not depend on the keys' at all, and Adam would blow up what rounding leaves of it.
+    settings = {"warmup_steps": 0, "lr_scheduler_type": "constant", "weight_decay": 0.5}
+    experiment = make_experiment(model={"bias": False}, **settings)
     trainer = make_trainer(experiment)
     trainer.train()
 
@@ -204,7 +208,7 @@ def test_log_spaced_steps(per_decade, last):
     steps = sorted(log_spaced(per_decade, last))
     assert steps[0] == 1
     assert steps[-1] == last
-    ratios = [after / before for before, after in zip(steps, steps[1:], strict=False)]
+    ratios = [after / before for before, after in itertools.pairwise(steps)]
     # Steps are whole numbers: each may be off by a half.
     limit = 10 ** (1 / per_decade)
     assert all(ratio <= (limit * before + 0.5) / (before - 0.5) for ratio, before in zip(ratios, steps, strict=False))

@@ -127,7 +127,7 @@ def test_a_chain_goes_on_from_its_state_exactly():
 def test_a_schedule_reaches_every_group_also_after_loading():
     optimizer = chain(matrices())
     optimizer.load_state_dict(optimizer.state_dict())
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
     schedule.step()
     muon, adamw = optimizer.optimizers
     assert muon.param_groups[0]["lr"] == pytest.approx(0.01)

@@ -1,0 +1,331 @@
+"""Spectra of embeddings made of known waves; a run's folder, written by hand, as a picture and as numbers."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from safetensors.numpy import save_file
+
+from config import ROOT
+from data_prep.algorithmic import OPERATIONS
+from data_prep.tokenizer import equation_tokenizer
+from experiments import spectrum
+from experiments.figures import PALETTE, TEST, TRAIN
+from sections import ConfigError
+
+PRIMES = (2, 3, 5, 7, 13, 23, 97, 113)
+
+
+def waves(n: int, frequencies: dict[int, float], width: int = 16) -> np.ndarray:
+    """Embeddings (n, width) of a circle for each frequency, of the radius given, around a mean that is not 0."""
+    plane = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0]  # orthogonal directions
+    rows = np.full((n, width), 3.0)
+    for i, (frequency, radius) in enumerate(frequencies.items()):
+        angles = 2 * np.pi * frequency * np.arange(n) / n
+        rows += radius * (np.outer(np.cos(angles), plane[2 * i]) + np.outer(np.sin(angles), plane[2 * i + 1]))
+    return rows
+
+
+@pytest.mark.parametrize("n", [97, 96])
+def test_a_wave_has_its_own_frequency(n):
+    shares = spectrum.spectrum(waves(n, {5: 1.0, 17: 2.0, 42: 3.0}))
+    expected = np.zeros(n // 2)
+    expected[[4, 16, 41]] = np.array([1, 4, 9]) / 14  # the power of a circle is its radius squared
+    np.testing.assert_allclose(shares, expected, atol=1e-12)
+
+
+def test_the_last_frequency_of_an_even_number_counts_once():
+    n = 12
+    signs = np.where(np.arange(n) % 2, -1.0, 1.0)  # power 1, as a cosine of radius sqrt 2
+    rows = np.stack([signs, np.sqrt(2) * np.cos(2 * np.pi * np.arange(n) / n)], axis=1)
+    np.testing.assert_allclose(spectrum.spectrum(rows), [0.5, 0, 0, 0, 0, 0.5], atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [22, 23])
+def test_parseval(n):
+    rows = np.random.default_rng(1).normal(size=(n, 7)) + 10
+    shares = spectrum.spectrum(rows)
+    assert shares.sum() == pytest.approx(1)
+    variance = ((rows - rows.mean(0)) ** 2).sum()  # the power, in space
+    first = rows.T @ np.exp(-2j * np.pi * np.arange(n) / n)  # the transform as it is defined
+    assert shares[0] == pytest.approx(2 * (np.abs(first) ** 2).sum() / n / variance)
+
+
+@pytest.mark.parametrize("n", [96, 97])
+def test_random_embeddings_have_all_frequencies_alike(n):
+    shares = spectrum.spectrum(np.random.default_rng(2).normal(size=(n, 20_000)))
+    assert np.sort(shares)[-5:].sum() == pytest.approx(5 / (n // 2), rel=0.05)
+    assert spectrum.gini(shares) < 0.02
+
+
+def test_gini():
+    assert spectrum.gini(np.ones(8) / 8) == pytest.approx(0)
+    assert spectrum.gini(np.eye(8)[3]) == pytest.approx(1 - 1 / 8)
+    values = np.random.default_rng(3).random(20)
+    differences = sum(abs(a - b) for a, b in itertools.product(values, values))
+    assert spectrum.gini(values) == pytest.approx(differences / (2 * 20 * values.sum()))
+
+
+@pytest.mark.parametrize("p", PRIMES)
+def test_discrete_logarithms(p):
+    order = spectrum.by_logarithm(p)
+    assert sorted(order) == list(range(1, p))
+    root = order[1] if p > 2 else 1
+    assert order == [pow(root, exponent, p) for exponent in range(p - 1)]
+    smaller = [{pow(g, exponent, p) for exponent in range(p - 1)} for g in range(1, root)]
+    assert all(len(powers) < p - 1 for powers in smaller)  # none of them is a primitive root
+
+
+@pytest.mark.parametrize("operation", spectrum.ORDERS)
+def test_orders_are_those_of_our_operations(operation):
+    """Moving on by one in the order is what the operation does with one and the same number."""
+    order = spectrum.ORDERS[operation](13)
+    answer = {"quadratic": OPERATIONS["add"]}.get(operation, OPERATIONS[operation]).answer
+    backwards = operation in ("subtract", "divide")
+    moved = [answer(number, order[1], 13) if order[0] else answer(number, 1, 13) for number in order]
+    assert moved == (order[-1:] + order[:-1] if backwards else order[1:] + order[:1])
+
+
+P = 23
+KNOWN = {1: 1.0, 4: 2.0, 5: 3.0, 9: 1.5, 10: 2.5}
+STRONGEST = [5, 10, 4, 9, 1]
+STEPS, LAST = (10, 20, 50, 100, 200), 230
+EVALUATED = [{"step": s, "train_accuracy": min(1, s / 20), "test_accuracy": s / 250} for s in (1, 10, 22, 51, 99, 230)]
+
+
+def write_weights(folder: Path, table: np.ndarray):
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {"model.embed_tokens.weight": table.astype(np.float32), "lm_head.weight": np.zeros((2, 2), np.float32)}
+    save_file(weights, folder / "model.safetensors")
+
+
+def write_run(folder: Path, operation: str = "add", p: int = P, frequencies: dict = KNOWN) -> Path:
+    """A run whose embeddings are random at checkpoints, ever less so, and nothing but waves at the end."""
+    tokenizer = equation_tokenizer("numbers", OPERATIONS[operation].symbol, p - 1)
+    tokenizer.save_pretrained(folder)
+    order = spectrum.ORDERS[operation](p)
+    table = np.random.default_rng(0).normal(size=(len(tokenizer), 16))
+    pure = table.copy()
+    pure[[tokenizer.convert_tokens_to_ids(str(number)) for number in order]] = waves(len(order), frequencies)
+    for step in STEPS:
+        write_weights(folder / f"checkpoint-{step}", table + (pure - table) * (step - STEPS[0]) / LAST)
+    write_weights(folder, pure)
+    lines = [{"step": 5, "loss": 2.0}, *EVALUATED]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.json").write_text(json.dumps({"steps_to_fit": 22, "steps_to_grok": 230, "steps": LAST}))
+    data = f"data:\n  operation: {operation}\n  modulus: {p}\n  tokens: numbers\n"
+    (folder / "experiment.yaml").write_text(data + "replicas: {}\n")
+    return folder
+
+
+def look_at(*words) -> None:
+    spectrum.main(spectrum.parse_arguments([str(word) for word in words]))
+
+
+@pytest.mark.parametrize("operation", ["add", "divide", "multiply", "quadratic", "subtract"])
+def test_a_run_end_to_end(tmp_path, capsys, operation):
+    folder = write_run(tmp_path / "run", operation)
+    look_at(folder)
+    assert (folder / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((folder / "spectrum.json").read_text())
+    order = "by_logarithm" if operation in ("multiply", "divide") else "natural"
+    assert (numbers["operation"], numbers["modulus"], numbers["order"]) == (operation, P, order)
+    assert numbers["random_share"] == pytest.approx(5 / 11, abs=1e-5)
+    looks = {one["step"]: one for one in numbers["looks"]}
+    assert list(looks) == [*STEPS, LAST]
+    assert looks[LAST]["frequencies"] == STRONGEST
+    assert looks[LAST]["top_share"] == 1
+    assert looks[10]["top_share"] < 0.8
+    assert looks[LAST]["gini"] > looks[100]["gini"] > looks[10]["gini"]
+    assert [(one["train_accuracy"], one["test_accuracy"]) for one in looks.values()][1:4] == [
+        (1, 22 / 250),
+        (1, 51 / 250),
+        (1, 99 / 250),
+    ]  # of the evaluations at 22, 51 and 99
+    assert list(numbers["shares"]) == ["10", "50", "100", "230"]
+    assert all(sum(shares) == pytest.approx(1, abs=1e-4) for shares in numbers["shares"].values())
+    radii = np.array([KNOWN.get(k, 0) for k in range(1, 12)])
+    np.testing.assert_allclose(numbers["shares"]["230"], radii**2 / (radii**2).sum(), atol=1e-5)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["step", "train", "test", "top", "5", "Gini", "frequencies"]
+    assert printed[6].split()[:4] == ["230", "100.00%", "92.00%", "100.0%"]
+    assert printed[6].split()[5:] == ["5", "10", "4", "9", "1"]
+    assert "about 45% at its 5 strongest" in printed[7]
+    assert printed[-2:] == [f"written  {folder / name}" for name in ("spectrum.png", "spectrum.json")]
+
+
+def test_numbers_of_a_product_are_no_waves_in_natural_order(tmp_path):
+    folder = write_run(tmp_path, "divide")
+    settings = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(settings.replace("divide", "add"))
+    run = spectrum.read_run(folder)
+    assert run.looks[-1].top_share < 0.85
+
+
+def texts_overlap(figure) -> list[tuple[str, str]]:
+    renderer = figure.canvas.get_renderer()
+    boxes = []
+    for axes in figure.axes:
+        names = [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+        names += [label for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()]
+        boxes += [(text.get_text(), text.get_window_extent(renderer)) for text in names if text.get_text()]
+    boxes += [(text.get_text(), text.get_window_extent(renderer)) for text in figure.legends[0].get_texts()]
+    boxes.append(("title", figure._suptitle.get_window_extent(renderer)))
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_the_picture(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    run = spectrum.read_run(write_run(tmp_path))
+    figure = spectrum.draw(run)
+    FigureCanvasAgg(figure).draw()
+    *panels, history = figure.axes
+    assert figure.get_suptitle() == "Fourier spectrum of the number embeddings: add modulo 23"
+    assert [axes.get_title(loc="left").split(":")[0] for axes in panels] == [
+        "step 10", "step 50", "step 100", "step 230"
+    ]  # fmt: skip
+    assert panels[-1].get_title(loc="left").endswith("train 100.0%, test 92.0%; 100% of the power at the 5 strongest")
+    assert len({axes.get_ylim() for axes in panels}) == len({axes.get_xlim() for axes in panels}) == 1
+    for axes, shares in zip(panels, run.shown.values(), strict=True):
+        assert [bar.get_height() for bar in axes.patches] == pytest.approx(100 * shares)
+        blue = {i + 1 for i, bar in enumerate(axes.patches) if to_hex(bar.get_facecolor()).upper() == PALETTE[0]}
+        assert blue == {int(text.get_text()) for text in axes.texts} == set(np.argsort(-shares)[:5] + 1)
+        assert all(text.get_position()[0] == int(text.get_text()) for text in axes.texts)
+    assert panels[-1].get_xlabel() == "frequency along the numbers 0, 1, 2, 3, ... (modulo 23)"
+    lines = {line.get_label(): line for line in history.get_lines() if not line.get_label().startswith("_")}
+    assert list(lines) == [text.get_text() for text in figure.legends[0].get_texts()]
+    train, test, top, at_random = lines.values()
+    assert (train.get_color(), test.get_color(), top.get_color()) == (TRAIN, TEST, PALETTE[0])
+    assert list(test.get_xdata()) == [row["step"] for row in EVALUATED]
+    assert list(test.get_ydata()) == [100 * row["test_accuracy"] for row in EVALUATED]
+    assert list(top.get_xdata()) == [*STEPS, LAST]
+    assert list(top.get_ydata()) == [100 * one.top_share for one in run.looks]
+    assert set(at_random.get_ydata()) == {100 * 5 / 11}
+    assert history.get_xscale() == "log"
+    assert [line.get_xdata()[0] for line in history.get_lines() if line.get_label().startswith("_")] == [*run.shown]
+    assert texts_overlap(figure) == []
+
+
+def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    frequencies = {110: 1.0, 111: 1.0, 112: 1.0, 113: 1.0, 114: 1.0}
+    figure = spectrum.draw(spectrum.read_run(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
+    FigureCanvasAgg(figure).draw()
+    assert {text.get_text() for text in figure.axes[3].texts} == {"110", "111", "112", "113", "114"}
+    assert texts_overlap(figure) == []
+
+
+CHOICES = [
+    # steps, fitted at, grokked at, shown
+    (range(10, 1001, 10), 95, 400, [10, 100, 190, 1000]),  # sqrt(95 * 400) = 195
+    (range(10, 1001, 10), None, None, [10, 100, 1000]),
+    (range(10, 1001, 10), 95, None, [10, 100, 310, 1000]),  # sqrt(95 * 1000) = 308
+    ([10, 20, 30], 5, 30, [10, 20, 30]),
+    ([10, 30], 5, 30, [10, 30]),
+    ([10, 30], 30, None, [10, 30]),
+    ([100, 200, 300], 250, 150, [100, 300]),  # generalises before it fits
+]
+
+
+@pytest.mark.parametrize(("steps", "fit", "grok", "shown"), CHOICES)
+def test_steps_to_show(steps, fit, grok, shown):
+    assert spectrum.choose(list(steps), fit, grok) == shown
+
+
+def test_out(tmp_path):
+    folder = write_run(tmp_path / "run")
+    look_at(folder, "--out", tmp_path / "new" / "add.png")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["add.json", "add.png"]
+    assert not list(folder.glob("spectrum.*"))
+
+
+def replace_in(name: str, old: str, new: str):
+    def change(folder: Path):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def remove_checkpoints(folder: Path):
+    for path in folder.glob("checkpoint-*/model.safetensors"):
+        path.unlink()
+
+
+def diverge(folder: Path):
+    write_weights(folder / "checkpoint-50", np.full((40, 4), np.nan))
+
+
+MISTAKES = [
+    (remove("experiment.yaml"), "has no experiment.yaml with a data.operation; give a run of train_algorithmic.py"),
+    (replace_in("experiment.yaml", "operation: add", "source: fables"), "no experiment.yaml with a data.operation"),
+    (
+        replace_in("experiment.yaml", "add", "s5"),
+        "was trained on data.operation=s5, whose group is not known to be cyclic; "
+        "give a run on add, subtract, quadratic, multiply, divide",
+    ),
+    (replace_in("experiment.yaml", "add", "mine.py:rule"), "data.operation=mine.py:rule, whose group is not known"),
+    (
+        replace_in("experiment.yaml", "tokens: numbers", "tokens: padded"),
+        "was trained with data.tokens=padded, so digits have embeddings and not numbers; "
+        "give a run with data.tokens=numbers",
+    ),
+    (
+        replace_in("metrics.json", '"steps"', '"replicas"'),
+        "is a run of replicas; train a single model, without `replicas`, and training.save_strategy=steps",
+    ),
+    (remove("metrics.json"), "is not finished: it has no metrics.json; let train_algorithmic.py end its steps"),
+    (remove("model.safetensors"), "is not finished: it has no model.safetensors"),
+    (
+        remove_checkpoints,
+        "has weights of step 230 alone; train a single model again with training.save_strategy=steps "
+        "training.save_steps=20 training.save_total_limit=null",
+    ),
+    (diverge, "checkpoint-50/model.safetensors has embeddings that are not finite, so the run diverged"),
+]
+
+
+@pytest.mark.parametrize(("change", "complaint"), MISTAKES)
+def test_mistakes_are_said_before_anything_is_written(tmp_path, change, complaint):
+    folder = write_run(tmp_path)
+    change(folder)
+    with pytest.raises(ConfigError) as error:
+        look_at(folder)
+    assert complaint in str(error.value)
+    assert not list(folder.glob("spectrum.*"))
+
+
+def test_too_small_a_modulus(tmp_path):
+    with pytest.raises(ConfigError, match="data.modulus=11 has only 5 frequencies; take a prime from 13 on"):
+        look_at(write_run(tmp_path / "small", p=11, frequencies={1: 1.0}))
+    look_at(write_run(tmp_path / "enough", "divide", p=13, frequencies={1: 1.0}))
+
+
+def test_a_picture_that_is_no_png(tmp_path):
+    with pytest.raises(ConfigError, match=r"--out .*a.json is no PNG; give a name that ends in .png"):
+        look_at(tmp_path, "--out", tmp_path / "a.json")
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "experiments.spectrum", str(tmp_path / "none")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"experiments.spectrum: {tmp_path / 'none'} has no experiment.yaml")
+    assert result.stderr.count("\n") == 1
+
+
+def test_nothing_imports_torch():
+    code = "import sys, experiments.spectrum; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,166 @@
+"""`train_algorithmic.py` end to end: what a user types, what it leaves behind, and that it really learns arithmetic."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+import generate
+import train_algorithmic
+from config import ROOT, ConfigError, run_script
+from sections import AlgorithmicExperiment
+
+TINY = """
+model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
+data: {operation: divide, modulus: 7, train_fraction: 0.5, validation_fraction: 0.2}
+training: {output_dir: %s, per_device_train_batch_size: 8, max_steps: 12, use_cpu: true, bf16: false, seed: 3}
+"""
+MODEL_FILES = {
+    "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
+    "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "accounting.py", "attention.py", "configuration_kindling.py", "layers.py", "modeling_kindling.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Train the tiny experiment into `name` below a shared folder and return the run folder."""
+    here = tmp_path_factory.mktemp("algorithmic")
+
+    def train(name: str, *overrides: str) -> Path:
+        path = here / f"{name}.yaml"
+        path.write_text(TINY % (here / name))
+        train_algorithmic.main(str(path), list(overrides))
+        return here / name
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def single(workshop):
+    return workshop("single", "--write-data")
+
+
+@pytest.fixture(scope="module")
+def several(workshop):
+    return workshop("several", "replicas.training.seed=[3,4]", "replicas.training.weight_decay=[0.5,1]")
+
+
+def test_a_run_is_itself_the_model(single):
+    assert {path.name for path in single.iterdir()} == MODEL_FILES | {"provenance.json", "data"}
+    metrics = json.loads((single / "metrics.json").read_text())
+    rows = [json.loads(line) for line in (single / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == metrics["steps"] == 12
+    assert {key: rows[-1][key] for key in ("train_loss", "validation_accuracy", "test_accuracy")} == {
+        key: metrics[key] for key in ("train_loss", "validation_accuracy", "test_accuracy")
+    }
+    assert metrics["tokens"] == 12 * 8
+    assert (single / "curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (single / "README.md").read_text()
+    assert "divide modulo 7" in card
+    assert "{" not in card.split("```")[0]
+
+
+def test_replicas_are_models_of_their_own(several, single):
+    names = ["seed=3,weight_decay=0.5", "seed=3,weight_decay=1.0", "seed=4,weight_decay=0.5", "seed=4,weight_decay=1.0"]
+    assert json.loads((several / "metrics.json").read_text())["replicas"] == names
+    losses = set()
+    for name in names:
+        assert {path.name for path in (several / name).iterdir()} == MODEL_FILES
+        AutoModelForCausalLM.from_pretrained(several / name)
+        losses.add(json.loads((several / name / "metrics.json").read_text())["train_loss"])
+    assert len(losses) == 4
+    alone = json.loads((single / "metrics.json").read_text())
+    same = json.loads((several / names[1] / "metrics.json").read_text())
+    assert same["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+    assert same["tokens"] == alone["tokens"]
+
+
+def test_a_replicas_settings_run_it_alone(several, tmp_path):
+    folder = several / "seed=4,weight_decay=0.5"
+    train_algorithmic.main(str(folder / "experiment.yaml"), [f"training.output_dir={tmp_path / 'again'}"])
+    metrics, again = (json.loads((path / "metrics.json").read_text()) for path in (folder, tmp_path / "again"))
+    assert again["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-5)
+
+
+def test_written_data_are_the_equations_of_the_run(single):
+    counts = {split: len((single / "data" / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "test")}
+    assert counts == {"train": 21, "test": 13}
+    assert json.loads((single / "data" / "train.jsonl").read_text().splitlines()[0]).keys() == {"prompt", "completion"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["data.operation=divid"], "divide"),
+        (["data.modulus=12"], "prime"),
+        (["data.train_fraction=1.5"], "train_fraction"),
+        (["data.train_fraction=0.9", "data.validation_fraction=0.2"], "sum of both below 1"),
+        (["training.gradient_accumulation_steps=2"], "leave it out"),
+        (["training.max_steps=0"], "give the number of steps"),
+        (["training.optim=sgd"], "set optimizer.kind"),
+        (["optimizer.kind=lion"], "it takes adamw|muon"),
+        (["optimizer.muon_momentum=1.0"], "below 1"),
+        (["replicas.training.seed=3"], "no list of different values"),
+        (["replicas.training.seed=[1,1]"], "no list of different values"),
+        (["replicas.training.max_steps=[1,2]"], "replicas can differ in"),
+        (["replicas.data.operation=[add]"], "replicas can differ in"),
+        (["replicas.training.seed=[a]"], "it takes int"),
+        (["evaluation.evals_per_decade=0"], "at least 1"),
+        (["sample.prompt=x"], "is not a section of train_algorithmic.py"),
+        (["model.max_position_embeddings=4"], "too small for equations of 5 tokens"),
+        (["training.push_to_hub=true"], "hf upload"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, overrides, complaint):
+    path = tmp_path / "bad.yaml"
+    path.write_text(TINY % (tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", ["train_algorithmic.py", str(path), *overrides])
+    with pytest.raises(SystemExit) as exit_:
+        run_script(train_algorithmic.__doc__, train_algorithmic.main, AlgorithmicExperiment)
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert complaint in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_written_over(single):
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train_algorithmic.main(str(single.parent / "single.yaml"), [])
+
+
+@pytest.fixture(scope="module")
+def adder(tmp_path_factory):
+    """One layer, addition modulo 97 from 70 % of the equations, 400 steps."""
+    folder = tmp_path_factory.mktemp("adder") / "run"
+    config = ROOT / "configs" / "algorithmic" / "addition.yaml"
+    train_algorithmic.main(str(config), [f"training.output_dir={folder}", "evaluation.evals_per_decade=10"])
+    return folder
+
+
+def test_one_layer_learns_addition_in_400_steps(adder):
+    metrics = json.loads((adder / "metrics.json").read_text())
+    assert metrics["steps"] == 400
+    assert metrics["test_accuracy"] == metrics["validation_accuracy"] == 1
+    assert metrics["steps_to_grok"] <= 300
+
+
+def test_a_grokked_model_answers_prompts(adder, monkeypatch, capsys):
+    test = AutoTokenizer.from_pretrained(adder)
+    assert test("91 + 7 =")["input_ids"] == test("91+7=")["input_ids"]
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(adder), "--prompt", "91 + 7 =", "91+8=", "--temperature", "0"])
+    generate.main(generate.parse_arguments())
+    assert capsys.readouterr().out.split("\n")[:2] == ["91 + 7 = 1", "91 + 8 = 2"]
+    tell = pipeline("text-generation", model=str(adder))
+    assert tell("50 + 50 =")[0]["generated_text"] == "50 + 50 =3"  # the pipeline joins prompt and answer as they are
+
+
+def test_a_prompt_beyond_the_vocabulary_is_refused(adder):
+    from training.generation import Sampling, load_model, stream
+
+    model, tokenizer = load_model(str(adder))
+    with pytest.raises(ConfigError, match="98"):
+        stream(model, tokenizer, "98 + 7 =", Sampling(0))
