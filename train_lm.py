@@ -10,8 +10,6 @@ The run folder (training.output_dir, by default runs/NAME) is itself the trained
 with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
 """
 
-from functools import partial
-
 from config import load_experiment, run_script
 
 
@@ -28,7 +26,6 @@ def main(path: str, overrides: list[str]):
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
     from training.hardware import describe_hardware
-    from training.optimizers import build_optimizer
     from training.trainer import KindlingTrainer
 
     args = run.training_arguments(experiment)
@@ -48,10 +45,8 @@ def main(path: str, overrides: list[str]):
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
     samples = Samples(folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args))
-    own_optimizer = partial(build_optimizer, [(model, args, experiment.optimizer)])
     trainer = KindlingTrainer(
-        model=model,
+        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args)),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
@@ -60,7 +55,7 @@ def main(path: str, overrides: list[str]):
         callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
         peak_flops=hardware["peak_flops"],
-        make_optimizer=None if experiment.optimizer.is_stock else own_optimizer,
+        optimizer=experiment.optimizer,
     )
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

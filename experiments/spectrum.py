@@ -225,7 +225,7 @@ def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
     title = f"step {one.step:,}: {accuracies}; {one.top_share:.0%} of the power at the {TOP} strongest"
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylabel("share (%)")
-    wide, high = 0.009 * len(str(len(percent))) * len(percent), 0.15 * top  # the room of a name
+    wide, high = 0.009 * len(str(len(percent))) * len(percent), 0.2 * top  # the room of a name
     heights = {}
     for k in reversed(one.frequencies):
         heights[k] = percent[k - 1]

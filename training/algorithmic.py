@@ -151,9 +151,15 @@ class AlgorithmicTrainer(KindlingTrainer):
             data_collator=dict,
             processing_class=members[0].equations.tokenizer,
             text_bytes=None,
-            make_optimizer=lambda: build_optimizer([(m.model, m.args, m.experiment.optimizer) for m in members]),
             **kwargs,
         )
+
+    def create_optimizer(self, model=None):  # noqa: ARG002
+        """One optimiser for all members, each with its own settings."""
+        if self.optimizer is None:
+            members = [(member.model, member.args, member.experiment.optimizer) for member in self.members]
+            self.optimizer = build_optimizer(members)
+        return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002
         """Mean over each replica's targets, summed over replicas: no replica's gradient feels the others."""

@@ -15,10 +15,11 @@ class Replicas(nn.Module):
 
     Weights and gradients stay those of the models given, so that each is optimised and saved by itself. Two savings,
     measured in `benchmarks/replicas.py`:
-    - Rows that begin alike share the work on their beginning, through the models' own key-value cache: `beginnings`
-      (P, t) are all that there are. Exact, but for dropout, which would drop the same in all of them.
-    - Under autocast weights are rounded once and activations stay in its type; autocast itself would round the input
-      of each product anew.
+    - Rows that begin alike share the work on their beginning, through the models' own key-value cache, in batches of
+      more than 2 P rows; `beginnings` (P, t) are all that there are. Exact, but for dropout, which would drop the same
+      in all of them.
+    - Under autocast weights are rounded once and activations, norms included, stay in its type; autocast itself would
+      round the input of each product anew.
     """
 
     accepts_loss_kwargs = True  # makes the Trainer count targets
@@ -46,7 +47,7 @@ class Replicas(nn.Module):
     def _predict(self, kept: int, weights: dict, ids_BT, beginning_B):
         """One model's logits (B, K, V)."""
         call = partial(functional_call, self.models[0], weights)
-        if self.beginnings is None:
+        if self.beginnings is None or len(ids_BT) <= 2 * len(self.beginnings):
             return call((ids_BT,), {"use_cache": False, "logits_to_keep": kept}).logits
         cache = call((self.beginnings,), {"use_cache": True, "logits_to_keep": 1}).past_key_values
         for layer in cache.layers:

@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
 
+from sections import OptimizerSection
+
 from .metrics import LanguageModeling
+from .optimizers import build_optimizer
+
+_STOCK = OptimizerSection()
 
 
 class KindlingTrainer(Trainer):
@@ -15,15 +20,15 @@ class KindlingTrainer(Trainer):
     Every log carries `tokens` (targets trained on), `total_flos` and `seconds`, which go on counting after a resume,
     and a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) put to use.
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
-    `make_optimizer`, if given, takes the place of the Trainer's own choice among `training.optim`.
+    `optimizer` is the experiment's section of that name.
     """
 
-    def __init__(self, *args, text_bytes: int | None, peak_flops: float, make_optimizer=None, **kwargs):
+    def __init__(self, *args, text_bytes: int | None, peak_flops: float, optimizer=_STOCK, **kwargs):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.peak_flops = peak_flops
-        self.make_optimizer = make_optimizer
+        self.section = optimizer
         self._new_targets = 0
         self._started = None
         self._last_log = None
@@ -52,11 +57,11 @@ class KindlingTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
 
     def create_optimizer(self, model=None):
-        """As the Trainer's, unless there is a `make_optimizer`; called when the model is on its device."""
-        if self.make_optimizer is None:
+        """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""
+        if self.section.is_stock:
             return super().create_optimizer(model)
         if self.optimizer is None:
-            self.optimizer = self.make_optimizer()
+            self.optimizer = build_optimizer([(self.model, self.args, self.section)])
         return self.optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:
