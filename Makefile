@@ -1,4 +1,5 @@
 # make demo    train the demo model and talk to it
+# make grok    train five models on division modulo 97, together, until they have found the rule
 # make test    run the tests
 # make check   what the continuous integration runs: linter and tests
 #
@@ -9,7 +10,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-slow lint format check clean
+.PHONY: demo grok test test-slow lint format check clean
 
 demo: .venv/ready
 	@if [ -f runs/demo/metrics.json ]; then \
@@ -17,6 +18,14 @@ demo: .venv/ready
 		$(BIN)/python generate.py runs/demo --seed $$$$; \
 	else \
 		$(BIN)/python train_lm.py configs/lm/demo.yaml training.resume_from_checkpoint=true; \
+	fi
+
+grok: .venv/ready
+	@if [ -f runs/fast/metrics.json ]; then \
+		echo "runs/fast is finished; delete it to run it again, or prompt it:"; \
+		$(BIN)/python generate.py runs/fast/seed=0 --prompt "91 / 7 ="; \
+	else \
+		$(BIN)/python train_algorithmic.py configs/algorithmic/fast.yaml training.resume_from_checkpoint=true; \
 	fi
 
 test: .venv/ready

@@ -113,7 +113,7 @@ def check_section(section: str, values: dict, kind: type[Experiment] = LanguageE
     if not isinstance(values, dict):
         raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
     if section == "replicas":
-        return {key: _check_replicas(key, lists or {}, kind) for key, lists in values.items()}
+        return {key: _check_replicas(key, lists, kind) for key, lists in values.items() if lists is not None}
     fields = section_fields(section, kind)
     for key in values:
         if section == "model" and key in FROM_TOKENIZER:

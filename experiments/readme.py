@@ -48,10 +48,16 @@ def story(run: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in json.loads(rows[-1])["text"].splitlines())
 
 
+def sweep_table(name: str) -> str:
+    """The table that `experiments.report` made of a sweep."""
+    return (RESULTS / name / "table.md").read_text(encoding="utf-8").strip()
+
+
 TABLES = {
     "demo": demo_table,
     "results": results_table,
     "demo story": lambda: story("demo"),
+    "grokking": lambda: sweep_table("bars"),
     "tinystories story": lambda: story("tinystories-small"),
 }
 

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import modeling  # noqa: F401
-from config import ROOT, load_experiment
+from config import KINDS, ROOT, load_experiment
+from experiments import cells
+from sections import AlgorithmicExperiment, LanguageExperiment
 from training.run import build_config, check_shape
 
 PYTHON = sorted(
@@ -19,7 +21,8 @@ PYTHON = sorted(
     for path in ROOT.glob("**/*.py")
     if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
 )
-OWN = {"config", "sections", "fields", "modeling", "data_prep", "training", "experiments", "train_lm", "generate"}
+ROOMS = {"modeling", "data_prep", "training", "experiments"}
+OWN = ROOMS | {"config", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
@@ -61,20 +64,23 @@ def test_training_uses_models_by_configuration_and_accounting_alone():
         assert used <= allowed, path.name
 
 
-CONFIGS = sorted((ROOT / "configs" / "lm").glob("*.yaml"))
+SCRIPTS = {"lm": "train_lm.py", "algorithmic": "train_algorithmic.py"}
+CONFIGS = sorted(path for folder in SCRIPTS for path in (ROOT / "configs" / folder).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_configuration_builds_and_says_how_to_run_it(path):
-    experiment = load_experiment(str(path), [])
-    check_shape(experiment)
+    script = SCRIPTS[path.parent.name]
+    experiment = load_experiment(str(path), [], KINDS[script])
+    if script == "train_lm.py":
+        check_shape(experiment)
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(build_config(experiment.model, {"vocab_size": 1000}))
-    assert path.read_text().startswith(f"# python train_lm.py {path.relative_to(ROOT)}")
+    assert path.read_text().startswith(f"# python {script} {path.relative_to(ROOT)}")
 
 
 def test_there_are_configurations():
-    assert len(CONFIGS) >= 6
+    assert len(CONFIGS) >= 11
 
 
 def test_files_and_functions_stay_readable():
@@ -92,7 +98,7 @@ def test_each_file_says_what_it_is():
 
 
 def test_scripts_stay_thin():
-    for script in ("train_lm.py", "generate.py"):
+    for script in (*SCRIPTS.values(), "generate.py"):
         assert (ROOT / script).read_text().count("\n") <= 100
 
 
@@ -138,4 +144,15 @@ def test_the_readmes_commands_are_real():
         else:
             assert (ROOT / words[1]).exists(), command
         if config := [word for word in words if word.endswith(".yaml")]:
-            load_experiment(str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
+            check_configuration(words, str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
+
+
+def check_configuration(words: list[str], path: str, rest: list[str]):
+    """Check the file that a command names, as the command would read it."""
+    settings = [word for word in rest if not word.startswith("--")]
+    if words[2] in ("experiments.sweep", "experiments.report"):
+        cells.check(cells.read_sweep(path, []))
+    elif words[2] == "data_prep.algorithmic":
+        load_experiment(path, settings, AlgorithmicExperiment)
+    else:
+        load_experiment(path, settings, KINDS.get(words[1], LanguageExperiment))

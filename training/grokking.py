@@ -99,7 +99,7 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
     example = " ".join(member.equations.texts["train"][0])
     replicas = [f"replicas    {len(trainer.members)}: {'; '.join(m.name for m in trainer.members)}"]
     return [
-        f"data        {title(experiment)}: {', '.join(counts.values())}; such as {example}",
+        f"data        {title(member)}: {', '.join(counts.values())}; such as {example}",
         f"model       {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{sum(parameters(config).values()):,} parameters, vocabulary {config.vocab_size}",
         *(replicas if experiment.replicas else []),
@@ -109,10 +109,11 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
     ]
 
 
-def title(experiment: AlgorithmicExperiment) -> str:
+def title(member: Member) -> str:
     """The task in words."""
-    data = experiment.data
-    return f"{data.operation}{f' modulo {data.modulus or 97}' if data.operation != 's5' else ''}, {data.tokens}"
+    data = member.experiment.data
+    modulo = "" if data.operation == "s5" else f" modulo {member.equations.modulus}"
+    return f"{data.operation}{modulo}, as {data.tokens}"
 
 
 def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
@@ -124,7 +125,8 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
         results[member.name] = final_metrics(rows, trainer.state, len(trainer.members))
         keep_member(experiment, member, rows, results[member.name])
     if experiment.replicas:  # last, for it says that the run is finished
-        draw_accuracies([evaluations(history, name) for name in results], folder / "curves.png", title(experiment))
+        runs = [evaluations(history, name) for name in results]
+        draw_accuracies(runs, folder / "curves.png", title(member))
         write_json(folder / "metrics.json", {"replicas": list(results), "seconds": rows[-1]["seconds"]})
     return [
         "",
@@ -144,7 +146,7 @@ def keep_member(run: AlgorithmicExperiment, member: Member, rows: list[dict], me
     settings = resolve(member.experiment, member.args, member.model.config)
     OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    draw_accuracies([rows], folder / "curves.png", f"{title(member.experiment)}: {member.name}")
+    draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
     prompt, answer = member.equations.texts["test"][0]
     write_card(
         folder,
@@ -153,7 +155,7 @@ def keep_member(run: AlgorithmicExperiment, member: Member, rows: list[dict], me
         results=_results(metrics),
         training=_training(member, metrics),
         name=member.name,
-        source=f"equations ({title(member.experiment)})",
+        source=f"equations ({title(member)})",
         prompt=prompt,
         do_sample=False,
         sample=f"The answer to `{prompt}`, which it was not trained on, is {answer}.",

@@ -120,7 +120,7 @@ def write_run(folder: Path, operation: str = "add", p: int = P, frequencies: dic
     lines = [{"step": 5, "loss": 2.0}, *EVALUATED]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "metrics.json").write_text(json.dumps({"steps_to_fit": 22, "steps_to_grok": 230, "steps": LAST}))
-    data = f"data:\n  operation: {operation}\n  modulus: {p}\n  tokens: numbers\n"
+    data = f"data:\n  operation: {operation}\n  modulus: null\n  tokens: numbers\n"
     (folder / "experiment.yaml").write_text(data + "replicas: {}\n")
     return folder
 
