@@ -130,13 +130,17 @@ def _check_replicas(section: str, lists: dict, kind: type[Experiment]) -> dict[s
         raise ConfigError(f"replicas.{section}={lists!r} holds no lists; write replicas.training.seed=[0,1,2]")
     for key, values in lists.items():
         _refuse_unknown(f"{section}.{key}", known, f"replicas.{section}.{key}", "something that replicas can differ in")
-        if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+        if not isinstance(values, list):
             raise ConfigError(f"replicas.{section}.{key}={values!r} is no list of different values; write [0,1,2]")
     fields = section_fields(section, kind)
-    return {
+    checked = {
         key: [_check_value(fields[key], f"replicas.{section}.{key}", value) for value in values]
         for key, values in lists.items()
     }
+    for key, values in checked.items():
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(f"replicas.{section}.{key}={values!r} is no list of different values; write [0,1,2]")
+    return checked
 
 
 def _check_value(field: Field, where: str, value):

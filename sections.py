@@ -1,6 +1,7 @@
 """What an experiment may hold: its sections as dataclasses, and the two kinds of experiment that are made of them."""
 
 import itertools
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -241,7 +242,7 @@ class LanguageExperiment(Experiment):
     training_defaults = LM_TRAINING
 
 
-# What the replicas of an algorithmic experiment can differ in: numbers that change no tensor's shape.
+# What the replicas of an algorithmic experiment can differ in: settings that change no tensor's shape.
 REPLICABLE = {
     "training": ("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     "optimizer": (
@@ -273,7 +274,8 @@ class AlgorithmicExperiment(Experiment):
         replicas = [] if axes else [self]
         for combination in itertools.product(*(values for _, _, values in axes)) if axes else ():
             chosen = [(section, key, value) for (section, key, _), value in zip(axes, combination, strict=True)]
-            name = ",".join(f"{key}={value}" for _, key, value in chosen)
+            twice = {key for key, count in Counter(key for _, key, _ in chosen).items() if count > 1}
+            name = ",".join(f"{f'{s}.{key}' if key in twice else key}={value}" for s, key, value in chosen)
             folder = str(Path(self.training["output_dir"]) / name)
             replica = replace(self, name=name, replicas={}, training=self.training | {"output_dir": folder})
             for section, key, value in chosen:

@@ -25,9 +25,10 @@ def main(path: str, overrides: list[str]):
     from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
-    from training.hardware import describe_hardware
+    from training.hardware import describe_hardware, keep_freed_memory
     from training.trainer import KindlingTrainer
 
+    keep_freed_memory()
     args = run.training_arguments(experiment)
     run.check_shape(experiment)
     checkpoint = run.checkpoint_to_resume(experiment)

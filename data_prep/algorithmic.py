@@ -25,6 +25,7 @@ from .show import print_row
 SHOWN = 3
 DEFAULT_MODULUS = 97
 LARGEST_TOKEN = 1_000_000
+MOST_EQUATIONS = 5_000_000
 PERMUTATIONS = list(itertools.permutations(range(5)))
 PLACES = {permutation: place for place, permutation in enumerate(PERMUTATIONS)}
 
@@ -186,6 +187,10 @@ def find_modulus(operation: Operation, section: EquationsSection) -> int:
             )
         return operation.modulus
     modulus = DEFAULT_MODULUS if section.modulus is None else section.modulus
+    if modulus**2 > MOST_EQUATIONS:
+        raise ConfigError(
+            f"data.modulus={modulus} makes {modulus**2:,} equations; it must be at most {math.isqrt(MOST_EQUATIONS)}"
+        )
     if operation.needs_prime and not _is_prime(modulus):
         prime = next(number for number in itertools.count(max(modulus, 2)) if _is_prime(number))
         raise ConfigError(
@@ -273,7 +278,7 @@ def main(path: str, overrides: list[str]):
     """Print how many equations each split has, and the first of them as the collator hands them to the model."""
     from .collator import CausalLMCollator
 
-    experiment = load_experiment(path, overrides, AlgorithmicExperiment)
+    experiment = load_experiment(path, overrides, AlgorithmicExperiment).replicated()[0]
     default_seed = section_fields("training", AlgorithmicExperiment)["seed"].default
     equations = prepare_equations(experiment.data, experiment.training.get("seed", default_seed))
     collate = CausalLMCollator(equations.tokenizer.pad_token_id)

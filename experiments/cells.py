@@ -90,25 +90,26 @@ class Cell:
         if not self.log.exists():
             return False
         with self.log.open("a") as log:
-            return not lock(log)
+            return not lock(log, fcntl.LOCK_SH)
 
     @property
     def minutes(self) -> float:
         """How long it has run, all calls together."""
         record = self.record
-        seconds = record.get("seconds", 0)
-        if self.state == "running":
-            seconds += (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
+        seconds, started = record.get("seconds", 0), record.get("started")
+        if started and self.state == "running":
+            seconds += (datetime.now() - datetime.fromisoformat(started)).total_seconds()
         return seconds / 60
 
 
-def lock(log) -> bool:
+def lock(log, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock an open log for as long as it is open here or in a child; False if another process has it.
 
-    A lock ends with the processes that hold it. A recorded process id would not: after a restart it is another's.
+    A lock ends with the processes that hold it. A recorded process id would not: after a restart it is another's. Those
+    who only look take it shared (`fcntl.LOCK_SH`), which does not keep them from one another.
     """
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(log, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -49,8 +49,8 @@ def story(run: str) -> str:
 
 
 def sweep_table(name: str) -> str:
-    """The table that `experiments.report` made of a sweep."""
-    return (RESULTS / name / "table.md").read_text(encoding="utf-8").strip()
+    """The table that `experiments.report` made of a sweep, without its title."""
+    return (RESULTS / name / "table.md").read_text(encoding="utf-8").partition("\n")[2].strip()
 
 
 TABLES = {

@@ -11,7 +11,8 @@ writes table.md, cells.json and PNGs into experiments/results/NAME. The sweep fi
         curves: {kind: curves, hue: recipe, panels: train_fraction}
       labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
 
-A row is a cell, or a group of replicas; runs that differ in nothing but seeds are averaged.
+A row is a cell, or a group of replicas; runs that differ in nothing but seeds are averaged. Columns are what a run's
+metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together.
 """
 
 import argparse
@@ -110,13 +111,19 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def read_runs(cell: Cell) -> list[Run]:
-    """The runs of a finished cell: its replicas, or the one that it is. Replicas' values count as axes."""
+    """The runs of a finished cell: its replicas, or the one that it is. Replicas' values count as axes.
+
+    To their metrics comes the cell's `wall_seconds`, all calls together; None if no sweep saw it end.
+    """
+    record = cell.record
+    wall = {"wall_seconds": record.get("seconds") if record.get("exit_code") == 0 else None}
     metrics = _read(cell.folder)
     if "replicas" not in metrics:
-        return [Run(cell.name, "", cell.axes, metrics, cell.folder)]
+        return [Run(cell.name, "", cell.axes, metrics | wall, cell.folder)]
+    folders = {replica: cell.folder / replica for replica in metrics["replicas"]}
     return [
-        Run(cell.name, replica, cell.axes | _values(replica), _read(cell.folder / replica), cell.folder / replica)
-        for replica in metrics["replicas"]
+        Run(cell.name, replica, cell.axes | _values(replica), _read(folder) | wall, folder)
+        for replica, folder in folders.items()
     ]
 
 
@@ -178,9 +185,9 @@ def entry(row: Row, name: str, how: str = "mean") -> str:
 
 
 def _mean(values: list[float], digits: int | None) -> str:
+    if len(set(values)) == 1:
+        return number(values[0], digits)
     mean, half = interval(values)
-    if len(values) == 1:
-        return number(mean, digits)
     if digits is None and not 0 < half < math.inf:
         return f"{number(mean, None)} ± {half:.0f}"
     if digits is None:  # as many as show two of the half-width's
@@ -206,7 +213,12 @@ def number(value: float, digits: int | None) -> str:
 
 def caption(rows: list[Row], columns: list[str], cells: list[Cell]) -> list[str]:
     """What the numbers of a table are, and what is missing."""
-    lines = ["Mean ± half-width of its 95 % t-interval over runs that differ in seeds only; accuracies in percent."]
+    lines = [
+        "Mean ± half-width of its 95 % t-interval over runs that differ in seeds only, or the one value that all of "
+        "them have; accuracies in percent."
+    ]
+    if "wall_seconds" in {column.partition(":")[0] for column in columns}:
+        lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")
     if any(None in row.values(column.partition(":")[0]) for row in rows for column in columns):
         lines.append("`2/3: x`: two of three runs reached it, and x is over those two.")
     if missing := [cell.name for cell in cells if not cell.finished]:

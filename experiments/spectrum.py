@@ -57,11 +57,10 @@ def by_logarithm(p: int) -> list[int]:
             return powers
 
 
-# The order in which an operation's group makes circles of its numbers
+# The order in which an operation's cyclic group makes circles of its numbers; quadratic has no group, s5 no cyclic one
 ORDERS: dict[str, Callable[[int], list[int]]] = {
     "add": natural,
     "subtract": natural,
-    "quadratic": natural,
     "multiply": by_logarithm,
     "divide": by_logarithm,
 }
@@ -145,7 +144,7 @@ def find_operation(folder: Path) -> str:
         raise ConfigError(f"{folder} has no experiment.yaml with a data.operation; give a run of train_algorithmic.py")
     if data["operation"] not in ORDERS:
         given = f"{folder} was trained on data.operation={data['operation']}"
-        raise ConfigError(f"{given}, whose group is not known to be cyclic; give a run on {', '.join(ORDERS)}")
+        raise ConfigError(f"{given}, which is not known to be of a cyclic group; give a run on {', '.join(ORDERS)}")
     if data["tokens"] != "numbers":
         given = f"{folder} was trained with data.tokens={data['tokens']}, so digits have embeddings and not numbers"
         raise ConfigError(f"{given}; give a run with data.tokens=numbers")

@@ -2,11 +2,11 @@
 
     python -m experiments.sweep configs/sweeps/fraction.yaml --status
     python -m experiments.sweep configs/sweeps/fraction.yaml --jobs 2
-    python -m experiments.sweep configs/sweeps/fraction.yaml --only "recipe=ours,*" training.max_steps=500
+    python -m experiments.sweep configs/sweeps/fraction.yaml --only "recipe=ours,*" evaluation.evals_per_decade=40
 
-The same command goes on where an earlier one was stopped: failed and interrupted cells are run again, from their newest
-checkpoint if they have one. Ctrl-C stops the cells that run. Several sweeps of one file can share its cells.
-experiments/cells.py shows what a sweep file holds.
+The same command goes on where an earlier one was stopped: a failed or interrupted cell goes on from its last checkpoint
+if it has written one, and else starts again. Ctrl-C stops the cells that run. Several sweeps of one file can share its
+cells. experiments/cells.py shows what a sweep file holds.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from sections import ConfigError
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 POLL_SECONDS = 0.2
+LOCK_TRIES, LOCK_SECONDS = 5, 0.04
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -105,20 +106,20 @@ def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
     """Start a cell, or go on with it if it has a folder; None if another process runs it or has just finished it."""
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     with cell.log.open("a", encoding="utf-8") as log:
-        if not lock(log) or cell.finished:
+        if not lock_soon(log) or cell.finished:
             return None
         goes_on = cell.folder.exists()
         command = [script, cell.config, *cell.overrides, f"training.output_dir={cell.folder.relative_to(ROOT)}"]
         command += ["training.resume_from_checkpoint=true"] if goes_on else []
         record = describe(cell) | {
             "command": shlex.join(["python", *command]),
-            "started": datetime.now().isoformat(timespec="seconds"),
+            "started": datetime.now().isoformat(timespec="milliseconds"),
             "seconds": cell.record.get("seconds", 0) if goes_on else 0,
             "exit_code": None,
         }
         cell.write_record(record)
         print(f"\n$ {record['command']}", file=log, flush=True)
-        # In a session of its own, so that Ctrl-C comes to it once: from `stop`, as SIGTERM, on which it saves.
+        # In a session of its own, so that Ctrl-C comes to it once: from `stop`, as SIGTERM.
         process = subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, env=environment(jobs), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -127,13 +128,19 @@ def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
     return process
 
 
+def lock_soon(log) -> bool:
+    """Lock a log, with a few tries: whoever asks for the state of its cell has it for a moment."""
+    for _ in range(LOCK_TRIES):
+        if lock(log):
+            return True
+        time.sleep(LOCK_SECONDS)
+    return False
+
+
 def environment(jobs: int) -> dict[str, str]:
     """The environment of a cell: the cores divided among `jobs`. What is set already stays."""
     return {
         "OMP_NUM_THREADS": str(max(1, CORES // jobs)),
-        # glibc otherwise gives large freed buffers back to the kernel at every step
-        "MALLOC_MMAP_THRESHOLD_": "1000000000",
-        "MALLOC_TRIM_THRESHOLD_": "2000000000",
         "PYTHONUNBUFFERED": "1",
         **os.environ,
     }
@@ -142,8 +149,8 @@ def environment(jobs: int) -> dict[str, str]:
 def record_end(cell: Cell, exit_code: int | None):
     """Note how a cell's process ended; None where we have stopped it."""
     record = cell.record
-    seconds = (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
-    cell.write_record(record | {"exit_code": exit_code, "seconds": record["seconds"] + seconds, "pid": None})
+    seconds = record["seconds"] + (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
+    cell.write_record(record | {"exit_code": exit_code, "seconds": round(seconds, 1), "pid": None})
 
 
 def outcome(cell: Cell) -> str:
@@ -156,7 +163,7 @@ def outcome(cell: Cell) -> str:
 
 
 def stop(running: dict[subprocess.Popen, Cell]):
-    """Ask processes to save and end, and wait for them; a second interrupt kills them."""
+    """Ask processes to end, and wait for them; a second interrupt kills them."""
     if running:
         print(f"\nstopping {len(running)} cells; Ctrl-C again kills them", file=sys.stderr)
     for process in running:

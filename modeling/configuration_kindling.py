@@ -70,7 +70,7 @@ class KindlingConfig(PreTrainedConfig):
     rope_theta: float = 10000.0
     """Base wavelength of the rotary positions."""
     mlp: MLPKind = "swiglu"
-    """Feed-forward: gelu (GPT-2's tanh form), silu, or swiglu (gated)."""
+    """Feed-forward: gelu (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
     qk_norm: bool = False
     """RMS-normalise queries and keys in each head before the rotation."""
     bias: bool = False

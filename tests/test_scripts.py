@@ -129,6 +129,17 @@ def test_a_finished_run_is_not_trained_on(tiny):
     assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before
 
 
+def test_muon_trains_text_and_resumes(tiny, workshop):
+    run = workshop("muon", "optimizer.kind=muon", "training.max_steps=10")
+    first, muon = ([row["loss"] for row in rows_of(folder) if "loss" in row] for folder in (tiny, run))
+    assert muon[0] == first[0]
+    assert muon[-1] < first[0] - 0.5
+    assert "Muon (learning rate 0.02" in (run / "README.md").read_text()
+    shutil.copytree(run, run.parent / "muon-more")
+    more = workshop("muon-more", "optimizer.kind=muon", "training.max_steps=12", "training.resume_from_checkpoint=true")
+    assert json.loads((more / "metrics.json").read_text())["steps"] == 12
+
+
 def test_a_run_is_resumed_as_it_was(tiny, workshop):
     other = tiny.parent / "changed"
     shutil.copytree(tiny, other)

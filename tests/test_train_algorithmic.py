@@ -52,6 +52,7 @@ def test_a_run_is_itself_the_model(single):
     assert {path.name for path in single.iterdir()} == MODEL_FILES | {"provenance.json", "data"}
     metrics = json.loads((single / "metrics.json").read_text())
     rows = [json.loads(line) for line in (single / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "test_accuracy" in row]
     assert rows[-1]["step"] == metrics["steps"] == 12
     assert {key: rows[-1][key] for key in ("train_loss", "validation_accuracy", "test_accuracy")} == {
         key: metrics[key] for key in ("train_loss", "validation_accuracy", "test_accuracy")
@@ -72,10 +73,13 @@ def test_replicas_are_models_of_their_own(several, single):
         AutoModelForCausalLM.from_pretrained(several / name)
         losses.add(json.loads((several / name / "metrics.json").read_text())["train_loss"])
     assert len(losses) == 4
+    rows = [json.loads(line) for line in (several / names[1] / "metrics.jsonl").read_text().splitlines()]
     alone = json.loads((single / "metrics.json").read_text())
     same = json.loads((several / names[1] / "metrics.json").read_text())
     assert same["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
-    assert same["tokens"] == alone["tokens"]
+    assert same["tokens"] == alone["tokens"] == rows[-1]["tokens"]
+    assert same["total_flos"] == alone["total_flos"] == rows[-1]["total_flos"]
+    assert "12 of 8 equations" in (several / names[1] / "README.md").read_text()
 
 
 def test_a_replicas_settings_run_it_alone(several, tmp_path):
@@ -112,6 +116,17 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["sample.prompt=x"], "is not a section of train_algorithmic.py"),
         (["model.max_position_embeddings=4"], "too small for equations of 5 tokens"),
         (["training.push_to_hub=true"], "hf upload"),
+        (["training.num_train_epochs=3"], "set training.max_steps"),
+        (["training.load_best_model_at_end=true"], "leave it out"),
+        (["training.seed=-1"], "below 2^32"),
+        (["training.weight_decay=-1"], "must be at least 0"),
+        (["training.adam_beta2=1.5"], "out of range"),
+        (["replicas.training.weight_decay=[1,1.0]"], "no list of different values"),
+        (["data.modulus=9973"], "it must be at most 2236"),
+        (
+            ["training.lr_scheduler_type=warmup_stable_decay", "training.lr_scheduler_kwargs={num_decay_steps: 10}"],
+            "longer than training.max_steps=12",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, overrides, complaint):
@@ -130,6 +145,23 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
 def test_a_run_is_not_written_over(single):
     with pytest.raises(ConfigError, match="holds a run already"):
         train_algorithmic.main(str(single.parent / "single.yaml"), [])
+    with pytest.raises(ConfigError, match="is finished"):
+        train_algorithmic.main(str(single.parent / "single.yaml"), ["training.resume_from_checkpoint=true"])
+
+
+def test_a_schedule_with_a_floor(workshop):
+    floor = ["training.lr_scheduler_type=cosine_with_min_lr", "training.lr_scheduler_kwargs={min_lr: 1e-5}"]
+    run = workshop("floor", *floor, "training.logging_strategy=steps", "training.logging_steps=4")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [4, 8, 12]  # what was logged is kept
+    assert rows[-1].get("learning_rate", 1e-5) >= 1e-5
+
+
+def test_replicas_have_no_model_of_their_own(several):
+    from training.generation import load_model
+
+    with pytest.raises(ConfigError, match=r"holds several models; give the folder of one, such as .*seed=3"):
+        load_model(str(several))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 Shapes: R replicas, n rows of a split, B batch, T tokens of an equation, K positions of the answer.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from safetensors.torch import load_model
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import ExportableState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling.accounting import training_flops
@@ -24,6 +26,9 @@ from .optimizers import build_optimizer
 from .replicas import Replicas
 from .run import model_config
 from .trainer import KindlingTrainer
+
+FITTED, GROKKED = 0.999, 0.99
+"""Train accuracy at which a model has fitted, test accuracy at which it has generalised."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,14 @@ def tabulate(
     comes before the second number. There are none (and all indices are 0) where that is not of one length, or where
     dropout would tell rows apart. Attention masks are left out: causal models need none for padding on the right.
     """
-    collated = [{split: collate(rows) for split, rows in member.equations.splits.items()} for member in members]
-    tables = {
-        split: {name: torch.stack([one[split][name] for one in collated]) for name in ("input_ids", "labels")}
-        for split in collated[0]
+    splits = members[0].equations.splits
+    # All rows of a member together, whichever split the longest is in: replicas must come out equally long.
+    whole = [collate(list(itertools.chain(*member.equations.splits.values()))) for member in members]
+    columns = {
+        name: torch.stack([one[name] for one in whole]).split([len(rows) for rows in splits.values()], dim=1)
+        for name in ("input_ids", "labels")
     }
+    tables = {split: {name: parts[i] for name, parts in columns.items()} for i, split in enumerate(splits)}
     shared = 0 if _has_dropout(members[0].model.config) else members[0].equations.beginning_length
     if not shared:
         for table in tables.values():
@@ -138,6 +146,8 @@ class AlgorithmicTrainer(KindlingTrainer):
     """
 
     def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
+        if args.n_gpu > 1:
+            raise ConfigError(f"replicas train on one GPU and {args.n_gpu} are visible; set CUDA_VISIBLE_DEVICES=0")
         self.members = members
         self.answer_length = members[0].equations.answer_length
         self.splits, beginnings = tabulate(members, data_collator)
@@ -218,8 +228,8 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     def log(self, logs, start_time=None):
         """Log a mean over replicas where there is one number for all of them."""
-        if "loss" in logs:
-            logs["loss"] /= len(self.members)
+        for name in {"loss", "train_loss"} & logs.keys() if "replica" not in logs else ():
+            logs[name] /= len(self.members)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs) -> int:
@@ -229,6 +239,7 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     def _clip_grad_norm(self, model):  # noqa: ARG002
         """Clip each replica's gradient by its own norm; return the largest."""
+        self.accelerator.unscale_gradients()
         limit = self.args.max_grad_norm
         return max(nn.utils.clip_grad_norm_(member.model.parameters(), limit) for member in self.members)
 
@@ -257,13 +268,17 @@ class EvaluateLogSpaced(TrainerCallback):
             control.should_evaluate = True
 
 
-class StopWhenGrokked(TrainerCallback):
-    """Stop once the test accuracy of every replica was at least 99 % at three evaluations in a row."""
+class StopWhenGrokked(TrainerCallback, ExportableState):
+    """Stop once every replica had grokked, that is at least 99 % test accuracy, at three evaluations in a row."""
 
-    def __init__(self):
-        self.in_a_row = 0
+    def __init__(self, in_a_row: int = 0):
+        self.in_a_row = in_a_row
+
+    def state(self) -> dict:
+        """Saved with each checkpoint."""
+        return {"args": {"in_a_row": self.in_a_row}, "attributes": {}}
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
-        grokked = all(row["test_accuracy"] >= 0.99 for row in metrics)
+        grokked = all(row["test_accuracy"] >= GROKKED for row in metrics)
         self.in_a_row = self.in_a_row + 1 if grokked else 0
         control.should_training_stop |= self.in_a_row >= 3

@@ -95,6 +95,8 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
     """Optimiser, rates and schedule in a line."""
     adamw = f"learning rate {args.learning_rate}, weight decay {args.weight_decay}"
     schedule = f"{SchedulerType(args.lr_scheduler_type).value} schedule"
+    if section.grokfast_lambda:
+        schedule += f", Grokfast (alpha {section.grokfast_alpha}, lambda {section.grokfast_lambda})"
     if section.kind == "muon":
         muon = f"learning rate {section.muon_learning_rate}, weight decay {section.muon_weight_decay}"
         return f"Muon ({muon}) on matrices, AdamW ({adamw}) on the rest, {schedule}"

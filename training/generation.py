@@ -50,6 +50,8 @@ def load_model(name: str):
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~", "runs/")) and not folder.is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
+    if not (folder / "config.json").exists() and (replicas := sorted(folder.glob("*/config.json"))):
+        raise ConfigError(f"{name} holds several models; give the folder of one, such as {replicas[0].parent}")
     path = str(folder) if folder.is_dir() else name
     disable_progress_bar()
     try:
@@ -69,7 +71,8 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     """
     ids = encode_prompt(tokenizer, prompt).to(model.device)
     positions = getattr(model.config, "max_position_embeddings", 1024)
-    if (unknown := tokenizer.unk_token_id) is not None and unknown in ids:
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's unknown token is its end of text
+    if tokenizer.unk_token_id not in (None, *special) and tokenizer.unk_token_id in ids:
         known = tokenizer.decode(ids[0])
         raise ConfigError(f"the prompt {prompt!r} has text that the tokenizer does not know: it reads {known!r}")
     if ids.shape[1] >= positions:

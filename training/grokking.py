@@ -8,17 +8,19 @@ from transformers import ProgressCallback, TrainerState
 from modeling.accounting import parameters
 from sections import AlgorithmicExperiment, ConfigError
 
-from .algorithmic import AlgorithmicTrainer, Member
+from .algorithmic import FITTED, GROKKED, AlgorithmicTrainer, Member
 from .card import describe_optimizer, write_card
 from .curves import draw_accuracies
 from .run import folder_of, read_provenance, resolve, write_json
 
-FITTED, GROKKED = 0.999, 0.99
 
-
-def evaluations(history: list[dict], replica: str) -> list[dict]:
-    """The rows of a log that are evaluations of a replica."""
-    return [row for row in history if row.get("replica") == replica]
+def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
+    """The rows of a log that are evaluations of a replica; of the counts of all `replicas` it has its share."""
+    return [
+        row | {"tokens": row["tokens"] // replicas, "total_flos": row["total_flos"] / replicas}
+        for row in history
+        if row.get("replica") == replica
+    ]
 
 
 def milestones(rows: list[dict]) -> dict:
@@ -74,22 +76,27 @@ class AlgorithmicProgress(ProgressCallback):
                     self.training_bar.write(f"step {state.global_step:,}: {who} {event} ({split} {accuracy:.1%})")
 
 
+# What has no meaning for equations, the only value it can have, and what to do instead.
+UNSUPPORTED = {
+    "gradient_accumulation_steps": (1, "set training.per_device_train_batch_size"),
+    "optim": (None, "set optimizer.kind to adamw or muon"),
+    "push_to_hub": (False, "push a finished model by `hf upload USER/NAME FOLDER`"),
+    "num_train_epochs": (None, "set training.max_steps"),
+    "label_smoothing_factor": (0, "answers are exact"),
+    "train_sampling_strategy": ("sequential", "equations are shuffled anew each epoch"),
+    "load_best_model_at_end": (False, "the last model is kept"),
+    "gradient_checkpointing": (False, "equations are short"),
+}
+
+
 def refuse_unsupported(experiment: AlgorithmicExperiment):
-    """What a run on equations, or one with replicas, cannot do; checked before any work."""
+    """Refuse what a run on equations cannot do, before any work."""
     training = experiment.training
-    if training.get("gradient_accumulation_steps", 1) != 1:
-        raise ConfigError(
-            f"training.gradient_accumulation_steps={training['gradient_accumulation_steps']} is not needed for "
-            "equations; leave it out and set training.per_device_train_batch_size"
-        )
+    for name, (only, instead) in UNSUPPORTED.items():
+        if training.get(name, only) != only:
+            raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
     if training["max_steps"] < 1:
         raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
-    if training.get("optim") is not None:
-        raise ConfigError(f"training.optim={training['optim']} has no effect; set optimizer.kind to adamw or muon")
-    if training.get("push_to_hub"):
-        raise ConfigError(
-            "training.push_to_hub=true is for train_lm.py; push a finished run by `hf upload USER/NAME RUN`"
-        )
 
 
 def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, hardware: dict) -> list[str]:
@@ -112,48 +119,49 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
 def title(member: Member) -> str:
     """The task in words."""
     data = member.experiment.data
-    modulo = "" if data.operation == "s5" else f" modulo {member.equations.modulus}"
+    modulo = f" modulo {member.equations.modulus}" if member.equations.operation.needs_prime else ""
     return f"{data.operation}{modulo}, as {data.tokens}"
 
 
 def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
     """Save every model with its metrics, curves and settings; return what came out, in lines."""
     folder, history = folder_of(experiment), trainer.state.log_history
-    results = {}
+    rows, results = {}, {}
     for member in trainer.members:
-        rows = evaluations(history, member.name)
-        results[member.name] = final_metrics(rows, trainer.state, len(trainer.members))
-        keep_member(experiment, member, rows, results[member.name])
+        rows[member.name] = evaluations(history, member.name, len(trainer.members))
+        results[member.name] = final_metrics(rows[member.name], trainer.state)
+        keep_member(experiment, trainer, member, rows[member.name], results[member.name])
+    seconds = results[member.name]["seconds"]
     if experiment.replicas:  # last, for it says that the run is finished
-        runs = [evaluations(history, name) for name in results]
-        draw_accuracies(runs, folder / "curves.png", title(member))
-        write_json(folder / "metrics.json", {"replicas": list(results), "seconds": rows[-1]["seconds"]})
+        draw_accuracies(list(rows.values()), folder / "curves.png", title(member))
+        write_json(folder / "metrics.json", {"replicas": list(results), "seconds": seconds})
     return [
         "",
         *table(results),
         "",
-        f"time        {rows[-1]['seconds'] / 60:.1f} minutes",
+        f"time        {seconds / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
         f'prompt it   python generate.py {member.folder} --prompt "{member.equations.texts["test"][0][0]}"',
     ]
 
 
-def keep_member(run: AlgorithmicExperiment, member: Member, rows: list[dict], metrics: dict):
-    """A model's folder: checkpoint, tokenizer, settings, evaluations, curves and, last, its final numbers."""
+def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
+    """A model's folder: checkpoint, tokenizer, settings, evaluations, curves, card and, last, its final numbers."""
     folder = member.folder
     member.model.save_pretrained(folder)
     member.equations.tokenizer.save_pretrained(folder)
-    settings = resolve(member.experiment, member.args, member.model.config)
-    OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    if experiment.replicas:  # else the run has written these already
+        settings = resolve(member.experiment, member.args, member.model.config)
+        OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
     prompt, answer = member.equations.texts["test"][0]
     write_card(
         folder,
         member.model.config,
-        read_provenance(folder_of(run)),
+        read_provenance(folder_of(experiment)),
         results=_results(metrics),
-        training=_training(member, metrics),
+        training=_training(trainer.args.train_batch_size, member, metrics),
         name=member.name,
         source=f"equations ({title(member)})",
         prompt=prompt,
@@ -170,16 +178,16 @@ def _results(metrics: dict) -> dict:
         for split in splits
     }
     return accuracies | {
-        "steps to fit": f"{metrics['steps_to_fit']} (99.9 % of the training split)",
-        "steps to generalise": f"{metrics['steps_to_grok']} (99 % of the test split, from there on)",
+        "steps to fit": f"{metrics['steps_to_fit']} ({FITTED:.1%} of the training split)",
+        "steps to generalise": f"{metrics['steps_to_grok']} ({GROKKED:.0%} of the test split, from there on)",
     }
 
 
-def _training(member: Member, metrics: dict) -> dict:
+def _training(batch: int, member: Member, metrics: dict) -> dict:
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in member.equations.splits.items())
     return {
         "equations": counts,
-        "steps": f"{metrics['steps']:,} of {member.args.train_batch_size} equations",
+        "steps": f"{metrics['steps']:,} of {batch} equations",
         "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
         "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
@@ -187,11 +195,10 @@ def _training(member: Member, metrics: dict) -> dict:
     }
 
 
-def final_metrics(rows: list[dict], state: TrainerState, replicas: int) -> dict:
+def final_metrics(rows: list[dict], state: TrainerState) -> dict:
     """The final numbers of one replica from its evaluations."""
     last = {key: value for key, value in rows[-1].items() if key not in ("replica", "step", "epoch")}
-    share = {"tokens": state.num_input_tokens_seen // replicas, "total_flos": state.total_flos / replicas}
-    return last | milestones(rows) | {"steps": state.global_step, "max_steps": state.max_steps} | share
+    return last | milestones(rows) | {"steps": state.global_step, "max_steps": state.max_steps}
 
 
 def table(results: dict[str, dict]) -> list[str]:

@@ -47,7 +47,7 @@ class Muon(Optimizer):
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Move the singular values of matrices (batch, rows, columns) close to 1: five steps of Newton and Schulz.
 
-    The quintic's coefficients are Jordan's: quick rather than exact, singular values come out between 0.7 and 1.2.
+    The quintic's coefficients are Jordan's: quick rather than exact, most singular values come out between 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(dtype)
@@ -90,7 +90,8 @@ class Chain(Optimizer):
     def __init__(self, optimizers: list[Optimizer], gradient_filter: Optimizer | None = None):
         self.optimizers = optimizers
         self.steps = [gradient_filter, *optimizers] if gradient_filter else optimizers
-        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        defaults = {"lr": optimizers[-1].param_groups[0]["lr"]}  # schedules with a floor ask for it
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], defaults)
 
     def step(self, closure=None):  # noqa: ARG002
         for optimizer in self.steps:

@@ -44,7 +44,28 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
             f"training.optim={values['optim']} has no effect with optimizer.kind={experiment.optimizer.kind} and "
             f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda}; leave it out"
         )
-    return build(TrainingArguments, "training", values)
+    args = build(TrainingArguments, "training", values)
+    _check_ranges(args)
+    return args
+
+
+def _check_ranges(args: TrainingArguments):
+    """What TrainingArguments lets through and would end in a traceback or, worse, in another schedule."""
+    for name in ("learning_rate", "weight_decay", "adam_epsilon"):
+        if getattr(args, name) < 0:
+            raise ConfigError(f"training.{name}={getattr(args, name)} is negative; it must be at least 0")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ConfigError(f"training.{name}={getattr(args, name)} is out of range; it must be at least 0, below 1")
+    if not 0 <= args.seed < 2**32:
+        raise ConfigError(f"training.seed={args.seed} is out of range; it must be at least 0 and below 2^32")
+    decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    warmup = args.get_warmup_steps(max(args.max_steps, 0))
+    if decay and 0 < args.max_steps < warmup + decay:
+        raise ConfigError(
+            f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
+            f"training.max_steps={args.max_steps}; lower num_decay_steps"
+        )
 
 
 def check_shape(experiment: Experiment):
@@ -96,7 +117,10 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
             raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
         return resume
     if resume and folder.is_dir():
-        return get_last_checkpoint(str(folder))
+        checkpoint = get_last_checkpoint(str(folder))
+        if checkpoint is None and (folder / "metrics.json").exists():
+            raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+        return checkpoint
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "

@@ -1,5 +1,7 @@
 """A sweep file becomes cells: their names, settings and folders; what is off in it is said in a sentence."""
 
+import fcntl
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -151,6 +153,11 @@ def test_states(sweep_file):
         assert lock(log)
         assert cell.state == "running"
         assert cell.minutes > 0
+        cell.write_record({"exit_code": None})  # as it is until a process that has the lock has written its own
+        assert cell.minutes == 0
+    with cell.log.open("a") as log:
+        assert lock(log, fcntl.LOCK_SH)  # as one who asks for the state takes it
+        assert cell.state == "interrupted"
     assert cell.state == "interrupted"
     cell.write_record({"exit_code": 0})
     assert cell.state == "failed (0)"  # a run that says it is done and has no metrics is not

@@ -3,6 +3,7 @@
 import json
 
 from config import ROOT
+from experiments import readme, report
 from experiments.readme import RESULTS, rewrite
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +17,12 @@ def test_a_table_shows_the_numbers_of_its_file():
     metrics = json.loads((RESULTS / "demo" / "metrics.json").read_text())
     assert f"{metrics['eval_bits_per_byte']:.3f} (floor {metrics['floor_bits_per_byte']:.3f}" in README
     assert f"{metrics['seconds'] / 60:.1f} minutes" in README
+
+
+def test_the_table_of_a_sweep_leaves_its_title_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    report.write(tmp_path / "s", "A title", ["| runs |", "|---|", "| 3 |", "", "Of three seeds."], [], {})
+    assert readme.sweep_table("s") == "| runs |\n|---|\n| 3 |\n\nOf three seeds."
 
 
 def test_results_name_no_machines_paths():

@@ -33,8 +33,10 @@ ENTRIES = [
     ((140, 150, 160), "mean", "150 ± 25"),  # 4.303 x 10 / sqrt 3 = 24.8
     ((1400, 1500, 1600), "mean", "1,500 ± 248"),
     ((1.0, 1.1, 1.2), "mean", "1.10 ± 0.25"),
-    ((150, 150), "mean", "150 ± 0"),
-    ((0.25, 0.25), "mean", "0.25 ± 0"),
+    ((150, 150), "mean", "150"),
+    ((0.25, 0.25), "mean", "0.25"),
+    ((228.0, 228.0), "mean", "228"),
+    ((150, None, 150), "mean", "2/3: 150"),
     ((150,), "mean", "150"),
     ((1.23456,), "mean", "1.235"),
     ((140, None, 160), "mean", "2/3: 150 ± 127"),  # 12.706 x 10
@@ -58,6 +60,7 @@ def test_accuracies_are_in_percent():
     row = rows_of(0.9996, 0.9998, name="test_accuracy")
     assert entry(row, "test_accuracy") == "99.97 ± 0.13"  # 12.706 x 0.01
     assert entry(row, "test_accuracy", "min") == "99.96"
+    assert entry(rows_of(1.0, 1.0, name="test_accuracy"), "test_accuracy") == "100.00"
     assert entry(rows_of(0.5, name="worst_after"), "worst_after") == "50.00"
     assert Labels().of_metric("test_accuracy") == "test accuracy (%)"
     assert Labels().of_metric("steps_to_fit") == "steps to fit"
@@ -144,8 +147,19 @@ def test_a_report(runs):
         "cell": "recipe=ours",
         "replica": "seed=0,weight_decay=0.0",
         "axes": {"recipe": "ours", "seed": 0, "weight_decay": 0.0},
-        "metrics": {"steps_to_fit": 100, "steps_to_grok": None, "test_accuracy": 0.995, "steps": 500},
-    }
+        "metrics": {
+            "steps_to_fit": 100, "steps_to_grok": None, "test_accuracy": 0.995, "steps": 500, "wall_seconds": None
+        },
+    }  # fmt: skip
+
+
+def test_wall_seconds_are_those_of_the_cell(runs):
+    (runs / "recipe=ours.json").write_text(json.dumps({"exit_code": 0, "seconds": 228.4}))
+    (runs / "recipe=paper.json").write_text(json.dumps({"exit_code": None, "seconds": 3}))  # no sweep saw it end
+    lines = (report_of(runs, SWEEP.replace("columns: [", "columns: [wall_seconds, ")) / "table.md").read_text()
+    assert "| Muon | 0.0 | 2 | 228.4 | 1/2: 300 |" in lines
+    assert "| paper |  | 1 | never | 400 |" in lines
+    assert "Wall seconds are a cell's, start and saving included" in lines
 
 
 MISTAKES = [

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +13,22 @@ from transformers import AutoModelForCausalLM, set_seed
 import modeling  # noqa: F401
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
-from sections import ALGORITHMIC_TRAINING, AlgorithmicExperiment, EquationsSection, EvaluationSection, OptimizerSection
-from training.algorithmic import AlgorithmicTrainer, Batches, EvaluateLogSpaced, Member, log_spaced
+from sections import (
+    ALGORITHMIC_TRAINING,
+    AlgorithmicExperiment,
+    ConfigError,
+    EquationsSection,
+    EvaluationSection,
+    OptimizerSection,
+)
+from training.algorithmic import (
+    AlgorithmicTrainer,
+    Batches,
+    EvaluateLogSpaced,
+    Member,
+    StopWhenGrokked,
+    log_spaced,
+)
 from training.run import training_arguments
 
 
@@ -172,15 +185,16 @@ def _first_order(batches):
     return batches.orders_Rn[0]
 
 
+@pytest.mark.parametrize("step", [7, 14], ids=["mid-epoch", "between epochs"])
 @pytest.mark.parametrize("optimizer", [{}, {"kind": "muon", "grokfast_lambda": 1.0}], ids=["adamw", "muon, grokfast"])
 @pytest.mark.parametrize("replicas", [None, {"training": {"seed": [0, 1]}}], ids=["one", "two"])
-def test_a_resumed_run_is_the_uninterrupted_run(make_experiment, tmp_path, optimizer, replicas):
+def test_a_resumed_run_is_the_uninterrupted_run(make_experiment, tmp_path, optimizer, replicas, step):
     saving = {"save_strategy": "steps", "save_steps": 7, "max_steps": 20, "save_total_limit": None}
     experiment = make_experiment(replicas, optimizer=optimizer, lr_scheduler_type="linear", **saving)
     whole = make_trainer(experiment, [EvaluateLogSpaced(10, 20)])
     whole.train()
     resumed = make_trainer(experiment, [EvaluateLogSpaced(10, 20)])
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-14"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
     for one, other in zip(whole.members, resumed.members, strict=True):
         for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert torch.equal(mine, theirs)
@@ -236,5 +250,24 @@ def test_flops_are_those_of_all_replicas(make_experiment):
 
 
 def test_positions_must_hold_an_equation(make_experiment):
-    with pytest.raises(Exception, match="max_position_embeddings=3 is too small for equations of 5 tokens"):
-        make_trainer(replace(make_experiment(model={"max_position_embeddings": 3})))
+    with pytest.raises(ConfigError, match="max_position_embeddings=3 is too small for equations of 5 tokens"):
+        make_trainer(make_experiment(model={"max_position_embeddings": 3}))
+
+
+def test_replicas_whose_longest_rows_are_in_different_splits(make_experiment):
+    """Modulo 101 only 100 + 100 = 99 has so many characters; seed 1 tests on it, seed 2 trains on it."""
+    data = {"tokens": "characters", "modulus": 101}
+    trainer = make_trainer(make_experiment({"training": {"seed": [1, 2]}}, data=data, max_steps=2))
+    trainer.train()
+    assert trainer.splits["train"]["input_ids"].shape[-1] == trainer.splits["test"]["input_ids"].shape[-1] == 12
+
+
+def test_stopping_when_grokked_survives_a_resume(make_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.algorithmic.GROKKED", 0.0)  # so that the third evaluation is the last
+    experiment = make_experiment(save_strategy="steps", save_steps=1, save_total_limit=None)
+    whole = make_trainer(experiment, [EvaluateLogSpaced(10, 50), StopWhenGrokked()])
+    whole.train()
+    assert [row["step"] for row in evaluations(whole, "task")] == [1, 2, 3]
+    resumed = make_trainer(experiment, [EvaluateLogSpaced(10, 50), StopWhenGrokked()])
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert resumed.state.global_step == 3

@@ -51,7 +51,7 @@ def test_a_folder_with_a_run_is_not_written_into(load, tmp_path):
     assert run.checkpoint_to_resume(load()) is None
     (tmp_path / "run").mkdir()
     assert run.checkpoint_to_resume(load()) is None
-    (tmp_path / "run" / "metrics.json").write_text("{}")
+    (tmp_path / "run" / "curves.png").write_text("")
     with pytest.raises(ConfigError, match="holds a run already"):
         run.checkpoint_to_resume(load())
     assert run.checkpoint_to_resume(load("training.resume_from_checkpoint=true")) is None
