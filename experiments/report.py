@@ -2,7 +2,8 @@
 
     python -m experiments.report configs/sweeps/fraction.yaml
 
-writes table.md, cells.json and PNGs into experiments/results/NAME. The sweep file says what they show:
+writes table.md, cells.json, provenance.json (each cell's command, commit, versions and hardware) and PNGs into
+experiments/results/NAME. The sweep file says what they show:
 
     report:
       columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # means, or :min, :max, :median, :all
@@ -127,8 +128,8 @@ def read_runs(cell: Cell) -> list[Run]:
     ]
 
 
-def _read(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+def _read(folder: Path, name: str = "metrics.json") -> dict:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def _values(replica: str) -> dict:
@@ -256,6 +257,8 @@ def main(arguments: argparse.Namespace):
     }
     out = arguments.out or RESULTS / sweep.name
     write(out, sweep.title, lines, runs, drawn)
+    origins = {cell.name: _read(cell.folder, "provenance.json") for cell in sweep.cells if cell.finished}
+    (out / "provenance.json").write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir()))]))
 
 

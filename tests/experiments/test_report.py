@@ -104,6 +104,7 @@ def write_run(folder: Path, grok: int | None):
     folder.mkdir(parents=True)
     numbers = {"steps_to_fit": 100, "steps_to_grok": grok, "test_accuracy": 0.995, "steps": 500}
     (folder / "metrics.json").write_text(json.dumps(numbers))
+    (folder / "provenance.json").write_text(json.dumps({"command": f"python {folder.name}"}))
 
 
 @pytest.fixture
@@ -113,6 +114,7 @@ def runs(tmp_path) -> Path:
         write_run(tmp_path / "recipe=ours" / f"seed={seed},weight_decay={decay}", grok)
     names = [path.name for path in sorted((tmp_path / "recipe=ours").iterdir())]
     (tmp_path / "recipe=ours" / "metrics.json").write_text(json.dumps({"replicas": names}))
+    (tmp_path / "recipe=ours" / "provenance.json").write_text(json.dumps({"command": "python ours"}))
     write_run(tmp_path / "recipe=paper", 400)
     (tmp_path / "recipe=other").mkdir()
     return tmp_path
@@ -139,7 +141,13 @@ def test_a_report(runs):
     ]
     assert "95 % t-interval over runs that differ in seeds only" in lines[8]
     assert lines[-1] == "1 of 3 cells are not finished and not shown: recipe=other."
-    assert sorted(path.name for path in out.iterdir()) == ["cells.json", "figure.png", "shares.png", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cells.json", "figure.png", "provenance.json", "shares.png", "table.md"
+    ]  # fmt: skip
+    origins = json.loads((out / "provenance.json").read_text())
+    assert {cell: origin["command"] for cell, origin in origins.items()} == {
+        "recipe=ours": "python ours", "recipe=paper": "python recipe=paper"
+    }  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
     numbers = json.loads((out / "cells.json").read_text())
     assert len(numbers) == 5
