@@ -271,17 +271,19 @@ class AlgorithmicExperiment(Experiment):
         Each is complete in itself, has its replica's values for a name, and a folder of that name below this one's.
         """
         axes = [(section, key, values) for section, lists in self.replicas.items() for key, values in lists.items()]
-        replicas = [] if axes else [self]
-        for combination in itertools.product(*(values for _, _, values in axes)) if axes else ():
-            chosen = [(section, key, value) for (section, key, _), value in zip(axes, combination, strict=True)]
-            twice = {key for key, count in Counter(key for _, key, _ in chosen).items() if count > 1}
-            name = ",".join(f"{f'{s}.{key}' if key in twice else key}={value}" for s, key, value in chosen)
-            folder = str(Path(self.training["output_dir"]) / name)
-            replica = replace(self, name=name, replicas={}, training=self.training | {"output_dir": folder})
-            for section, key, value in chosen:
-                replica = replica.with_value(section, key, value)
-            replicas.append(replica)
-        return replicas
+        if not axes:
+            return [self]
+        count = Counter(key for _, key, _ in axes)
+        labels = [key if count[key] == 1 else f"{section}.{key}" for section, key, _ in axes]
+        combinations = itertools.product(*(values for _, _, values in axes))
+        return [self._replica(axes, labels, values) for values in combinations]
+
+    def _replica(self, axes: list[tuple], labels: list[str], values: tuple) -> "AlgorithmicExperiment":
+        name = ",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True))
+        replica = replace(self, name=name, replicas={})
+        for (section, key, _), value in zip(axes, values, strict=True):
+            replica = replica.with_value(section, key, value)
+        return replica.with_value("training", "output_dir", str(Path(self.training["output_dir"]) / name))
 
     def with_value(self, section: str, key: str, value) -> "AlgorithmicExperiment":
         """The same experiment, but for one setting."""
