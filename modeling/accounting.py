@@ -13,6 +13,8 @@ softmax for 12 heads. With 16 it is 1,035,932,270,592, which is what this module
 from .configuration_kindling import GATED_MLPS, KindlingConfig
 
 FLOAT32_BYTES = 4
+# Tensors of the MLP's inner width that are kept for the backward pass: ReLU needs no more than its output.
+MLP_TENSORS = {"swiglu": 4, "gelu": 2, "silu": 2, "relu": 1}
 
 
 def parameters(config: KindlingConfig) -> dict[str, int]:
@@ -106,7 +108,7 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
         "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
         "query-key norms": layers * (2 * (q + kv) + heads) if config.qk_norm else 0,
         "attention": layers * (2 * q + 2 * kv + config.num_attention_heads),
-        "feedforward": layers * f * (4 if config.mlp in GATED_MLPS else 2),
+        "feedforward": layers * f * MLP_TENSORS[config.mlp],
         "head": config.vocab_size,
         "ids": 4,
     }

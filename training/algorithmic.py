@@ -16,7 +16,6 @@ from safetensors.torch import load_model
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import ExportableState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling.accounting import training_flops
@@ -268,17 +267,14 @@ class EvaluateLogSpaced(TrainerCallback):
             control.should_evaluate = True
 
 
-class StopWhenGrokked(TrainerCallback, ExportableState):
-    """Stop once every replica had grokked, that is at least 99 % test accuracy, at three evaluations in a row."""
+class StopWhenGrokked(TrainerCallback):
+    """Stop once every replica had grokked, that is at least 99 % test accuracy, at three evaluations in a row.
 
-    def __init__(self, in_a_row: int = 0):
-        self.in_a_row = in_a_row
-
-    def state(self) -> dict:
-        """Saved with each checkpoint."""
-        return {"args": {"in_a_row": self.in_a_row}, "attributes": {}}
+    Read from the log, which a resumed run has whole.
+    """
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
-        grokked = all(row["test_accuracy"] >= GROKKED for row in metrics)
-        self.in_a_row = self.in_a_row + 1 if grokked else 0
-        control.should_training_stop |= self.in_a_row >= 3
+        accuracies = [row["test_accuracy"] for row in state.log_history if "test_accuracy" in row]
+        last = accuracies[-3 * len(metrics) :]
+        grokked = len(last) == 3 * len(metrics) and all(accuracy >= GROKKED for accuracy in last)
+        control.should_training_stop = control.should_training_stop or grokked

@@ -13,7 +13,9 @@ def test_cache_changes_nothing(build, tokens, axes):
         outputs = model(ids[:, t : t + 1], past_key_values=past, use_cache=True)
         past = outputs.past_key_values
         step_by_step.append(outputs.logits)
-    torch.testing.assert_close(torch.cat(step_by_step, dim=1), model(ids).logits, **CLOSE)
+    whole = model(ids).logits
+    scale = whole.abs().max().clamp(min=1)  # a model without norms has logits near 10, and rounds them in proportion
+    torch.testing.assert_close(torch.cat(step_by_step, dim=1) / scale, whole / scale, **CLOSE)
 
     assert torch.equal(model.generate(ids, **GREEDY), model.generate(ids, **GREEDY, use_cache=False))
 

@@ -1,5 +1,7 @@
 """When a run fitted, generalised and whether it lasted: against curves whose answers are known by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,14 +59,13 @@ def test_milestones_keep_their_order(curve):
     assert (found["first_99"] is None) == (max(test) < 0.99)
 
 
-class Control:
-    should_training_stop = False
-
-
 def test_stopping_needs_three_evaluations_in_a_row_of_every_replica():
-    callback, control = StopWhenGrokked(), Control()
+    callback, control = StopWhenGrokked(), SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(log_history=[])
     for pair, stops in [((1, 0.5), 0), ((1, 1), 0), ((1, 0.98), 0), ((0.99, 1), 0), ((1, 1), 0), ((1, 1), 1)]:
-        callback.on_evaluate(None, None, control, metrics=[{"test_accuracy": accuracy} for accuracy in pair])
+        rows = [{"test_accuracy": accuracy} for accuracy in pair]
+        state.log_history += [*rows, {"loss": 1.0}]
+        callback.on_evaluate(None, state, control, metrics=rows)
         assert control.should_training_stop == bool(stops)
 
 
