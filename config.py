@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -179,14 +180,21 @@ def describe_sections(kind: type[Experiment] = LanguageExperiment) -> str:
     return "\n".join(lines)
 
 
+@contextmanager
+def one_sentence(program: str):
+    """A user's mistake, a `ConfigError`, ends `program` with its sentence and exit code 2."""
+    try:
+        yield
+    except ConfigError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def run_script(usage: str, main: Callable[[str, list[str]], None], kind: type[Experiment] = LanguageExperiment) -> None:
     """Run `main(config_path, overrides)` on the command line; a user's mistake is one sentence and exit code 2."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage.strip() + "\n" + (describe_sections(kind) if arguments else "\n--help lists every setting."))
         sys.exit(0 if arguments else 2)
-    try:
+    with one_sentence(Path(sys.argv[0]).name):
         main(arguments[0], arguments[1:])
-    except ConfigError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -9,10 +9,10 @@ Without a prompt the model starts a text of its own. Text goes to the terminal a
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from config import one_sentence
 from sections import ConfigError
 
 
@@ -64,9 +64,7 @@ def prompts(arguments: argparse.Namespace) -> Iterator[str]:
 
 if __name__ == "__main__":
     try:
-        main(parse_arguments())
-    except ConfigError as error:
-        print(f"generate.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        with one_sentence("generate.py"):
+            main(parse_arguments())
     except (EOFError, KeyboardInterrupt):
         print()

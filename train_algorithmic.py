@@ -34,10 +34,7 @@ def main(path: str, overrides: list[str]):
     grokking.refuse_unsupported(experiment)
     checkpoint = run.checkpoint_to_resume(experiment)
     folder = run.folder_of(experiment)
-    members = []
-    for one in experiment.replicated():
-        own = run.training_arguments(one)
-        members.append(Member.build(one, own, prepare_equations(one.data, own.seed)))
+    members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     args = run.training_arguments(experiment)
     hardware = describe_hardware(args)
 

@@ -27,11 +27,11 @@ from modeling.attention import eager_attention
 from modeling.layers import rotate
 from modeling.modeling_kindling import KindlingBlock
 from sections import AlgorithmicExperiment
-from training.algorithmic import Batches, Member, answers, tabulate
+from training.algorithmic import Batches, Member, answers, chunks, tabulate
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer
 from training.replicas import Replicas
-from training.run import training_arguments, write_json
+from training.run import write_json
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class Contender:
             optimizer.zero_grad()
 
     @torch.no_grad()
-    def evaluate(self, chunks: list[dict[str, torch.Tensor]]):
-        """The losses of each model on all chunks."""
-        for loss_of, chunk in itertools.product(self.losses, chunks):
+    def evaluate(self, pieces: list[dict[str, torch.Tensor]]):
+        """The losses of each model on all pieces."""
+        for loss_of, piece in itertools.product(self.losses, pieces):
             with self.autocast():
-                loss_of(chunk)
+                loss_of(piece)
 
 
 def loss_alone(model, place: int, table: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -150,17 +150,8 @@ def build_members(replicas: int, batch: int, modulus: int) -> list[Member]:
         "data.modulus": modulus,
     }
     path, overrides = ROOT / "configs" / "algorithmic" / "fast.yaml", [f"{key}={value}" for key, value in given.items()]
-    members = []
-    for one in load_experiment(str(path), overrides, AlgorithmicExperiment).replicated():
-        args = training_arguments(one)
-        members.append(Member.build(one, args, prepare_equations(one.data, args.seed)))
-    return members
-
-
-def in_chunks(tables: dict[str, dict[str, torch.Tensor]], size: int) -> list[dict[str, torch.Tensor]]:
-    """All splits, `size` rows of each replica at a time, as an evaluation takes them."""
-    split = [{name: tensor.split(size, dim=1) for name, tensor in table.items()} for table in tables.values()]
-    return [dict(zip(parts, chunk, strict=True)) for parts in split for chunk in zip(*parts.values(), strict=True)]
+    experiment = load_experiment(str(path), overrides, AlgorithmicExperiment)
+    return [Member.build(one, prepare_equations) for one in experiment.replicated()]
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int, work: Callable) -> dict[str, list[float]]:
@@ -218,7 +209,7 @@ def main(arguments: list[str] | None = None):
     members = build_members(asked.replicas, asked.batch, asked.modulus)
     tables, beginnings = tabulate(members, CausalLMCollator(members[0].equations.tokenizer.pad_token_id))
     batch = Batches(tables["train"], range(asked.replicas)).__getitems__(list(range(asked.batch)))
-    chunks = in_chunks(tables, members[0].args.eval_batch_size)
+    pieces = [piece for table in tables.values() for piece in chunks(table, members[0].args.eval_batch_size)]
     report = {
         **{name: value for name, value in vars(asked).items() if name != "out"},
         "equations": sum(table["input_ids"].shape[1] for table in tables.values()),
@@ -235,7 +226,7 @@ def main(arguments: list[str] | None = None):
         report[kind] = rows_of(seconds, asked.replicas, "seed_steps")
         print_table(f"training steps, {kind}", report[kind])
     rounded = {name: contenders[name] for name, variant in possible.items() if variant.bf16}
-    seconds = take_turns(rounded, asked.rounds, lambda contender: contender.evaluate(chunks))
+    seconds = take_turns(rounded, asked.rounds, lambda contender: contender.evaluate(pieces))
     if seconds:
         report["evaluation"] = rows_of(seconds, asked.replicas, "seed_evaluations")
         print_table(f"evaluation of all {report['equations']:,} equations", report["evaluation"])

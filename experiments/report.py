@@ -20,13 +20,13 @@ import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from scipy.special import stdtrit
 
+from config import one_sentence
 from experiments import figures
 from experiments.cells import Cell, Sweep, mapping, read_sweep
 from experiments.readme import RESULTS
@@ -283,8 +283,5 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("experiments.report"):
         main(parse_arguments())
-    except ConfigError as error:
-        print(f"experiments.report: {error}", file=sys.stderr)
-        sys.exit(2)

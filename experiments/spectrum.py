@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from config import one_sentence
 from experiments.figures import GREY, PALETTE, TEST, TRAIN
 from sections import ConfigError
 
@@ -290,8 +290,5 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("experiments.spectrum"):
         main(parse_arguments())
-    except ConfigError as error:
-        print(f"experiments.spectrum: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 
 from tqdm import tqdm
 
-from config import ROOT
+from config import ROOT, one_sentence
 from experiments.cells import Cell, check, describe, lock, read_sweep, refuse_changed
 from sections import ConfigError
 
@@ -180,10 +180,8 @@ def stop(running: dict[subprocess.Popen, Cell]):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.exit(main(parse_arguments()))
-    except ConfigError as error:
-        print(f"experiments.sweep: {error}", file=sys.stderr)
-        sys.exit(2)
+        with one_sentence("experiments.sweep"):
+            sys.exit(main(parse_arguments()))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -23,7 +23,7 @@ from sections import AlgorithmicExperiment, ConfigError
 
 from .optimizers import build_optimizer
 from .replicas import Replicas
-from .run import model_config
+from .run import model_config, training_arguments
 from .trainer import KindlingTrainer
 
 FITTED, GROKKED = 0.999, 0.99
@@ -43,8 +43,10 @@ class Member:
     model: nn.Module
 
     @classmethod
-    def build(cls, experiment: AlgorithmicExperiment, args: TrainingArguments, equations) -> "Member":
-        """Start a model from its seed, with positions for the longest equation."""
+    def build(cls, experiment: AlgorithmicExperiment, prepare: Callable) -> "Member":
+        """Make the equations by `prepare_equations`; start a model from its seed, with positions for the longest."""
+        args = training_arguments(experiment)
+        equations = prepare(experiment.data, args.seed)
         config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
         if config.max_position_embeddings < equations.length:
             raise ConfigError(
@@ -124,6 +126,12 @@ class Batches(Dataset):
         return {name: tensor[replicas_R1, rows_RB] for name, tensor in self.table.items()}
 
 
+def chunks(table: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
+    """A table in pieces of `size` rows of each replica, the last of what is left."""
+    parts = {name: tensor.split(size, dim=1) for name, tensor in table.items()}
+    return [dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True)]
+
+
 def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Nats of each row's answer, and whether every token of it is the model's first choice: both (R, B).
 
@@ -190,7 +198,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         self.model.eval()
         values = {}
         for name, table in self.splits.items():
-            nats, right = zip(*map(self._answers_of, self._chunks(table)), strict=True)
+            nats, right = zip(*map(self._answers_of, chunks(table, self.args.eval_batch_size)), strict=True)
             targets_R = (table["labels"] != -100).sum((-2, -1))
             values[f"{name}_loss"] = torch.cat(nats, dim=-1).sum(-1) / targets_R
             values[f"{name}_accuracy"] = torch.cat(right, dim=-1).double().mean(-1)
@@ -200,10 +208,6 @@ class AlgorithmicTrainer(KindlingTrainer):
             {"replica": member.name} | {name: column[i] for name, column in columns.items()}
             for i, member in enumerate(self.members)
         ]
-
-    def _chunks(self, table: dict[str, torch.Tensor]) -> list[dict]:
-        parts = {name: tensor.split(self.args.eval_batch_size, dim=1) for name, tensor in table.items()}
-        return [dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True)]
 
     def _answers_of(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -15,8 +15,7 @@ class Muon(Optimizer):
 
     Takes matrices only, `(rows, columns)` as `nn.Linear` has them; `lr` is scaled by `sqrt(max(1, rows / columns))`,
     weight decay is decoupled, momentum is Nesterov's: what `torch.optim.Muon` computes. Matrices of one shape are
-    orthogonalised together, of whichever layer or model they are, which is several times faster; `dtype` is the
-    precision of that.
+    orthogonalised in one batch, of whichever layer or model they are; `dtype` is the precision of that.
     """
 
     def __init__(self, params, lr: float, weight_decay: float, momentum: float = 0.95, dtype=torch.bfloat16):

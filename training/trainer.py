@@ -28,7 +28,7 @@ class KindlingTrainer(Trainer):
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.peak_flops = peak_flops
-        self.section = optimizer
+        self.optimizer_section = optimizer
         self._new_targets = 0
         self._started = None
         self._last_log = None
@@ -58,10 +58,10 @@ class KindlingTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""
-        if self.section.is_stock:
+        if self.optimizer_section.is_stock:
             return super().create_optimizer(model)
         if self.optimizer is None:
-            self.optimizer = build_optimizer([(self.model, self.args, self.section)])
+            self.optimizer = build_optimizer([(self.model, self.args, self.optimizer_section)])
         return self.optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:

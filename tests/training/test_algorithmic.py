@@ -52,10 +52,7 @@ def make_experiment(tmp_path):
 
 
 def make_trainer(experiment, callbacks=()):
-    members = []
-    for one in experiment.replicated():
-        args = training_arguments(one)
-        members.append(Member.build(one, args, prepare_equations(one.data, args.seed)))
+    members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     collate = CausalLMCollator(members[0].equations.tokenizer.pad_token_id)
     args = training_arguments(experiment)
     return AlgorithmicTrainer(members, args=args, data_collator=collate, callbacks=list(callbacks), peak_flops=1e9)
