@@ -2,9 +2,10 @@
 
     python -m experiments.spectrum RUN [--out FILE.png]
 
-RUN is the folder of a single model that train_algorithmic.py has trained with data.tokens=numbers and
-training.save_strategy=steps. The picture, by default RUN/spectrum.png, has the spectrum at up to four steps and how
-accuracy and sparsity went; beside it a .json has the numbers.
+RUN is a folder of train_algorithmic.py, of one model or of replicas, run with data.tokens=numbers and checkpoints kept:
+training.save_strategy=steps training.save_steps=20 training.save_total_limit=null. The picture, by default
+RUN/spectrum.png, has the first model's spectrum at up to four steps, and how accuracy and sparsity went in all of them;
+beside it .md and .json have the numbers.
 
 A model that has found the rule of addition modulo p places its numbers on a few circles: their embeddings are cosines
 and sines of a handful of frequencies, where a random embedding has all of them alike (Nanda et al. 2023, "Progress
@@ -24,6 +25,7 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from safetensors.numpy import load_file
@@ -35,7 +37,8 @@ from sections import ConfigError
 
 TOP = 5
 EMBEDDING = "model.embed_tokens.weight"
-FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", "model.safetensors")
+WEIGHTS = "model.safetensors"
+FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", WEIGHTS)
 OUTLINE = withStroke(linewidth=2, foreground="white")
 SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
 
@@ -103,6 +106,7 @@ class Look:
 class Run:
     """A trained model: its task, its evaluations, and what its embeddings are at each step that was kept."""
 
+    name: str
     operation: str
     modulus: int
     order: list[int]
@@ -118,8 +122,16 @@ class Run:
         return TOP / (len(self.order) // 2)
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run's folder; `ConfigError` if there is nothing in it to look at."""
+def read_runs(folder: Path) -> list[Run]:
+    """The model of a run's folder, or its replicas; `ConfigError` if there is nothing in it to look at."""
+    metrics = folder / "metrics.json"
+    replicas = json.loads(metrics.read_text(encoding="utf-8")).get("replicas") if metrics.is_file() else None
+    return [read_run(folder, name) for name in replicas or ["."]]
+
+
+def read_run(parent: Path, name: str) -> Run:
+    """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
+    folder = parent / name
     operation = find_operation(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
@@ -130,15 +142,15 @@ def read_run(folder: Path) -> Run:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     evaluations = [row for row in map(json.loads, lines) if "test_accuracy" in row]
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(folder, metrics["steps"]).items()}
+    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, metrics["steps"]).items()}
     looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
-    steps = choose([*spectra], metrics["steps_to_fit"], metrics["steps_to_grok"])
-    return Run(operation, modulus, order, evaluations, looks, {step: spectra[step] for step in steps})
+    shown = {step: spectra[step] for step in choose([*spectra], metrics["steps_to_fit"], metrics["steps_to_grok"])}
+    return Run(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
 
 
 def find_operation(folder: Path) -> str:
     """What a finished run of one model was trained on, if it has a spectrum; else `ConfigError`."""
-    settings, metrics = folder / "experiment.yaml", folder / "metrics.json"
+    settings = folder / "experiment.yaml"
     data = yaml.safe_load(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
     if "operation" not in data:
         raise ConfigError(f"{folder} has no experiment.yaml with a data.operation; give a run of train_algorithmic.py")
@@ -148,19 +160,17 @@ def find_operation(folder: Path) -> str:
     if data["tokens"] != "numbers":
         given = f"{folder} was trained with data.tokens={data['tokens']}, so digits have embeddings and not numbers"
         raise ConfigError(f"{given}; give a run with data.tokens=numbers")
-    if metrics.is_file() and "replicas" in json.loads(metrics.read_text(encoding="utf-8")):
-        raise ConfigError(f"{folder} is a run of replicas; train a single model, without `replicas`, and {SAVING}")
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ConfigError(f"{folder} is not finished: it has no {missing[0]}; let train_algorithmic.py end its steps")
     return data["operation"]
 
 
-def weights(folder: Path, last: int) -> dict[int, Path]:
-    """The files with the weights of each step, in order: those of checkpoints and, for the `last` step, the run's."""
-    files = {int(path.parent.name.split("-")[1]): path for path in folder.glob("checkpoint-*/model.safetensors")}
-    files[last] = folder / "model.safetensors"
+def weights(parent: Path, name: str, last: int) -> dict[int, Path]:
+    """The files with a model's weights at each step, in order: of its checkpoints and, at the `last`, its own."""
+    files = {int(path.name.split("-")[1]): path / name / WEIGHTS for path in parent.glob("checkpoint-*")}
+    files = {step: file for step, file in files.items() if file.is_file()} | {last: parent / name / WEIGHTS}
     if len(files) == 1:
-        raise ConfigError(f"{folder} has weights of step {last} alone; train a single model again with {SAVING}")
+        raise ConfigError(f"{parent} has weights of step {last} alone; train again with {SAVING}")
     return dict(sorted(files.items()))
 
 
@@ -193,8 +203,9 @@ def choose(steps: list[int], fit: int | None, grok: int | None) -> list[int]:
     return sorted({first, fitted, *between[:1], last})
 
 
-def draw(run: Run) -> Figure:
-    """The spectra shown, one beneath the other, and below them accuracies and sparsity against steps."""
+def draw(runs: list[Run]) -> Figure:
+    """The spectra shown of the first run, one beneath the other; below them accuracies and sparsity of all runs."""
+    run = runs[0]
     count = len(run.shown)
     figure = Figure(figsize=(9, 1.5 * count + 3.4), layout="constrained")
     grid = figure.add_gridspec(count + 1, 1, height_ratios=[1] * count + [1.7])
@@ -208,11 +219,12 @@ def draw(run: Run) -> Figure:
         axes.tick_params(labelbottom=axes is panels[-1])
     numbers = ", ".join(map(str, run.order[:4]))
     panels[-1].set_xlabel(f"frequency along the numbers {numbers}, ... (modulo {run.modulus})")
-    _history(figure.add_subplot(grid[count]), run)
+    _history(figure.add_subplot(grid[count]), runs)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    figure.suptitle(f"Fourier spectrum of the number embeddings: {run.operation} modulo {run.modulus}")
+    which = f" ({run.name}; at the bottom {len(runs)} models)" if len(runs) > 1 else ""
+    figure.suptitle(f"Fourier spectrum of the number embeddings: {run.operation} modulo {run.modulus}{which}")
     return figure
 
 
@@ -234,50 +246,76 @@ def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
     axes.set_ylim(top=max(axes.get_ylim()[1], max(heights.values()) + high))
 
 
-def _history(axes: Axes, run: Run):
-    """Accuracies of all evaluations, and the share of the strongest frequencies at all steps that were kept."""
-    steps = [row["step"] for row in run.evaluations]
-    for split, color, style in (("train", TRAIN, (0, (4, 2))), ("test", TEST, "-")):
-        accuracies = [100 * row[f"{split}_accuracy"] for row in run.evaluations]
-        axes.plot(steps, accuracies, color=color, ls=style, lw=1.8, label=f"{split} accuracy")
-    shares = {one.step: 100 * one.top_share for one in run.looks}
-    axes.plot(*zip(*shares.items(), strict=True), "o-", color=PALETTE[0], ms=4, label=f"power at the {TOP} strongest")
-    axes.axhline(100 * run.random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
-    for step in run.shown:
+def _history(axes: Axes, runs: list[Run]):
+    """Accuracies at all evaluations, and the share of the strongest frequencies at all steps that were kept."""
+    for run in runs[1:]:
+        _course(axes, run, lw=1, alpha=0.5)
+    names = ("train accuracy", "test accuracy", f"power at the {TOP} strongest")
+    for line, name in zip(_course(axes, runs[0], lw=1.8), names, strict=True):
+        line.set_label(name)
+    axes.axhline(100 * runs[0].random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
+    for step in runs[0].shown:
         axes.axvline(step, color=GREY, lw=0.8, zorder=0)
     axes.set(xscale="log", xlabel="steps (vertical lines: the spectra above)", ylabel="share (%)", ylim=(-3, 103))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(steps) < 2000 else (1,), numticks=20))
+    last = runs[0].evaluations[-1]["step"]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last < 2000 else (1,), numticks=20))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def table(run: Run) -> list[str]:
-    """A line for each step that was kept."""
-    lines = [f"{'step':>8}{'train':>9}{'test':>9}{f'top {TOP}':>9}{'Gini':>7}  frequencies"]
-    for one in run.looks:
-        numbers = f"{one.train_accuracy:>9.2%}{one.test_accuracy:>9.2%}{one.top_share:>9.1%}{one.gini:>7.2f}"
-        lines.append(f"{one.step:>8,}{numbers}  {' '.join(map(str, one.frequencies))}")
-    return [*lines, f"(a random embedding has about {run.random_share:.0%} at its {TOP} strongest frequencies)"]
+def _course(axes: Axes, run: Run, **look) -> list[Line2D]:
+    """One run's lines: train accuracy, test accuracy, share of the strongest frequencies."""
+    steps = [row["step"] for row in run.evaluations]
+    train, test = ([100 * row[f"{split}_accuracy"] for row in run.evaluations] for split in ("train", "test"))
+    kept, shares = [one.step for one in run.looks], [100 * one.top_share for one in run.looks]
+    return [
+        *axes.plot(steps, train, color=TRAIN, ls=(0, (4, 2)), **look),
+        *axes.plot(steps, test, color=TEST, **look),
+        *axes.plot(kept, shares, "o-", color=PALETTE[0], ms=4, **look),
+    ]
+
+
+def table(runs: list[Run]) -> list[str]:
+    """A line for each step that was kept of each run, as a Markdown table."""
+    head = ["model", "step", "train (%)", "test (%)", f"power at the {TOP} strongest (%)", "Gini", "frequencies"]
+    lines = [head, ["---"] * len(head)]
+    for run in runs:
+        for one in run.looks:
+            percent = [f"{100 * share:.2f}" for share in (one.train_accuracy, one.test_accuracy)]
+            sparsity = [f"{100 * one.top_share:.1f}", f"{one.gini:.2f}", " ".join(map(str, one.frequencies))]
+            lines.append([run.name, f"{one.step:,}", *percent, *sparsity])
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in lines),
+        "",
+        f"A random embedding has about {runs[0].random_share:.0%} of its power at its {TOP} strongest frequencies.",
+    ]
 
 
 def main(arguments: argparse.Namespace):
     picture = arguments.out or arguments.run / "spectrum.png"
     if picture.suffix != ".png":
         raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
-    run = read_run(arguments.run)
+    runs = read_runs(arguments.run)
     numbers = {
-        "operation": run.operation,
-        "modulus": run.modulus,
-        "order": ORDERS[run.operation].__name__,
-        "random_share": round(run.random_share, 5),
-        "looks": [asdict(one) for one in run.looks],
-        "shares": {step: shares.round(6).tolist() for step, shares in run.shown.items()},
+        "operation": runs[0].operation,
+        "modulus": runs[0].modulus,
+        "order": ORDERS[runs[0].operation].__name__,
+        "random_share": round(runs[0].random_share, 5),
+        "models": {
+            run.name: {
+                "looks": [asdict(one) for one in run.looks],
+                "shares": {step: shares.round(6).tolist() for step, shares in run.shown.items()},
+            }
+            for run in runs
+        },
     }
+    lines = table(runs)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(run).savefig(picture, dpi=130)
+    draw(runs).savefig(picture, dpi=130)
+    picture.with_suffix(".md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     picture.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    print("\n".join([*table(run), "", f"written  {picture}", f"written  {picture.with_suffix('.json')}"]))
+    print("\n".join([*lines, "", *(f"written  {picture.with_suffix(kind)}" for kind in (".png", ".md", ".json"))]))
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -138,7 +138,9 @@ def test_a_run_end_to_end(tmp_path, capsys, operation):
     order = "by_logarithm" if operation in ("multiply", "divide") else "natural"
     assert (numbers["operation"], numbers["modulus"], numbers["order"]) == (operation, P, order)
     assert numbers["random_share"] == pytest.approx(5 / 11, abs=1e-5)
-    looks = {one["step"]: one for one in numbers["looks"]}
+    (name, model), *others = numbers["models"].items()
+    assert (name, others) == ("run", [])
+    looks = {one["step"]: one for one in model["looks"]}
     assert list(looks) == [*STEPS, LAST]
     assert looks[LAST]["frequencies"] == STRONGEST
     assert looks[LAST]["top_share"] == 1
@@ -149,23 +151,57 @@ def test_a_run_end_to_end(tmp_path, capsys, operation):
         (1, 51 / 250),
         (1, 99 / 250),
     ]  # of the evaluations at 22, 51 and 99
-    assert list(numbers["shares"]) == ["10", "50", "100", "230"]
-    assert all(sum(shares) == pytest.approx(1, abs=1e-4) for shares in numbers["shares"].values())
+    assert list(model["shares"]) == ["10", "50", "100", "230"]
+    assert all(sum(shares) == pytest.approx(1, abs=1e-4) for shares in model["shares"].values())
     radii = np.array([KNOWN.get(k, 0) for k in range(1, 12)])
-    np.testing.assert_allclose(numbers["shares"]["230"], radii**2 / (radii**2).sum(), atol=1e-5)
+    np.testing.assert_allclose(model["shares"]["230"], radii**2 / (radii**2).sum(), atol=1e-5)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["step", "train", "test", "top", "5", "Gini", "frequencies"]
-    assert printed[6].split()[:4] == ["230", "100.00%", "92.00%", "100.0%"]
-    assert printed[6].split()[5:] == ["5", "10", "4", "9", "1"]
-    assert "about 45% at its 5 strongest" in printed[7]
-    assert printed[-2:] == [f"written  {folder / name}" for name in ("spectrum.png", "spectrum.json")]
+    columns = "model | step | train (%) | test (%) | power at the 5 strongest (%) | Gini | frequencies"
+    assert printed[0] == f"| {columns} |"
+    row = [cell.strip() for cell in printed[7].strip("|").split("|")]
+    assert row[:5] + row[6:] == ["run", "230", "100.00", "92.00", "100.0", "5 10 4 9 1"]
+    assert "about 45% of its power at its 5 strongest" in printed[9]
+    assert printed[-3:] == [f"written  {folder / name}" for name in ("spectrum.png", "spectrum.md", "spectrum.json")]
+    assert (folder / "spectrum.md").read_text().splitlines() == printed[:10]
+
+
+def write_replicas(folder: Path) -> Path:
+    """A run of two: the second model is random to its end, and its folder has no checkpoints of its own."""
+    for name in ("seed=0", "seed=1"):
+        write_run(folder / name, frequencies=KNOWN if name == "seed=0" else {})
+        for step in STEPS:
+            (folder / f"checkpoint-{step}").mkdir(exist_ok=True)
+            (folder / name / f"checkpoint-{step}").rename(folder / f"checkpoint-{step}" / name)
+    random = np.random.default_rng(4).normal(size=(40, 16))
+    write_weights(folder / "seed=1", random)
+    (folder / "metrics.json").write_text(json.dumps({"replicas": ["seed=0", "seed=1"], "seconds": 1.0}))
+    return folder
+
+
+def test_replicas_are_looked_at_together(tmp_path, capsys):
+    folder = write_replicas(tmp_path / "run")
+    look_at(folder)
+    numbers = json.loads((folder / "spectrum.json").read_text())["models"]
+    assert [one["top_share"] for one in (numbers[name]["looks"][-1] for name in ("seed=0", "seed=1"))] == [
+        1,
+        pytest.approx(0.55, abs=0.1),
+    ]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| seed=")]
+    assert [row.split()[1] for row in rows] == ["seed=0"] * 6 + ["seed=1"] * 6
+    figure = spectrum.draw(spectrum.read_runs(folder))
+    assert figure.get_suptitle().endswith("add modulo 23 (seed=0; at the bottom 2 models)")
+    *panels, history = figure.axes
+    assert len(panels) == 4
+    shares = [line.get_ydata()[-1] for line in history.get_lines() if line.get_marker() == "o"]
+    assert sorted(shares) == [pytest.approx(55, abs=10), 100]
+    assert len(figure.legends[0].get_texts()) == 4
 
 
 def test_numbers_of_a_product_are_no_waves_in_natural_order(tmp_path):
     folder = write_run(tmp_path, "divide")
     settings = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(settings.replace("divide", "add"))
-    run = spectrum.read_run(folder)
+    run = spectrum.read_runs(folder)[0]
     assert run.looks[-1].top_share < 0.85
 
 
@@ -184,8 +220,8 @@ def texts_overlap(figure) -> list[tuple[str, str]]:
 
 
 def test_the_picture(tmp_path):
-    run = spectrum.read_run(write_run(tmp_path))
-    figure = spectrum.draw(run)
+    runs = spectrum.read_runs(write_run(tmp_path))
+    run, figure = runs[0], spectrum.draw(runs)
     *panels, history = figure.axes
     assert figure.get_suptitle() == "Fourier spectrum of the number embeddings: add modulo 23"
     assert [axes.get_title(loc="left").split(":")[0] for axes in panels] == [
@@ -215,7 +251,7 @@ def test_the_picture(tmp_path):
 
 def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
     frequencies = {110: 1.0, 111: 1.0, 112: 1.0, 113: 1.0, 114: 1.0}
-    figure = spectrum.draw(spectrum.read_run(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
+    figure = spectrum.draw(spectrum.read_runs(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
     assert {text.get_text() for text in figure.axes[3].texts} == {"110", "111", "112", "113", "114"}
     assert texts_overlap(figure) == []
 
@@ -240,7 +276,7 @@ def test_steps_to_show(steps, fit, grok, shown):
 def test_out(tmp_path):
     folder = write_run(tmp_path / "run")
     look_at(folder, "--out", tmp_path / "new" / "add.png")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["add.json", "add.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["add.json", "add.md", "add.png"]
     assert not list(folder.glob("spectrum.*"))
 
 
@@ -281,15 +317,11 @@ MISTAKES = [
         "was trained with data.tokens=padded, so digits have embeddings and not numbers; "
         "give a run with data.tokens=numbers",
     ),
-    (
-        replace_in("metrics.json", '"steps"', '"replicas"'),
-        "is a run of replicas; train a single model, without `replicas`, and training.save_strategy=steps",
-    ),
     (remove("metrics.json"), "is not finished: it has no metrics.json; let train_algorithmic.py end its steps"),
     (remove("model.safetensors"), "is not finished: it has no model.safetensors"),
     (
         remove_checkpoints,
-        "has weights of step 230 alone; train a single model again with training.save_strategy=steps "
+        "has weights of step 230 alone; train again with training.save_strategy=steps "
         "training.save_steps=20 training.save_total_limit=null",
     ),
     (diverge, "checkpoint-50/model.safetensors has embeddings that are not finite, so the run diverged"),
