@@ -5,202 +5,27 @@
 RUN is a folder of train_algorithmic.py, of one model or of replicas, run with data.tokens=numbers and checkpoints kept:
 training.save_strategy=steps training.save_steps=20 training.save_total_limit=null. The picture, by default
 RUN/spectrum.png, has the first model's spectrum at up to four steps, and how accuracy and sparsity went in all of them;
-beside it .md and .json have the numbers.
-
-A model that has found the rule of addition modulo p places its numbers on a few circles: their embeddings are cosines
-and sines of a handful of frequencies, where a random embedding has all of them alike (Nanda et al. 2023, "Progress
-measures for grokking via mechanistic interpretability"). In other groups, characters of the group take the place of
-cosines (Chughtai et al. 2023, "A toy model of universality").
+beside it .md and .json have the numbers. experiments/fourier.py says what they are.
 """
 
 import argparse
-import itertools
 import json
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 from config import one_sentence
 from experiments.figures import GREY, PALETTE, TEST, TRAIN
+from experiments.fourier import ORDERS, TOP, Look, Run, read_runs
 from sections import ConfigError
 
-TOP = 5
-EMBEDDING = "model.embed_tokens.weight"
-WEIGHTS = "model.safetensors"
-FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", WEIGHTS)
 OUTLINE = withStroke(linewidth=2, foreground="white")
-SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
-
-
-def natural(p: int) -> list[int]:
-    """0 to p - 1, each one more than the last: the additive group modulo p, which is cyclic."""
-    return list(range(p))
-
-
-def by_logarithm(p: int) -> list[int]:
-    """1 to p - 1, each g times the last, g the smallest primitive root of the prime p: the multiplicative group.
-
-    In this order of discrete logarithms its characters are cosines and sines, as those of the additive group are in
-    the natural one. Another root would give the frequencies other names, and the same powers.
-    """
-    for g in itertools.count(1):
-        powers = list(itertools.accumulate(range(p - 2), lambda power, _: power * g % p, initial=1))  # noqa: B023
-        if len(set(powers)) == p - 1:
-            return powers
-
-
-# The order in which an operation's cyclic group makes circles of its numbers; quadratic has no group, s5 no cyclic one
-ORDERS: dict[str, Callable[[int], list[int]]] = {
-    "add": natural,
-    "subtract": natural,
-    "multiply": by_logarithm,
-    "divide": by_logarithm,
-}
-
-
-def spectrum(rows_nD: np.ndarray) -> np.ndarray:
-    """Shares (n // 2) of the power of n embeddings of D dimensions at the frequencies 1 to n // 2; their sum is 1.
-
-    The power at a frequency k is the squared norm, over dimensions, of the discrete Fourier transform along the
-    embeddings, their mean removed. It counts k and n - k, which are conjugate, so none of the power is left out.
-    """
-    n = len(rows_nD)
-    waves_kD = np.fft.rfft(rows_nD - rows_nD.mean(0), axis=0)[1:]
-    both_k = np.where(2 * np.arange(1, n // 2 + 1) == n, 1, 2)  # n / 2 is its own conjugate
-    power_k = both_k * (np.abs(waves_kD) ** 2).sum(1)
-    return power_k / power_k.sum()
-
-
-def gini(shares: np.ndarray) -> float:
-    """How unequal shares are: 0 if they are all alike, 1 - 1/n if one of n has everything."""
-    n = len(shares)
-    return float(2 * (np.arange(1, n + 1) @ np.sort(shares)) / (n * shares.sum()) - (n + 1) / n)
-
-
-@dataclass(frozen=True)
-class Look:
-    """The number embeddings at one step, with the accuracies of the evaluation nearest to it."""
-
-    step: int
-    train_accuracy: float
-    test_accuracy: float
-    top_share: float
-    """What the strongest frequencies hold of all power; for random embeddings a little above `Run.random_share`."""
-    gini: float
-    frequencies: list[int]
-    """The strongest ones, from the strongest on."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model: its task, its evaluations, and what its embeddings are at each step that was kept."""
-
-    name: str
-    operation: str
-    modulus: int
-    order: list[int]
-    """The numbers as the spectra take them."""
-    evaluations: list[dict]
-    looks: list[Look]
-    shown: dict[int, np.ndarray]
-    """The spectra of the steps that get a panel."""
-
-    @property
-    def random_share(self) -> float:
-        """What `TOP` frequencies hold of embeddings that have all frequencies alike."""
-        return TOP / (len(self.order) // 2)
-
-
-def read_runs(folder: Path) -> list[Run]:
-    """The model of a run's folder, or its replicas; `ConfigError` if there is nothing in it to look at."""
-    metrics = folder / "metrics.json"
-    replicas = json.loads(metrics.read_text(encoding="utf-8")).get("replicas") if metrics.is_file() else None
-    return [read_run(folder, name) for name in replicas or ["."]]
-
-
-def read_run(parent: Path, name: str) -> Run:
-    """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
-    folder = parent / name
-    operation = find_operation(folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
-    order = ORDERS[operation](modulus)
-    if len(order) // 2 <= TOP:
-        raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; take a prime from 13 on")
-    ids = [tokenizer.token_to_id(str(number)) for number in order]
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    evaluations = [row for row in map(json.loads, lines) if "test_accuracy" in row]
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, metrics["steps"]).items()}
-    looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
-    shown = {step: spectra[step] for step in choose([*spectra], metrics["steps_to_fit"], metrics["steps_to_grok"])}
-    return Run(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
-
-
-def find_operation(folder: Path) -> str:
-    """What a finished run of one model was trained on, if it has a spectrum; else `ConfigError`."""
-    settings = folder / "experiment.yaml"
-    data = yaml.safe_load(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
-    if "operation" not in data:
-        raise ConfigError(f"{folder} has no experiment.yaml with a data.operation; give a run of train_algorithmic.py")
-    if data["operation"] not in ORDERS:
-        given = f"{folder} was trained on data.operation={data['operation']}"
-        raise ConfigError(f"{given}, which is not known to be of a cyclic group; give a run on {', '.join(ORDERS)}")
-    if data["tokens"] != "numbers":
-        given = f"{folder} was trained with data.tokens={data['tokens']}, so digits have embeddings and not numbers"
-        raise ConfigError(f"{given}; give a run with data.tokens=numbers")
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise ConfigError(f"{folder} is not finished: it has no {missing[0]}; let train_algorithmic.py end its steps")
-    return data["operation"]
-
-
-def weights(parent: Path, name: str, last: int) -> dict[int, Path]:
-    """The files with a model's weights at each step, in order: of its checkpoints and, at the `last`, its own."""
-    files = {int(path.name.split("-")[1]): path / name / WEIGHTS for path in parent.glob("checkpoint-*")}
-    files = {step: file for step, file in files.items() if file.is_file()} | {last: parent / name / WEIGHTS}
-    if len(files) == 1:
-        raise ConfigError(f"{parent} has weights of step {last} alone; train again with {SAVING}")
-    return dict(sorted(files.items()))
-
-
-def embeddings(file: Path, ids: list[int]) -> np.ndarray:
-    """The embeddings of tokens, in the order of `ids`, from a file of weights."""
-    rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise ConfigError(f"{file} has embeddings that are not finite, so the run diverged; lower its learning rate")
-    return rows
-
-
-def look(step: int, shares: np.ndarray, evaluations: list[dict]) -> Look:
-    """Sum a spectrum up."""
-    nearest = min(evaluations, key=lambda row: abs(row["step"] - step))
-    accuracies = {name: nearest[name] for name in ("train_accuracy", "test_accuracy")}
-    strongest = np.argsort(-shares, kind="stable")[:TOP]
-    sparsity = {"top_share": round(float(shares[strongest].sum()), 6), "gini": round(gini(shares), 6)}
-    return Look(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())
-
-
-def choose(steps: list[int], fit: int | None, grok: int | None) -> list[int]:
-    """Up to four steps to show: the first, the first that has fitted, one halfway from there to grokking, the last.
-
-    Halfway is on a log axis, between `fit` and `grok`; without them it is between the first and the last step.
-    """
-    first, last = steps[0], steps[-1]
-    halfway = math.sqrt((fit or first) * (grok or last))
-    fitted = next((step for step in steps if step >= (fit or first)), last)
-    between = sorted((s for s in steps if fitted < s < last), key=lambda s: abs(math.log(s / halfway)))
-    return sorted({first, fitted, *between[:1], last})
 
 
 def draw(runs: list[Run]) -> Figure:

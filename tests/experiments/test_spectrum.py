@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from config import ROOT
 from data_prep.algorithmic import OPERATIONS
 from data_prep.tokenizer import equation_tokenizer
-from experiments import spectrum
+from experiments import fourier, spectrum
 from experiments.figures import PALETTE, TEST, TRAIN
 from sections import ConfigError
 
@@ -35,7 +35,7 @@ def waves(n: int, frequencies: dict[int, float], width: int = 16) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [97, 96])
 def test_a_wave_has_its_own_frequency(n):
-    shares = spectrum.spectrum(waves(n, {5: 1.0, 17: 2.0, 42: 3.0}))
+    shares = fourier.spectrum(waves(n, {5: 1.0, 17: 2.0, 42: 3.0}))
     expected = np.zeros(n // 2)
     expected[[4, 16, 41]] = np.array([1, 4, 9]) / 14  # the power of a circle is its radius squared
     np.testing.assert_allclose(shares, expected, atol=1e-12)
@@ -45,13 +45,13 @@ def test_the_last_frequency_of_an_even_number_counts_once():
     n = 12
     signs = np.where(np.arange(n) % 2, -1.0, 1.0)  # power 1, as a cosine of radius sqrt 2
     rows = np.stack([signs, np.sqrt(2) * np.cos(2 * np.pi * np.arange(n) / n)], axis=1)
-    np.testing.assert_allclose(spectrum.spectrum(rows), [0.5, 0, 0, 0, 0, 0.5], atol=1e-12)
+    np.testing.assert_allclose(fourier.spectrum(rows), [0.5, 0, 0, 0, 0, 0.5], atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [22, 23])
 def test_parseval(n):
     rows = np.random.default_rng(1).normal(size=(n, 7)) + 10
-    shares = spectrum.spectrum(rows)
+    shares = fourier.spectrum(rows)
     assert shares.sum() == pytest.approx(1)
     variance = ((rows - rows.mean(0)) ** 2).sum()  # the power, in space
     first = rows.T @ np.exp(-2j * np.pi * np.arange(n) / n)  # the transform as it is defined
@@ -60,22 +60,22 @@ def test_parseval(n):
 
 @pytest.mark.parametrize("n", [96, 97])
 def test_random_embeddings_have_all_frequencies_alike(n):
-    shares = spectrum.spectrum(np.random.default_rng(2).normal(size=(n, 20_000)))
+    shares = fourier.spectrum(np.random.default_rng(2).normal(size=(n, 20_000)))
     assert np.sort(shares)[-5:].sum() == pytest.approx(5 / (n // 2), rel=0.05)
-    assert spectrum.gini(shares) < 0.02
+    assert fourier.gini(shares) < 0.02
 
 
 def test_gini():
-    assert spectrum.gini(np.ones(8) / 8) == pytest.approx(0)
-    assert spectrum.gini(np.eye(8)[3]) == pytest.approx(1 - 1 / 8)
+    assert fourier.gini(np.ones(8) / 8) == pytest.approx(0)
+    assert fourier.gini(np.eye(8)[3]) == pytest.approx(1 - 1 / 8)
     values = np.random.default_rng(3).random(20)
     differences = sum(abs(a - b) for a, b in itertools.product(values, values))
-    assert spectrum.gini(values) == pytest.approx(differences / (2 * 20 * values.sum()))
+    assert fourier.gini(values) == pytest.approx(differences / (2 * 20 * values.sum()))
 
 
 @pytest.mark.parametrize("p", PRIMES)
 def test_discrete_logarithms(p):
-    order = spectrum.by_logarithm(p)
+    order = fourier.by_logarithm(p)
     assert sorted(order) == list(range(1, p))
     root = order[1] if p > 2 else 1
     assert order == [pow(root, exponent, p) for exponent in range(p - 1)]
@@ -83,10 +83,10 @@ def test_discrete_logarithms(p):
     assert all(len(powers) < p - 1 for powers in smaller)  # none of them is a primitive root
 
 
-@pytest.mark.parametrize("operation", spectrum.ORDERS)
+@pytest.mark.parametrize("operation", fourier.ORDERS)
 def test_orders_are_those_of_our_operations(operation):
     """Moving on by one in the order is what the operation does with one and the same number."""
-    order = spectrum.ORDERS[operation](13)
+    order = fourier.ORDERS[operation](13)
     answer = OPERATIONS[operation].answer
     backwards = operation in ("subtract", "divide")
     moved = [answer(number, order[1], 13) if order[0] else answer(number, 1, 13) for number in order]
@@ -110,7 +110,7 @@ def write_run(folder: Path, operation: str = "add", p: int = P, frequencies: dic
     """A run whose embeddings are random at checkpoints, ever less so, and nothing but waves at the end."""
     tokenizer = equation_tokenizer("numbers", OPERATIONS[operation].symbol, p - 1)
     tokenizer.save_pretrained(folder)
-    order = spectrum.ORDERS[operation](p)
+    order = fourier.ORDERS[operation](p)
     table = np.random.default_rng(0).normal(size=(len(tokenizer), 16))
     pure = table.copy()
     pure[[tokenizer.convert_tokens_to_ids(str(number)) for number in order]] = waves(len(order), frequencies)
@@ -188,7 +188,7 @@ def test_replicas_are_looked_at_together(tmp_path, capsys):
     ]
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| seed=")]
     assert [row.split()[1] for row in rows] == ["seed=0"] * 6 + ["seed=1"] * 6
-    figure = spectrum.draw(spectrum.read_runs(folder))
+    figure = spectrum.draw(fourier.read_runs(folder))
     assert figure.get_suptitle().endswith("add modulo 23 (seed=0; at the bottom 2 models)")
     *panels, history = figure.axes
     assert len(panels) == 4
@@ -201,7 +201,7 @@ def test_numbers_of_a_product_are_no_waves_in_natural_order(tmp_path):
     folder = write_run(tmp_path, "divide")
     settings = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(settings.replace("divide", "add"))
-    run = spectrum.read_runs(folder)[0]
+    run = fourier.read_runs(folder)[0]
     assert run.looks[-1].top_share < 0.85
 
 
@@ -220,7 +220,7 @@ def texts_overlap(figure) -> list[tuple[str, str]]:
 
 
 def test_the_picture(tmp_path):
-    runs = spectrum.read_runs(write_run(tmp_path))
+    runs = fourier.read_runs(write_run(tmp_path))
     run, figure = runs[0], spectrum.draw(runs)
     *panels, history = figure.axes
     assert figure.get_suptitle() == "Fourier spectrum of the number embeddings: add modulo 23"
@@ -251,7 +251,7 @@ def test_the_picture(tmp_path):
 
 def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
     frequencies = {110: 1.0, 111: 1.0, 112: 1.0, 113: 1.0, 114: 1.0}
-    figure = spectrum.draw(spectrum.read_runs(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
+    figure = spectrum.draw(fourier.read_runs(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
     assert {text.get_text() for text in figure.axes[3].texts} == {"110", "111", "112", "113", "114"}
     assert texts_overlap(figure) == []
 
@@ -270,7 +270,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("steps", "fit", "grok", "shown"), CHOICES)
 def test_steps_to_show(steps, fit, grok, shown):
-    assert spectrum.choose(list(steps), fit, grok) == shown
+    assert fourier.choose(list(steps), fit, grok) == shown
 
 
 def test_out(tmp_path):
