@@ -11,6 +11,7 @@ experiments/results/NAME. The sweep file says what they show:
       figures:                                  # more of them, each NAME.png; experiments/figures.py has the kinds
         curves: {kind: curves, hue: recipe, panels: train_fraction}
       labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
+      beside: {published (%): {long: 99.57}}    # more columns: what others found, by cell
 
 A row is a cell, or a group of replicas; runs that differ in nothing but seeds are averaged. Columns are what a run's
 metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together.
@@ -32,7 +33,7 @@ from experiments.cells import Cell, Sweep, mapping, read_sweep
 from experiments.readme import RESULTS
 from sections import ConfigError
 
-KEYS = ("columns", "figure", "figures", "labels")
+KEYS = ("columns", "figure", "figures", "labels", "beside")
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,18 @@ def group(runs: list[Run]) -> list[Row]:
     return list(rows.values())
 
 
-def table(rows: list[Row], columns: list[str], labels: Labels) -> list[str]:
-    """The rows as a Markdown table: values on the axes, number of runs, a column a metric."""
+def table(rows: list[Row], columns: list[str], labels: Labels, beside: dict[str, dict]) -> list[str]:
+    """The rows as a Markdown table: values on the axes, number of runs, a column a metric, and what stands beside."""
     axes = list(dict.fromkeys(key for row in rows for key in row.axes))
     split = [column.partition(":") for column in columns]
     head = [labels[axis] for axis in axes] + ["runs"]
-    head += [labels.of_metric(name) + (f", {how}" if how else "") for name, _, how in split]
+    head += [labels.of_metric(name) + (f", {how}" if how else "") for name, _, how in split] + [*beside]
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in rows:
         where = [labels.of_value(row.axes.get(axis, "")) for axis in axes]
-        lines.append(_line([*where, str(len(row.runs)), *(entry(row, name, how or "mean") for name, _, how in split)]))
+        shown = [entry(row, name, how or "mean") for name, _, how in split]
+        others = [str(values.get(row.runs[0].cell, "")) for values in beside.values()]
+        lines.append(_line([*where, str(len(row.runs)), *shown, *others]))
     return lines
 
 
@@ -238,7 +241,18 @@ def read_report(sweep: Sweep) -> dict:
         shown["figure"] = mapping("figure", sweep.report["figure"])
     for name, settings in mapping("figures", sweep.report.get("figures")).items():
         shown[name] = mapping(name, settings)
-    return {"columns": columns, "figures": shown, "labels": Labels({str(k): str(v) for k, v in labels.items()})}
+    labels = Labels({str(key): str(value) for key, value in labels.items()})
+    return {"columns": columns, "figures": shown, "labels": labels, "beside": _read_beside(sweep)}
+
+
+def _read_beside(sweep: Sweep) -> dict[str, dict]:
+    """The columns that stand beside a sweep's own; `ConfigError` if one names a cell that there is not."""
+    columns = mapping("beside", sweep.report.get("beside"))
+    known = [cell.name for cell in sweep.cells]
+    for title, values in columns.items():
+        if unknown := [name for name in mapping(title, values) if name not in known]:
+            raise ConfigError(f"beside: {title} names {unknown[0]}, which is no cell; there are {', '.join(known)}")
+    return columns
 
 
 def main(arguments: argparse.Namespace):
@@ -250,7 +264,11 @@ def main(arguments: argparse.Namespace):
             f"no cell of {arguments.sweep} is finished; start python -m experiments.sweep {arguments.sweep}"
         )
     rows, labels = group(runs), wanted["labels"]
-    lines = [*table(rows, wanted["columns"], labels), "", *caption(rows, wanted["columns"], sweep.cells)]
+    lines = [
+        *table(rows, wanted["columns"], labels, wanted["beside"]),
+        "",
+        *caption(rows, wanted["columns"], sweep.cells),
+    ]
     drawn = {
         name: figures.draw(name, {"title": sweep.title} | settings, rows, labels)
         for name, settings in wanted["figures"].items()

@@ -161,6 +161,17 @@ def test_a_report(runs):
     }  # fmt: skip
 
 
+def test_what_others_found_stands_beside(runs):
+    text = SWEEP + "  beside: {published (%): {recipe=paper: 97.9 to 99.96, recipe=other: 17}}\n"
+    lines = (report_of(runs, text) / "table.md").read_text().splitlines()
+    assert lines[2].endswith("| steps to grok | test accuracy (%), min | published (%) |")
+    assert lines[4:7] == [
+        "| Muon | 0.0 | 2 | 1/2: 300 | 99.50 |  |",
+        "| Muon | two | 2 | 150 ± 127 | 99.50 |  |",
+        "| paper |  | 1 | 400 | 99.50 | 97.9 to 99.96 |",
+    ]
+
+
 def test_wall_seconds_are_those_of_the_cell(runs):
     (runs / "recipe=ours.json").write_text(json.dumps({"exit_code": 0, "seconds": 228.4}))
     (runs / "recipe=paper.json").write_text(json.dumps({"exit_code": None, "seconds": 3}))  # no sweep saw it end
@@ -177,7 +188,13 @@ MISTAKES = [
     ("y: test_accuracy", "y: accuracy", "shares: 'accuracy' is no metric of these runs; there are steps_to_fit"),
     ("{kind: gaps}", "gaps", "figure holds 'gaps'; write keys and values"),
     ("columns: [", "columns: [{steps: min}, ", "is no list of metrics; write [NAME, NAME:min, ...]"),
-    ("  labels", "  label", "report.label is not known; there are columns, figure, figures, labels"),
+    ("  labels", "  label", "report.label is not known; there are columns, figure, figures, labels, beside"),
+    (
+        "  labels",
+        "  beside: {theirs: {paper: 1}}\n  labels",
+        "beside: theirs names paper, which is no cell;",
+    ),
+    ("  labels", "  beside: {theirs: 1}\n  labels", "theirs holds 1; write keys and values beneath it"),
 ]
 
 
@@ -204,4 +221,4 @@ def test_the_table_of_a_report_without_columns(runs):
 def test_single_runs_are_their_own_replica(runs):
     (run,) = read_runs(Cell("recipe=paper", {"recipe": "paper"}, "base.yaml", {}, runs / "recipe=paper"))
     assert (run.replica, run.axes, run.metrics["steps_to_grok"]) == ("", {"recipe": "paper"}, 400)
-    assert table(group([run]), ["steps_to_fit"], Labels())[-1] == "| paper | 1 | 100 |"
+    assert table(group([run]), ["steps_to_fit"], Labels(), {})[-1] == "| paper | 1 | 100 |"
