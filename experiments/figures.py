@@ -1,7 +1,7 @@
 """Figures of a sweep: lines against an axis, bars, gaps between two milestones, accuracy curves.
 
 `KINDS` has a function a kind; its keyword arguments are what the sweep file may set, besides `title`. `rows` are
-`report.Row`s, `labels` are `report.Labels`; rows that lack an axis of the figure are left out. Each run is shown, not
+`runs.Row`s, `labels` are `report.Labels`; rows that lack an axis of the figure are left out. Each run is shown, not
 means alone. A run that never reached a milestone is an open triangle at the steps it was trained for.
 """
 

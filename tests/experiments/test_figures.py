@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments.figures import GREY, PALETTE, TEST, TRAIN, draw
-from experiments.report import Labels, Run, group
+from experiments.report import Labels
+from experiments.runs import Run, group
 from sections import ConfigError
 
 # (recipe, share): steps to grok by seed

@@ -8,7 +8,8 @@ import pytest
 
 from experiments import report
 from experiments.cells import Cell
-from experiments.report import Labels, Row, Run, entry, group, interval, number, read_runs, table
+from experiments.report import Labels, entry, number, table
+from experiments.runs import Row, Run, group, interval, read_runs
 from sections import ConfigError
 
 # quantiles of Student's t at 0.975, from printed tables
