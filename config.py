@@ -80,39 +80,59 @@ def load_experiment(
         raise ConfigError(f"there is no experiment file {path}; `ls configs/*` shows the ones that come with Kindling")
     try:
         written = OmegaConf.load(path)
-        given = [_parse_override(text, kind) for text in overrides]
-        sections = OmegaConf.to_container(OmegaConf.merge(written, *given), resolve=True)
+        _refuse_shapeless(path, OmegaConf.to_container(written))
+        given = dict(_parse_override(text, kind) for text in overrides)
+        for key, value in given.items():
+            OmegaConf.update(written, key, value, merge=False)  # a mapping is replaced, as any other value
+        sections = OmegaConf.to_container(written, resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(sections, dict):
-        raise ConfigError(f"{path} holds no sections; write `model:`, `data:`, `training:` and their keys")
     classes = sections_of(kind)
     for section in sections:
         _refuse_unknown(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
+    _refuse_replicated(given, checked.get("replicas", {}))
     checked["training"] = kind.training_defaults | {"output_dir": f"runs/{Path(path).stem}"} | checked["training"]
     checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | checked["model"]
     return kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
 
 
-def _parse_override(text: str, kind: type[Experiment]):
-    if "=" not in text or "." not in text.split("=")[0]:
+def _refuse_shapeless(path: str, written):
+    if not isinstance(written, dict):
+        raise ConfigError(f"{path} holds no sections; write `model:`, `data:`, `training:` and their keys")
+    for section, values in written.items():
+        if not isinstance(values or {}, dict):
+            raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
+
+
+def _parse_override(text: str, kind: type[Experiment]) -> tuple[str, typing.Any]:
+    """Key and value of an override; where only text is allowed it stays, whatever YAML would make of it."""
+    key, equals, value = text.partition("=")
+    section, dot, name = key.partition(".")
+    if not equals or not dot:
         raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")
-    key, value = text.split("=", 1)
-    section, name = key.split(".", 1)
     field = section_fields(section, kind).get(name) if section in sections_of(kind) else None
     if field is not None and set(field.accepts) <= {"str", "None"} and value != "null":
-        return OmegaConf.create({section: {name: value}})  # text as it stands, whatever YAML would make of it
+        return key, value
     try:
-        return OmegaConf.from_dotlist([text])
+        return key, OmegaConf.select(OmegaConf.from_dotlist([text]), key)
     except YAMLError as error:
         raise ConfigError(f"{text!r} is not valid YAML after the =: {' '.join(str(error).split())}") from None
 
 
+def _refuse_replicated(given: dict, replicas: dict[str, dict]):
+    """An override that the values listed for replicas would silently undo."""
+    for section, lists in replicas.items():
+        for key, values in lists.items():
+            if (name := f"{section}.{key}") in given:
+                raise ConfigError(
+                    f"{name}={given[name]} has no effect, for replicas.{name}={values} are trained side by side; "
+                    f"give replicas.{name}=[{given[name]}]"
+                )
+
+
 def check_section(section: str, values: dict, kind: type[Experiment] = LanguageExperiment) -> dict:
     """The section's values, each as its field's type wants it."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
     if section == "replicas":
         return {key: _check_replicas(key, lists, kind) for key, lists in values.items() if lists is not None}
     fields = section_fields(section, kind)

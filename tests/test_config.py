@@ -7,6 +7,7 @@ import pytest
 
 from config import ROOT, ConfigError, build, describe_sections, load_experiment, section_fields
 from modeling.configuration_kindling import KindlingLlamaConfig
+from sections import AlgorithmicExperiment
 
 EXAMPLE = """
 model: {hidden_size: 64, norm: layernorm}
@@ -47,6 +48,36 @@ def test_a_resolved_experiment_loads_as_itself(example, tmp_path):
     experiment = load_experiment(example, ["sample.prompt=Once"])
     OmegaConf.save(OmegaConf.create(experiment.as_dict()), tmp_path / "again.yaml")
     assert load_experiment(str(tmp_path / "again.yaml"), []).as_dict() == experiment.as_dict()
+
+
+def test_a_mapping_is_replaced_and_a_key_in_it_set(tmp_path):
+    path = tmp_path / "wsd.yaml"
+    path.write_text("training: {lr_scheduler_kwargs: {num_decay_steps: 5, decay_type: linear}}\ndata:\n")
+    whole = load_experiment(str(path), ["training.lr_scheduler_kwargs={power: 2.0}", "data.seed=3"])
+    assert whole.training["lr_scheduler_kwargs"] == {"power": 2.0}
+    assert whole.data.seed == 3
+    part = load_experiment(str(path), ["training.lr_scheduler_kwargs.num_decay_steps=7"])
+    assert part.training["lr_scheduler_kwargs"] == {"num_decay_steps": 7, "decay_type": "linear"}
+    assert load_experiment(str(path), ["training.lr_scheduler_kwargs=null"]).training["lr_scheduler_kwargs"] is None
+
+
+def test_an_override_that_replicas_would_undo_is_refused(tmp_path):
+    path = tmp_path / "replicas.yaml"
+    path.write_text("training: {seed: 3}\nreplicas: {training: {seed: [0, 1]}}\n")
+    with pytest.raises(ConfigError) as error:
+        load_experiment(str(path), ["training.seed=7"], AlgorithmicExperiment)
+    assert str(error.value) == (
+        "training.seed=7 has no effect, for replicas.training.seed=[0, 1] are trained side by side; "
+        "give replicas.training.seed=[7]"
+    )
+    for override in ("training.weight_decay=7", "replicas.training.seed=[7]"):
+        load_experiment(str(path), [override], AlgorithmicExperiment)
+    assert (
+        load_experiment(str(path), ["training.seed=7", "replicas.training=null"], AlgorithmicExperiment).training[
+            "seed"
+        ]
+        == 7
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,10 +127,11 @@ def test_mistakes_are_one_sentence(example, override, complaint):
         ("- a\n- b", "holds no sections"),
     ],
 )
-def test_a_file_that_is_no_experiment_is_refused(tmp_path, text, complaint):
+@pytest.mark.parametrize("overrides", [[], ["model.norm=none"]])
+def test_a_file_that_is_no_experiment_is_refused(tmp_path, text, complaint, overrides):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
-        load_experiment(str(tmp_path / "bad.yaml"), [])
+        load_experiment(str(tmp_path / "bad.yaml"), overrides)
     assert complaint in str(error.value)
 
 

@@ -85,6 +85,7 @@ UNSUPPORTED = {
     "label_smoothing_factor": (0, "answers are exact"),
     "train_sampling_strategy": ("sequential", "equations are shuffled anew each epoch"),
     "load_best_model_at_end": (False, "the last model is kept"),
+    "metric_for_best_model": (None, "the last model is kept"),
     "gradient_checkpointing": (False, "equations are short"),
 }
 
@@ -95,6 +96,8 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
     for name, (only, instead) in UNSUPPORTED.items():
         if training.get(name, only) != only:
             raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
+    if training["save_strategy"] == "best":
+        raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
     if training["max_steps"] < 1:
         raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
 

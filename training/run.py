@@ -8,11 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import get_last_checkpoint
 
 from config import ROOT, build, section_fields
@@ -46,6 +47,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
         )
     args = build(TrainingArguments, "training", values)
     _check_ranges(args)
+    _check_schedule(args)
     return args
 
 
@@ -66,6 +68,25 @@ def _check_ranges(args: TrainingArguments):
             f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
             f"training.max_steps={args.max_steps}; lower num_decay_steps"
         )
+
+
+def _check_schedule(args: TrainingArguments):
+    """Build the schedule as the Trainer will, on an optimiser of nothing."""
+    # The Trainer always gives the total, so this would be said of every schedule with a rate that ends before it.
+    warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
+    steps = max(args.max_steps, 1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    try:
+        get_scheduler(
+            args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not work with "
+            f"training.learning_rate={args.learning_rate} and training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
+            f"{error}; give kwargs that it has, or null"
+        ) from None
 
 
 def check_shape(experiment: Experiment):
