@@ -23,7 +23,7 @@ demo: .venv/ready
 grok: .venv/ready
 	@if [ -f runs/fast/metrics.json ]; then \
 		echo "runs/fast is finished; delete it to run it again, or prompt it:"; \
-		$(BIN)/python generate.py runs/fast/seed=0 --prompt "91 / 7 ="; \
+		$(BIN)/python generate.py runs/fast/seed=0 --prompt "91 / 7 =" --temperature 0; \
 	else \
 		$(BIN)/python train_algorithmic.py configs/algorithmic/fast.yaml training.resume_from_checkpoint=true; \
 	fi

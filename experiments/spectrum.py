@@ -113,7 +113,8 @@ def table(runs: list[Run]) -> list[str]:
     return [
         *(f"| {' | '.join(cells)} |" for cells in lines),
         "",
-        f"A random embedding has about {runs[0].random_share:.0%} of its power at its {TOP} strongest frequencies.",
+        f"A random embedding has {runs[0].random_share:.0%} of its power at any {TOP} frequencies, "
+        "and a little more at its strongest.",
     ]
 
 

@@ -29,6 +29,9 @@ from .trainer import KindlingTrainer
 FITTED, GROKKED = 0.999, 0.99
 """Train accuracy at which a model has fitted, test accuracy at which it has generalised."""
 
+EVALUATIONS_TO_STAY = 3
+"""Evaluations in a row at `GROKKED` or above that show that a model stays there."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -272,13 +275,14 @@ class EvaluateLogSpaced(TrainerCallback):
 
 
 class StopWhenGrokked(TrainerCallback):
-    """Stop once every replica had grokked, that is at least 99 % test accuracy, at three evaluations in a row.
+    """Stop once every replica had at least 99 % test accuracy at `EVALUATIONS_TO_STAY` evaluations in a row.
 
     Read from the log, which a resumed run has whole.
     """
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
         accuracies = [row["test_accuracy"] for row in state.log_history if "test_accuracy" in row]
-        last = accuracies[-3 * len(metrics) :]
-        grokked = len(last) == 3 * len(metrics) and all(accuracy >= GROKKED for accuracy in last)
+        wanted = EVALUATIONS_TO_STAY * len(metrics)
+        last = accuracies[-wanted:]
+        grokked = len(last) == wanted and all(accuracy >= GROKKED for accuracy in last)
         control.should_training_stop = control.should_training_stop or grokked

@@ -73,7 +73,7 @@ def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
     plt.close(figure)
 
 
-SPLIT_COLOURS = {"train": "tab:orange", "validation": "tab:green", "test": "tab:blue"}
+SPLIT_COLOURS = {"train": "#D55E00", "validation": "0.55", "test": "#009E73"}  # as in experiments/figures.py
 
 
 def _band(panel, steps: list[int], curves: list[list[float]], name: str):

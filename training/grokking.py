@@ -8,7 +8,7 @@ from transformers import ProgressCallback, TrainerState
 from modeling.accounting import parameters
 from sections import AlgorithmicExperiment, ConfigError
 
-from .algorithmic import FITTED, GROKKED, AlgorithmicTrainer, Member
+from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .card import describe_optimizer, write_card
 from .curves import draw_accuracies
 from .run import folder_of, read_provenance, resolve, write_json
@@ -26,23 +26,24 @@ def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
 def milestones(rows: list[dict]) -> dict:
     """When a model fitted and when it generalised, by its evaluations; None for what it never did.
 
-    `steps_to_grok` is the first evaluation from which on test accuracy never is below 99 %, `first_99` the first that
-    reaches it at all. Steps are those of evaluations, so they are late by up to the distance between two of them.
+    `first_99` is the first evaluation with at least 99 % of the test split, `steps_to_grok` the first from which on
+    none is below that, if there are `EVALUATIONS_TO_STAY` of them to show it. The delay from fitting to generalising,
+    `gap` and `delay_factor`, is to `first_99`: `steps_to_grok` of a run that falls back depends on when it ended. Steps
+    are those of evaluations, so they are late by up to the distance between two of them.
     """
     fitted = _first(row["step"] for row in rows if row["train_accuracy"] >= FITTED)
     first = _first(row["step"] for row in rows if row["test_accuracy"] >= GROKKED)
     below = [i for i, row in enumerate(rows) if row["test_accuracy"] < GROKKED]
     start = below[-1] + 1 if below else 0
-    grokked = rows[start]["step"] if start < len(rows) else None
-    both = fitted is not None and grokked is not None
+    both = fitted is not None and first is not None
     last = rows[-1]["step"]
     return {
         "steps_to_fit": fitted,
         "first_99": first,
-        "steps_to_grok": grokked,
+        "steps_to_grok": rows[start]["step"] if start + EVALUATIONS_TO_STAY <= len(rows) else None,
         "steps_to_100": _first(row["step"] for row in rows if row["test_accuracy"] == 1),
-        "gap": grokked - fitted if both else None,
-        "delay_factor": round(grokked / fitted, 2) if both else None,
+        "gap": first - fitted if both else None,
+        "delay_factor": round(first / fitted, 2) if both else None,
         "worst_after": min((row["test_accuracy"] for row in rows if first and row["step"] >= first), default=None),
         "worst_last_fifth": min(row["test_accuracy"] for row in rows if row["step"] >= 0.8 * last),
     }
@@ -69,11 +70,11 @@ class AlgorithmicProgress(ProgressCallback):
         self.training_bar.set_postfix_str(f"train {means['train']:.1%}, test {means['test']:.1%}", refresh=False)
         for row in metrics:
             for split, accuracy, event in (("train", FITTED, "fits"), ("test", GROKKED, "generalises")):
-                key = (row.get("replica"), event)
+                key = (row["replica"], event)
                 if row[f"{split}_accuracy"] >= accuracy and key not in self.reached:
                     self.reached.add(key)
-                    who = row.get("replica", "the model")
-                    self.training_bar.write(f"step {state.global_step:,}: {who} {event} ({split} {accuracy:.1%})")
+                    name, step = row["replica"], state.global_step
+                    self.training_bar.write(f"step {step:,}: {name} {event} ({split} {accuracy:.1%})")
 
 
 # What has no meaning for equations, the only value it can have, and what to do instead.
@@ -134,17 +135,19 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
         rows[member.name] = evaluations(history, member.name, len(trainer.members))
         results[member.name] = final_metrics(rows[member.name], trainer.state)
         keep_member(experiment, trainer, member, rows[member.name], results[member.name])
-    seconds = results[member.name]["seconds"]
+    first = trainer.members[0]
+    seconds = results[first.name]["seconds"]
     if experiment.replicas:  # last, for it says that the run is finished
-        draw_accuracies(list(rows.values()), folder / "curves.png", title(member))
+        draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
         write_json(folder / "metrics.json", {"replicas": list(results), "seconds": seconds})
+    prompt, _ = first.equations.texts["test"][0]
     return [
         "",
         *table(results),
         "",
         f"time        {seconds / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
-        f'prompt it   python generate.py {member.folder} --prompt "{member.equations.texts["test"][0][0]}"',
+        f'prompt it   python generate.py {first.folder} --prompt "{prompt}" --temperature 0',
     ]
 
 
@@ -165,7 +168,7 @@ def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
         read_provenance(folder_of(experiment)),
         results=_results(metrics),
         training=_training(trainer.args.train_batch_size, member, metrics),
-        name=member.name,
+        name=member.name if member.name == experiment.name else f"{experiment.name}, {member.name}",
         source=f"equations ({title(member)})",
         prompt=prompt,
         do_sample=False,
@@ -181,9 +184,14 @@ def _results(metrics: dict) -> dict:
         for split in splits
     }
     return accuracies | {
-        "steps to fit": f"{metrics['steps_to_fit']} ({FITTED:.1%} of the training split)",
-        "steps to generalise": f"{metrics['steps_to_grok']} ({GROKKED:.0%} of the test split, from there on)",
+        "fits at step": f"{_step(metrics['steps_to_fit'])} ({FITTED:.1%} of the training split)",
+        "generalises at step": f"{_step(metrics['first_99'])} ({GROKKED:.0%} of the test split), "
+        f"to stay: {_step(metrics['steps_to_grok'])}",
     }
+
+
+def _step(step: int | None) -> str:
+    return "never" if step is None else f"{step:,}"
 
 
 def _training(batch: int, member: Member, metrics: dict) -> dict:
@@ -210,6 +218,6 @@ def table(results: dict[str, dict]) -> list[str]:
     lines = [head]
     for name, metrics in results.items():
         steps = [metrics[key] for key in ("steps_to_fit", "first_99", "steps_to_grok", "steps_to_100")]
-        shown = "".join(f"{'never' if step is None else format(step, ','):>9}" for step in steps)
+        shown = "".join(f"{_step(step):>9}" for step in steps)
         lines.append(f"{name:24}{shown}{metrics['train_accuracy']:>10.2%}{metrics['test_accuracy']:>10.2%}")
     return lines

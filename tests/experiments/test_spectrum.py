@@ -160,7 +160,7 @@ def test_a_run_end_to_end(tmp_path, capsys, operation):
     assert printed[0] == f"| {columns} |"
     row = [cell.strip() for cell in printed[7].strip("|").split("|")]
     assert row[:5] + row[6:] == ["run", "230", "100.00", "92.00", "100.0", "5 10 4 9 1"]
-    assert "about 45% of its power at its 5 strongest" in printed[9]
+    assert "45% of its power at any 5 frequencies" in printed[9]
     assert printed[-3:] == [f"written  {folder / name}" for name in ("spectrum.png", "spectrum.md", "spectrum.json")]
     assert (folder / "spectrum.md").read_text().splitlines() == printed[:10]
 
