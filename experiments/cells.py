@@ -229,18 +229,24 @@ def describe(cell: Cell) -> dict:
     return {"config": cell.config, "config_sha256": digest, "overrides": cell.settings}
 
 
-def refuse_changed(cell: Cell):
-    """`ConfigError` if the cell's folder was made with other settings than the sweep now has."""
-    was, now = cell.record, describe(cell)
+def differences(cell: Cell) -> list[str]:
+    """What the sweep now has that the cell's folder was not made with."""
+    was = cell.record
     if not was or not cell.folder.exists():
-        return
+        return []
+    now = describe(cell)
     before, after = was["overrides"], now["overrides"]
     changed = [key for key in before | after if before.get(key) != after.get(key)]
-    differences = [f"{key}={before.get(key, '(unset)')} (now {after.get(key, '(unset)')})" for key in changed]
+    found = [f"{key}={before.get(key, '(unset)')} (now {after.get(key, '(unset)')})" for key in changed]
     if was["config_sha256"] != now["config_sha256"]:
-        differences.append(f"{was['config']} as it was (now {now['config']} holds something else)")
-    if differences:
+        found.append(f"{was['config']} as it was (now {now['config']} holds something else)")
+    return found
+
+
+def refuse_changed(cell: Cell):
+    """`ConfigError` if the cell's folder was made with other settings than the sweep now has."""
+    if found := differences(cell):
         raise ConfigError(
-            f"the cell {cell.name} was run with {' and '.join(differences)}; delete or rename {cell.folder} to run it "
-            "anew, or write the sweep as it was"
+            f"the cell {cell.name} was run with {' and '.join(found)}; delete or rename {cell.folder} to run it anew, "
+            "or write the sweep as it was"
         )

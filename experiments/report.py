@@ -26,7 +26,7 @@ from pathlib import Path
 
 from config import one_sentence
 from experiments import figures
-from experiments.cells import Cell, Sweep, mapping, read_sweep
+from experiments.cells import Cell, Sweep, differences, mapping, read_sweep
 from experiments.readme import RESULTS
 from experiments.runs import Row, Run, group, interval, read_json, read_runs, scale
 from sections import ConfigError
@@ -123,6 +123,8 @@ def caption(rows: list[Row], columns: list[str], cells: list[Cell]) -> list[str]
         lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")
     if any(None in row.values(column.partition(":")[0]) for row in rows for column in columns):
         lines.append("`2/3: x`: two of three runs reached it, and x is over those two.")
+    if changed := [cell.name for cell in cells if cell.finished and differences(cell)]:
+        lines.append(f"Run with other settings than the sweep file now has: {', '.join(changed)}.")
     if missing := [cell.name for cell in cells if not cell.finished]:
         lines.append(f"{len(missing)} of {len(cells)} cells are not finished and not shown: {', '.join(missing)}.")
     return lines

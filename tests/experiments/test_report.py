@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.cells import Cell
+from experiments.cells import Cell, describe
 from experiments.report import Labels, entry, number, table
 from experiments.runs import Row, Run, group, interval, read_runs
 from sections import ConfigError
@@ -90,7 +90,7 @@ def test_runs_are_grouped_by_all_but_seeds():
 SWEEP = """
 title: A title
 script: train_algorithmic.py
-config: base.yaml
+config: configs/algorithmic/fast.yaml
 grid:
   recipe: {ours: {}, paper: {}, other: {}}
 report:
@@ -162,6 +162,13 @@ def test_a_report(runs):
     }  # fmt: skip
 
 
+def test_cells_that_were_run_with_other_settings_are_named(runs):
+    record = {"config": "configs/algorithmic/fast.yaml", "config_sha256": "", "overrides": {"training.max_steps": "5"}}
+    (runs / "recipe=paper.json").write_text(json.dumps(record))
+    lines = (report_of(runs) / "table.md").read_text().splitlines()
+    assert "Run with other settings than the sweep file now has: recipe=paper." in lines
+
+
 def test_what_others_found_stands_beside(runs):
     text = SWEEP + "  beside: {published (%): {recipe=paper: 97.9 to 99.96, recipe=other: 17}}\n"
     lines = (report_of(runs, text) / "table.md").read_text().splitlines()
@@ -174,12 +181,15 @@ def test_what_others_found_stands_beside(runs):
 
 
 def test_wall_seconds_are_those_of_the_cell(runs):
-    (runs / "recipe=ours.json").write_text(json.dumps({"exit_code": 0, "seconds": 228.4}))
-    (runs / "recipe=paper.json").write_text(json.dumps({"exit_code": None, "seconds": 3}))  # no sweep saw it end
+    as_it_is = describe(Cell("recipe=ours", {}, "configs/algorithmic/fast.yaml", {}, runs / "recipe=ours"))
+    (runs / "recipe=ours.json").write_text(json.dumps(as_it_is | {"exit_code": 0, "seconds": 228.4}))
+    no_end = as_it_is | {"exit_code": None, "seconds": 3}  # no sweep saw it end
+    (runs / "recipe=paper.json").write_text(json.dumps(no_end))
     lines = (report_of(runs, SWEEP.replace("columns: [", "columns: [wall_seconds, ")) / "table.md").read_text()
     assert "| Muon | 0.0 | 2 | 228.4 | 1/2: 300 |" in lines
     assert "| paper |  | 1 | never | 400 |" in lines
     assert "Wall seconds are a cell's, start and saving included" in lines
+    assert "other settings" not in lines
 
 
 MISTAKES = [
