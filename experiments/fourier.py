@@ -8,7 +8,6 @@ cosines (Chughtai et al. 2023, "A toy model of universality").
 
 import itertools
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +79,14 @@ class Look:
     train_accuracy: float
     test_accuracy: float
     top_share: float
-    """What the strongest frequencies hold of all power; for random embeddings a little above `Run.random_share`."""
+    """What the strongest frequencies hold of all power; for random embeddings a little above `Model.random_share`."""
     gini: float
     frequencies: list[int]
     """The strongest ones, from the strongest on."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Model:
     """A trained model: its task, its evaluations, and what its embeddings are at each step that was kept."""
 
     name: str
@@ -106,17 +105,17 @@ class Run:
         return TOP / (len(self.order) // 2)
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_models(folder: Path) -> list[Model]:
     """The model of a run's folder, or its replicas; `ConfigError` if there is nothing in it to look at."""
     metrics = folder / "metrics.json"
     replicas = json.loads(metrics.read_text(encoding="utf-8")).get("replicas") if metrics.is_file() else None
-    return [read_run(folder, name) for name in replicas or ["."]]
+    return [read_model(folder, name) for name in replicas or ["."]]
 
 
-def read_run(parent: Path, name: str) -> Run:
+def read_model(parent: Path, name: str) -> Model:
     """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
     folder = parent / name
-    operation = find_operation(folder)
+    operation = refuse_without_spectrum(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
     order = ORDERS[operation](modulus)
@@ -128,12 +127,12 @@ def read_run(parent: Path, name: str) -> Run:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, metrics["steps"]).items()}
     looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
-    shown = {step: spectra[step] for step in choose([*spectra], metrics["steps_to_fit"], metrics["steps_to_grok"])}
-    return Run(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
+    shown = {step: spectra[step] for step in choose(looks, metrics["steps_to_fit"])}
+    return Model(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
 
 
-def find_operation(folder: Path) -> str:
-    """What a finished run of one model was trained on, if it has a spectrum; else `ConfigError`."""
+def refuse_without_spectrum(folder: Path) -> str:
+    """`ConfigError` unless a finished model with number embeddings is there; returns what it was trained on."""
     settings = folder / "experiment.yaml"
     data = yaml.safe_load(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
     if "operation" not in data:
@@ -175,13 +174,13 @@ def look(step: int, shares: np.ndarray, evaluations: list[dict]) -> Look:
     return Look(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())
 
 
-def choose(steps: list[int], fit: int | None, grok: int | None) -> list[int]:
-    """Up to four steps to show: the first, the first that has fitted, one halfway from there to grokking, the last.
+def choose(looks: list[Look], fit: int | None) -> list[int]:
+    """Up to four steps to show: the first, the first that has fitted, the one halfway to the last share, the last.
 
-    Halfway is on a log axis, between `fit` and `grok`; without them it is between the first and the last step.
+    Halfway is where the share of the strongest frequencies is nearest to the mean of its first and its last value.
     """
-    first, last = steps[0], steps[-1]
-    halfway = math.sqrt((fit or first) * (grok or last))
-    fitted = next((step for step in steps if step >= (fit or first)), last)
-    between = sorted((s for s in steps if fitted < s < last), key=lambda s: abs(math.log(s / halfway)))
-    return sorted({first, fitted, *between[:1], last})
+    first, last = looks[0], looks[-1]
+    fitted = next((one.step for one in looks if fit and one.step >= fit), last.step)
+    mean = (first.top_share + last.top_share) / 2
+    halfway = min(looks, key=lambda one: abs(one.top_share - mean))
+    return sorted({first.step, fitted, halfway.step, last.step})

@@ -22,34 +22,34 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from config import one_sentence
 from experiments.figures import GREY, PALETTE, TEST, TRAIN
-from experiments.fourier import ORDERS, TOP, Look, Run, read_runs
+from experiments.fourier import ORDERS, TOP, Look, Model, read_models
 from sections import ConfigError
 
 OUTLINE = withStroke(linewidth=2, foreground="white")
 
 
-def draw(runs: list[Run]) -> Figure:
-    """The spectra shown of the first run, one beneath the other; below them accuracies and sparsity of all runs."""
-    run = runs[0]
-    count = len(run.shown)
+def draw(models: list[Model]) -> Figure:
+    """The spectra shown of the first model, one beneath the other; below them accuracies and sparsity of all models."""
+    model = models[0]
+    count = len(model.shown)
     figure = Figure(figsize=(9, 1.5 * count + 3.4), layout="constrained")
     grid = figure.add_gridspec(count + 1, 1, height_ratios=[1] * count + [1.7])
     panels = [figure.add_subplot(grid[0])]
     panels += [figure.add_subplot(grid[i], sharex=panels[0], sharey=panels[0]) for i in range(1, count)]
-    top = 100 * max(shares.max() for shares in run.shown.values())
-    panels[0].set(xlim=(0, len(run.order) // 2 + 1), ylim=(0, 1.25 * top))
-    looks = {one.step: one for one in run.looks}
-    for axes, (step, shares) in zip(panels, run.shown.items(), strict=True):
+    top = 100 * max(shares.max() for shares in model.shown.values())
+    panels[0].set(xlim=(0, len(model.order) // 2 + 1), ylim=(0, 1.25 * top))
+    looks = {one.step: one for one in model.looks}
+    for axes, (step, shares) in zip(panels, model.shown.items(), strict=True):
         _spectrum(axes, looks[step], 100 * shares, top)
         axes.tick_params(labelbottom=axes is panels[-1])
-    numbers = ", ".join(map(str, run.order[:4]))
-    panels[-1].set_xlabel(f"frequency along the numbers {numbers}, ... (modulo {run.modulus})")
-    _history(figure.add_subplot(grid[count]), runs)
+    numbers = ", ".join(map(str, model.order[:4]))
+    panels[-1].set_xlabel(f"frequency along the numbers {numbers}, ... (modulo {model.modulus})")
+    _history(figure.add_subplot(grid[count]), models)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    which = f" ({run.name}; at the bottom {len(runs)} models)" if len(runs) > 1 else ""
-    figure.suptitle(f"Fourier spectrum of the number embeddings: {run.operation} modulo {run.modulus}{which}")
+    which = f" ({model.name}; at the bottom {len(models)} models)" if len(models) > 1 else ""
+    figure.suptitle(f"Fourier spectrum of the number embeddings: {model.operation} modulo {model.modulus}{which}")
     return figure
 
 
@@ -71,29 +71,29 @@ def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
     axes.set_ylim(top=max(axes.get_ylim()[1], max(heights.values()) + high))
 
 
-def _history(axes: Axes, runs: list[Run]):
+def _history(axes: Axes, models: list[Model]):
     """Accuracies at all evaluations, and the share of the strongest frequencies at all steps that were kept."""
-    for run in runs[1:]:
-        _course(axes, run, lw=1, alpha=0.5)
+    for model in models[1:]:
+        _course(axes, model, lw=1, alpha=0.5)
     names = ("train accuracy", "test accuracy", f"power at the {TOP} strongest")
-    for line, name in zip(_course(axes, runs[0], lw=1.8), names, strict=True):
+    for line, name in zip(_course(axes, models[0], lw=1.8), names, strict=True):
         line.set_label(name)
-    axes.axhline(100 * runs[0].random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
-    for step in runs[0].shown:
+    axes.axhline(100 * models[0].random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
+    for step in models[0].shown:
         axes.axvline(step, color=GREY, lw=0.8, zorder=0)
     axes.set(xscale="log", xlabel="steps (vertical lines: the spectra above)", ylabel="share (%)", ylim=(-3, 103))
-    last = runs[0].evaluations[-1]["step"]
+    last = models[0].evaluations[-1]["step"]
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last < 2000 else (1,), numticks=20))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def _course(axes: Axes, run: Run, **look) -> list[Line2D]:
-    """One run's lines: train accuracy, test accuracy, share of the strongest frequencies."""
-    steps = [row["step"] for row in run.evaluations]
-    train, test = ([100 * row[f"{split}_accuracy"] for row in run.evaluations] for split in ("train", "test"))
-    kept, shares = [one.step for one in run.looks], [100 * one.top_share for one in run.looks]
+def _course(axes: Axes, model: Model, **look) -> list[Line2D]:
+    """One model's lines: train accuracy, test accuracy, share of the strongest frequencies."""
+    steps = [row["step"] for row in model.evaluations]
+    train, test = ([100 * row[f"{split}_accuracy"] for row in model.evaluations] for split in ("train", "test"))
+    kept, shares = [one.step for one in model.looks], [100 * one.top_share for one in model.looks]
     return [
         *axes.plot(steps, train, color=TRAIN, ls=(0, (4, 2)), **look),
         *axes.plot(steps, test, color=TEST, **look),
@@ -101,19 +101,19 @@ def _course(axes: Axes, run: Run, **look) -> list[Line2D]:
     ]
 
 
-def table(runs: list[Run]) -> list[str]:
-    """A line for each step that was kept of each run, as a Markdown table."""
+def table(models: list[Model]) -> list[str]:
+    """A line for each step that was kept of each model, as a Markdown table."""
     head = ["model", "step", "train (%)", "test (%)", f"power at the {TOP} strongest (%)", "Gini", "frequencies"]
     lines = [head, ["---"] * len(head)]
-    for run in runs:
-        for one in run.looks:
+    for model in models:
+        for one in model.looks:
             percent = [f"{100 * share:.2f}" for share in (one.train_accuracy, one.test_accuracy)]
             sparsity = [f"{100 * one.top_share:.1f}", f"{one.gini:.2f}", " ".join(map(str, one.frequencies))]
-            lines.append([run.name, f"{one.step:,}", *percent, *sparsity])
+            lines.append([model.name, f"{one.step:,}", *percent, *sparsity])
     return [
         *(f"| {' | '.join(cells)} |" for cells in lines),
         "",
-        f"A random embedding has {runs[0].random_share:.0%} of its power at any {TOP} frequencies, "
+        f"A random embedding has {models[0].random_share:.0%} of its power at any {TOP} frequencies, "
         "and a little more at its strongest.",
     ]
 
@@ -122,23 +122,23 @@ def main(arguments: argparse.Namespace):
     picture = arguments.out or arguments.run / "spectrum.png"
     if picture.suffix != ".png":
         raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
-    runs = read_runs(arguments.run)
+    models = read_models(arguments.run)
     numbers = {
-        "operation": runs[0].operation,
-        "modulus": runs[0].modulus,
-        "order": ORDERS[runs[0].operation].__name__,
-        "random_share": round(runs[0].random_share, 5),
+        "operation": models[0].operation,
+        "modulus": models[0].modulus,
+        "order": ORDERS[models[0].operation].__name__,
+        "random_share": round(models[0].random_share, 5),
         "models": {
-            run.name: {
-                "looks": [asdict(one) for one in run.looks],
-                "shares": {step: shares.round(6).tolist() for step, shares in run.shown.items()},
+            model.name: {
+                "looks": [asdict(one) for one in model.looks],
+                "shares": {step: shares.round(6).tolist() for step, shares in model.shown.items()},
             }
-            for run in runs
+            for model in models
         },
     }
-    lines = table(runs)
+    lines = table(models)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(runs).savefig(picture, dpi=130)
+    draw(models).savefig(picture, dpi=130)
     picture.with_suffix(".md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     picture.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     print("\n".join([*lines, "", *(f"written  {picture.with_suffix(kind)}" for kind in (".png", ".md", ".json"))]))

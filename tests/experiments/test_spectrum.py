@@ -188,7 +188,7 @@ def test_replicas_are_looked_at_together(tmp_path, capsys):
     ]
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| seed=")]
     assert [row.split()[1] for row in rows] == ["seed=0"] * 6 + ["seed=1"] * 6
-    figure = spectrum.draw(fourier.read_runs(folder))
+    figure = spectrum.draw(fourier.read_models(folder))
     assert figure.get_suptitle().endswith("add modulo 23 (seed=0; at the bottom 2 models)")
     *panels, history = figure.axes
     assert len(panels) == 4
@@ -201,7 +201,7 @@ def test_numbers_of_a_product_are_no_waves_in_natural_order(tmp_path):
     folder = write_run(tmp_path, "divide")
     settings = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(settings.replace("divide", "add"))
-    run = fourier.read_runs(folder)[0]
+    run = fourier.read_models(folder)[0]
     assert run.looks[-1].top_share < 0.85
 
 
@@ -220,7 +220,7 @@ def texts_overlap(figure) -> list[tuple[str, str]]:
 
 
 def test_the_picture(tmp_path):
-    runs = fourier.read_runs(write_run(tmp_path))
+    runs = fourier.read_models(write_run(tmp_path))
     run, figure = runs[0], spectrum.draw(runs)
     *panels, history = figure.axes
     assert figure.get_suptitle() == "Fourier spectrum of the number embeddings: add modulo 23"
@@ -251,26 +251,26 @@ def test_the_picture(tmp_path):
 
 def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
     frequencies = {110: 1.0, 111: 1.0, 112: 1.0, 113: 1.0, 114: 1.0}
-    figure = spectrum.draw(fourier.read_runs(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
+    figure = spectrum.draw(fourier.read_models(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
     assert {text.get_text() for text in figure.axes[3].texts} == {"110", "111", "112", "113", "114"}
     assert texts_overlap(figure) == []
 
 
 CHOICES = [
-    # steps, fitted at, grokked at, shown
-    (range(10, 1001, 10), 85, 400, [10, 90, 180, 1000]),  # sqrt(85 * 400) = 184
-    (range(10, 1001, 10), None, None, [10, 100, 1000]),
-    (range(10, 1001, 10), 95, None, [10, 100, 310, 1000]),  # sqrt(95 * 1000) = 308
-    ([10, 20, 30], 5, 30, [10, 20, 30]),
-    ([10, 30], 5, 30, [10, 30]),
-    ([10, 30], 30, None, [10, 30]),
-    ([100, 200, 300], 250, 150, [100, 300]),  # generalises before it fits
+    # share of the strongest at each step, fitted at, shown
+    ({10: 0.1, 20: 0.1, 30: 0.3, 40: 0.6, 50: 0.9, 60: 0.9}, 15, [10, 20, 40, 60]),  # 0.6 is nearest to 0.5
+    ({10: 0.1, 20: 0.5, 30: 0.9, 40: 0.9}, 30, [10, 20, 30, 40]),  # circles before it fits
+    ({10: 0.1, 20: 0.5, 30: 0.9}, None, [10, 20, 30]),
+    ({10: 0.1, 20: 0.1, 30: 0.2}, 10, [10, 30]),
+    ({10: 0.1, 30: 0.9}, 30, [10, 30]),
+    ({10: 0.9, 20: 0.5, 30: 0.1, 40: 0.1}, 25, [10, 20, 30, 40]),  # the other way round
 ]
 
 
-@pytest.mark.parametrize(("steps", "fit", "grok", "shown"), CHOICES)
-def test_steps_to_show(steps, fit, grok, shown):
-    assert fourier.choose(list(steps), fit, grok) == shown
+@pytest.mark.parametrize(("shares", "fit", "shown"), CHOICES)
+def test_steps_to_show(shares, fit, shown):
+    looks = [fourier.Look(step, 0.0, 0.0, share, 0.0, []) for step, share in shares.items()]
+    assert fourier.choose(looks, fit) == shown
 
 
 def test_out(tmp_path):
