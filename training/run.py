@@ -72,7 +72,7 @@ def _check_ranges(args: TrainingArguments):
 
 def _check_schedule(args: TrainingArguments):
     """Build the schedule as the Trainer will, on an optimiser of nothing."""
-    # The Trainer always gives the total, so this would be said of every schedule with a rate that ends before it.
+    # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
     warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
     steps = max(args.max_steps, 1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
