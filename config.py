@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
-from sections import REPLICABLE, AlgorithmicExperiment, ConfigError, Experiment, LanguageExperiment
+from sections import ConfigError
 
 ROOT = Path(__file__).resolve().parent
 

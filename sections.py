@@ -1,10 +1,7 @@
-"""What an experiment may hold: its sections as dataclasses, and the two kinds of experiment that are made of them."""
+"""What an experiment file may hold: its sections as dataclasses, each with the checks that it can make by itself."""
 
-import itertools
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 
 class ConfigError(Exception):
@@ -21,10 +18,12 @@ class TokenizerSection:
     """Folder or Hub id of an existing tokenizer, for kind=pretrained."""
     train_documents: int | None = 50_000
     """At most so many documents are read to learn the vocabulary; null means all of them."""
+    train_bytes: int | None = None
+    """At most so many bytes of text are learnt from, spread evenly over the corpus; null means no limit."""
 
     def __post_init__(self):
         # 256 bytes and 2 special tokens
-        _at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1)
+        _at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
         if (self.kind == "pretrained") != (self.path is not None):
             raise ConfigError(
                 f"tokenizer.kind={self.kind} with tokenizer.path={self.path}; "
@@ -36,16 +35,26 @@ class TokenizerSection:
 class DataSection:
     source: str = "fables"
     """A name that `python -m data_prep.sources` lists, a Hub id, or local files: a folder, a file or a glob pattern."""
+    mixture: dict | None = None
+    """Several sources in place of one, each with its share of the bytes: {tinystories: 0.7, fables: 0.3}."""
+    subset: str | None = None
+    """Which configuration of a Hub data set; null means the source's own."""
+    revision: str | None = None
+    """Which commit, tag or branch of a Hub data set; null means the source's own, or else the newest."""
     validation_source: str | None = None
     """Where validation comes from; null means the source's own split, or else its first documents, held out."""
     train_documents: int | None = None
     """At most so many training documents; null means all (of an endless source, as many as its row says)."""
     validation_documents: int | None = 1000
     """At most so many validation documents; null means all of the validation split."""
-    text_field: str = "text"
-    """Column that holds the text; rows with `prompt` and `completion` instead are trained on the completion only."""
-    sample_by: Literal["paragraph", "line", "document"] = "paragraph"
-    """What one document is in a plain text file (blank lines end a paragraph)."""
+    text_field: str | None = None
+    """Column of the text, by default `text`; rows with `prompt` and `completion` are trained on the completion only."""
+    group_field: str | None = None
+    """Column, or path to it such as meta.pile_set_name, by whose values validation is also reported."""
+    sample_by: str | None = None
+    """A document of a plain text file: paragraph (the default), line, document, or what stands between such words."""
+    bad_records: float = 0.001
+    """The largest share of records that may be no documents; they are skipped and written down."""
     layout: Literal["packed", "documents"] = "packed"
     """packed: documents joined and cut into full windows; documents: one padded example each."""
     context_length: int | None = None
@@ -61,6 +70,10 @@ class DataSection:
 
     def __post_init__(self):
         _at_least("data", self, train_documents=1, validation_documents=1, context_length=2, mask_first_n=0)
+        _below_one("data", self, "bad_records")
+        if self.sample_by == "":
+            raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
+        self._check_mixture()
         if self.mask_up_to is not None and self.layout != "documents":
             raise ConfigError(
                 f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents; windows hold no whole example"
@@ -68,6 +81,17 @@ class DataSection:
         if self.context_length is not None and self.mask_first_n >= self.context_length:
             raise ConfigError(
                 f"data.mask_first_n={self.mask_first_n} leaves nothing of data.context_length={self.context_length}"
+            )
+
+    def _check_mixture(self):
+        if self.mixture is None:
+            return
+        if not self.mixture or not all(isinstance(share, int | float) and share > 0 for share in self.mixture.values()):
+            raise ConfigError(f"data.mixture={self.mixture} needs shares above 0, as in {{tinystories: 0.7, c4: 0.3}}")
+        if self.validation_source is not None:
+            raise ConfigError(
+                f"data.mixture is validated on each of its sources; leave out data.validation_source="
+                f"{self.validation_source}"
             )
 
 
@@ -156,136 +180,3 @@ def _below_one(section: str, values, *keys: str):
     for key in keys:
         if not 0 <= (value := getattr(values, key)) < 1:
             raise ConfigError(f"{section}.{key}={value} is out of range; it must be at least 0 and below 1")
-
-
-# Where pre-training wants something else than transformers' fine-tuning defaults.
-LM_TRAINING = {
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 32,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
-    "weight_decay": 0.1,
-    "adam_beta2": 0.95,
-    "num_train_epochs": 1.0,
-    "logging_steps": 10,
-    "logging_first_step": True,
-    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
-    "eval_strategy": "steps",
-    "eval_steps": 0.1,
-    "save_strategy": "steps",
-    "save_steps": 0.2,
-    "save_total_limit": 2,
-    "report_to": "none",
-    "remove_unused_columns": False,  # the collator reads `prompt_length`, which no forward takes
-    "ddp_find_unused_parameters": False,
-}
-
-# Small tables and thousands of cheap steps: a constant rate, no clipping, whole batches, our own evaluations.
-ALGORITHMIC_TRAINING = {
-    "per_device_train_batch_size": 512,
-    "per_device_eval_batch_size": 1024,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "constant_with_warmup",
-    "warmup_steps": 10,
-    "weight_decay": 1.0,
-    "adam_beta2": 0.98,
-    "max_grad_norm": 0.0,
-    "max_steps": 1000,
-    "logging_strategy": "no",
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "save_total_limit": 1,
-    "dataloader_drop_last": True,
-    "train_sampling_strategy": "sequential",  # the equations are shuffled anew each epoch, by their own seed
-    "report_to": "none",
-    "remove_unused_columns": False,
-    "ddp_find_unused_parameters": False,
-}
-
-ALGORITHMIC_MODEL = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A checked experiment. `model` and `training` stay dictionaries: their classes are too heavy to import here."""
-
-    name: str
-    model: dict
-    data: DataSection | EquationsSection
-    training: dict
-    optimizer: OptimizerSection
-
-    script: ClassVar[str]
-    model_defaults: ClassVar[dict] = {}
-    training_defaults: ClassVar[dict]
-
-    def as_dict(self) -> dict:
-        """Every setting, defaults included, as plain values."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
-
-
-@dataclass(frozen=True)
-class LanguageExperiment(Experiment):
-    """What `train_lm.py` runs."""
-
-    data: DataSection
-    tokenizer: TokenizerSection
-    sample: SampleSection
-
-    script = "train_lm.py"
-    training_defaults = LM_TRAINING
-
-
-# What the replicas of an algorithmic experiment can differ in: settings that change no tensor's shape.
-REPLICABLE = {
-    "training": ("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    "optimizer": (
-        "muon_learning_rate", "muon_weight_decay", "muon_momentum", "grokfast_lambda", "grokfast_alpha",
-    ),
-    "model": ("initializer_range", "embedding_init_std", "linear_init", "residual_init"),
-    "data": ("seed",),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AlgorithmicExperiment(Experiment):
-    """What `train_algorithmic.py` runs."""
-
-    data: EquationsSection
-    evaluation: EvaluationSection
-    replicas: dict
-
-    script = "train_algorithmic.py"
-    model_defaults = ALGORITHMIC_MODEL
-    training_defaults = ALGORITHMIC_TRAINING
-
-    def replicated(self) -> list["AlgorithmicExperiment"]:
-        """The experiments that run side by side as this one: all combinations of what `replicas` lists.
-
-        Each is complete in itself, has its replica's values for a name, and a folder of that name below this one's.
-        """
-        axes = [(section, key, values) for section, lists in self.replicas.items() for key, values in lists.items()]
-        if not axes:
-            return [self]
-        count = Counter(key for _, key, _ in axes)
-        labels = [key if count[key] == 1 else f"{section}.{key}" for section, key, _ in axes]
-        combinations = itertools.product(*(values for _, _, values in axes))
-        return [self._replica(axes, labels, values) for values in combinations]
-
-    def _replica(self, axes: list[tuple], labels: list[str], values: tuple) -> "AlgorithmicExperiment":
-        name = ",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True))
-        replica = replace(self, name=name, replicas={})
-        for (section, key, _), value in zip(axes, values, strict=True):
-            replica = replica.with_value(section, key, value)
-        return replica.with_value("training", "output_dir", str(Path(self.training["output_dir"]) / name))
-
-    def with_value(self, section: str, key: str, value) -> "AlgorithmicExperiment":
-        """The same experiment, but for one setting."""
-        old = getattr(self, section)
-        return replace(self, **{section: old | {key: value} if isinstance(old, dict) else replace(old, **{key: value})})

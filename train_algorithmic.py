@@ -12,7 +12,7 @@ is itself the trained model; with replicas, each has such a folder in there. --w
 """
 
 from config import load_experiment, run_script
-from sections import AlgorithmicExperiment
+from experiment import AlgorithmicExperiment
 
 
 def main(path: str, overrides: list[str]):
@@ -57,7 +57,8 @@ def main(path: str, overrides: list[str]):
     run.refuse_finished(trainer, checkpoint)
     if args.should_save:
         settings = run.resolve(experiment, args, members[0].model.config)
-        run.write_provenance(settings, folder, hardware, resumed=checkpoint is not None)
+        run.refuse_other_experiment(settings, folder, checkpoint)
+        run.write_provenance(settings, folder, hardware, checkpoint)
         if write_files:
             for member in members:
                 write_data(member.equations, member.experiment.data, member.folder / "data")

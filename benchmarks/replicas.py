@@ -23,10 +23,10 @@ import torch
 from config import ROOT, load_experiment
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
+from experiment import AlgorithmicExperiment
 from modeling.attention import eager_attention
 from modeling.layers import rotate
 from modeling.modeling_kindling import KindlingBlock
-from sections import AlgorithmicExperiment
 from training.algorithmic import Batches, Member, answers, chunks, tabulate
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from config import load_experiment, run_script, section_fields
-from sections import AlgorithmicExperiment, ConfigError, EquationsSection
+from experiment import AlgorithmicExperiment
+from sections import ConfigError, EquationsSection
 
 from .show import print_row
 

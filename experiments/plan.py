@@ -8,7 +8,8 @@ The vocabulary is model.vocab_size if given, else tokenizer.vocab_size.
 """
 
 from config import build, load_experiment, run_script
-from sections import ConfigError, LanguageExperiment
+from experiment import LanguageExperiment
+from sections import ConfigError
 
 
 def main(path: str, overrides: list[str]):

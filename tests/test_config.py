@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from config import ROOT, ConfigError, build, describe_sections, load_experiment, section_fields
+from experiment import AlgorithmicExperiment
 from modeling.configuration_kindling import KindlingLlamaConfig
-from sections import AlgorithmicExperiment
 
 EXAMPLE = """
 model: {hidden_size: 64, norm: layernorm}

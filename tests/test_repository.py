@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import modeling  # noqa: F401
 from config import KINDS, ROOT, load_experiment
+from experiment import AlgorithmicExperiment, LanguageExperiment
 from experiments import cells
-from sections import AlgorithmicExperiment, LanguageExperiment
 from training.run import build_config, check_shape
 
 PYTHON = sorted(

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import generate
 import train_algorithmic
 from config import ROOT, ConfigError, run_script
-from sections import AlgorithmicExperiment
+from experiment import AlgorithmicExperiment
 
 TINY = """
 model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}

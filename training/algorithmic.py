@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from experiment import AlgorithmicExperiment
 from modeling.accounting import training_flops
-from sections import AlgorithmicExperiment, ConfigError
+from sections import ConfigError
 
 from .optimizers import build_optimizer
 from .replicas import Replicas

@@ -5,8 +5,9 @@ import json
 from omegaconf import OmegaConf
 from transformers import ProgressCallback, TrainerState
 
+from experiment import AlgorithmicExperiment
 from modeling.accounting import parameters
-from sections import AlgorithmicExperiment, ConfigError
+from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .card import describe_optimizer, write_card

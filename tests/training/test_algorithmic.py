@@ -13,14 +13,8 @@ from transformers import AutoModelForCausalLM, set_seed
 import modeling  # noqa: F401
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
-from sections import (
-    ALGORITHMIC_TRAINING,
-    AlgorithmicExperiment,
-    ConfigError,
-    EquationsSection,
-    EvaluationSection,
-    OptimizerSection,
-)
+from experiment import ALGORITHMIC_TRAINING, AlgorithmicExperiment
+from sections import ConfigError, EquationsSection, EvaluationSection, OptimizerSection
 from training.algorithmic import (
     AlgorithmicTrainer,
     Batches,

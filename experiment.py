@@ -1,0 +1,142 @@
+"""The two kinds of experiment, for text and for algorithmic tasks: their sections, and their defaults for training."""
+
+import itertools
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from sections import DataSection, EquationsSection, EvaluationSection, OptimizerSection, SampleSection, TokenizerSection
+
+# Where pre-training wants something else than transformers' fine-tuning defaults.
+LM_TRAINING = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 32,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "weight_decay": 0.1,
+    "adam_beta2": 0.95,
+    "num_train_epochs": 1.0,
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.2,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "train_sampling_strategy": "sequential",  # the examples come in the order of the run, shuffled each epoch
+    "remove_unused_columns": False,  # the collator reads `prompt_length`, which no forward takes
+    "ddp_find_unused_parameters": False,
+}
+
+# Small tables and thousands of cheap steps: a constant rate, no clipping, whole batches, our own evaluations.
+ALGORITHMIC_TRAINING = {
+    "per_device_train_batch_size": 512,
+    "per_device_eval_batch_size": 1024,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 10,
+    "weight_decay": 1.0,
+    "adam_beta2": 0.98,
+    "max_grad_norm": 0.0,
+    "max_steps": 1000,
+    "logging_strategy": "no",
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "save_total_limit": 1,
+    "dataloader_drop_last": True,
+    "train_sampling_strategy": "sequential",  # the equations are shuffled anew each epoch, by their own seed
+    "report_to": "none",
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
+}
+
+ALGORITHMIC_MODEL = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment. `model` and `training` stay dictionaries: their classes are too heavy to import here."""
+
+    name: str
+    model: dict
+    data: DataSection | EquationsSection
+    training: dict
+    optimizer: OptimizerSection
+
+    script: ClassVar[str]
+    model_defaults: ClassVar[dict] = {}
+    training_defaults: ClassVar[dict]
+
+    def as_dict(self) -> dict:
+        """Every setting, defaults included, as plain values."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+@dataclass(frozen=True)
+class LanguageExperiment(Experiment):
+    """What `train_lm.py` runs."""
+
+    data: DataSection
+    tokenizer: TokenizerSection
+    sample: SampleSection
+
+    script = "train_lm.py"
+    training_defaults = LM_TRAINING
+
+
+# What the replicas of an algorithmic experiment can differ in: settings that change no tensor's shape.
+REPLICABLE = {
+    "training": ("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    "optimizer": (
+        "muon_learning_rate", "muon_weight_decay", "muon_momentum", "grokfast_lambda", "grokfast_alpha",
+    ),
+    "model": ("initializer_range", "embedding_init_std", "linear_init", "residual_init"),
+    "data": ("seed",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AlgorithmicExperiment(Experiment):
+    """What `train_algorithmic.py` runs."""
+
+    data: EquationsSection
+    evaluation: EvaluationSection
+    replicas: dict
+
+    script = "train_algorithmic.py"
+    model_defaults = ALGORITHMIC_MODEL
+    training_defaults = ALGORITHMIC_TRAINING
+
+    def replicated(self) -> list["AlgorithmicExperiment"]:
+        """The experiments that run side by side as this one: all combinations of what `replicas` lists.
+
+        Each is complete in itself, has its replica's values for a name, and a folder of that name below this one's.
+        """
+        axes = [(section, key, values) for section, lists in self.replicas.items() for key, values in lists.items()]
+        if not axes:
+            return [self]
+        count = Counter(key for _, key, _ in axes)
+        labels = [key if count[key] == 1 else f"{section}.{key}" for section, key, _ in axes]
+        combinations = itertools.product(*(values for _, _, values in axes))
+        return [self._replica(axes, labels, values) for values in combinations]
+
+    def _replica(self, axes: list[tuple], labels: list[str], values: tuple) -> "AlgorithmicExperiment":
+        name = ",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True))
+        replica = replace(self, name=name, replicas={})
+        for (section, key, _), value in zip(axes, values, strict=True):
+            replica = replica.with_value(section, key, value)
+        return replica.with_value("training", "output_dir", str(Path(self.training["output_dir"]) / name))
+
+    def with_value(self, section: str, key: str, value) -> "AlgorithmicExperiment":
+        """The same experiment, but for one setting."""
+        old = getattr(self, section)
+        return replace(self, **{section: old | {key: value} if isinstance(old, dict) else replace(old, **{key: value})})
