@@ -1,6 +1,6 @@
 """Where documents come from: a table of named sources, any Hub data set, or local files; always streamed.
 
-A document is a dictionary with `text`, or with `prompt` and `completion`. A split is read anew at each iteration.
+`python -m data_prep.sources` lists the table.
 """
 
 import difflib
@@ -9,39 +9,20 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import datasets
 
 from sections import ConfigError, DataSection
 
 from . import fables
+from .reading import Reading
+from .records import SUFFIXES, format_of
+from .shards import HubShard, LocalShard, hub_shards, patiently
+from .splits import Fields, Place, Split, mixed, one_after_another, split_of_files
 
 HELD_OUT_DOCUMENTS = 1000
-HUB_HINT = "check its name and your connection"
-BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
 VALIDATION_WORDS = {"validation", "valid", "val", "dev"}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Documents in a fixed order, and what they are, so that tokens prepared from them can be found again."""
-
-    read: Callable[[], Iterator[dict]]
-    identity: dict
-    floor: Callable[[str], float] | None = None
-    """The exact -log p of a document's text in nats, its end included, where the source knows it."""
-
-    def __iter__(self) -> Iterator[dict]:
-        return self.read()
-
-    def cut(self, start: int, stop: int | None) -> "Split":
-        """The documents from `start` up to `stop` (None: the end)."""
-        identity = self.identity | {"start": start, "stop": stop}
-        return replace(self, read=lambda: itertools.islice(self.read(), start, stop), identity=identity)
 
 
 @dataclass(frozen=True)
@@ -53,6 +34,7 @@ class Generated:
     code: str
     default_documents: int
     about: str
+    size: str = "endless"
     licence: str = "no licence needed"
 
     def splits(self, data: DataSection) -> dict[str, Split]:
@@ -60,24 +42,54 @@ class Generated:
         return {"train": self._split(str(data.seed)), "validation": self._split(f"{data.seed}-validation")}
 
     def _split(self, seed: str) -> Split:
-        def read():
-            return ({"text": self.document(seed, index)} for index in itertools.count())
+        def read_from(place: Place, reading: Reading):
+            for index in itertools.count(place or 0):
+                reading.document()
+                yield {"text": self.document(seed, index)}, index + 1
 
         code = Path(self.code).read_text(encoding="utf-8")  # other words make other documents
-        return Split(read, {"code": code, "seed": seed}, self.floor)
+        return Split(read_from, {"code": code, "seed": seed}, self.floor)
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set of the Hugging Face Hub, streamed."""
+    """A data set of the Hugging Face Hub, read shard by shard."""
 
     id: str
-    licence: str = "see its page"
     about: str = ""
+    size: str = ""
+    licence: str = "see its page"
+    revision: str | None = None
+    """The commit that is read; None is the newest one, which is then recorded."""
+    subset: str | None = None
+    files: Mapping[str, str] | None = None
+    """Patterns of the files of each split, where the data set's own settings do not say."""
+    text_field: str = "text"
+    group_field: str | None = None
+    sample_by: str | None = None
     default_documents: int | None = None
 
     def splits(self, data: DataSection) -> dict[str, Split]:
-        return _dataset_splits({"hub": self.id}, data, path=self.id)
+        """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
+        commit, files = patiently(self.id, lambda: self._files(data))
+        shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
+        return {name: _split_of(self, found, data) for name, found in shards.items()}
+
+    def _files(self, data: DataSection) -> tuple[str, dict[str, list[str]]]:
+        """The commit, and the paths of each split's files, as `datasets` finds them."""
+        import datasets
+
+        builder = datasets.load_dataset_builder(
+            self.id,
+            name=data.subset or self.subset,
+            revision=data.revision or self.revision,
+            data_files=dict(self.files) if self.files else None,
+        )
+        urls = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
+        pattern = re.compile(rf"hf://datasets/{re.escape(self.id)}@([0-9a-f]+)/(.*)")
+        matches = {split: [pattern.fullmatch(url) for url in found] for split, found in urls.items()}
+        commits = {match[1] for found in matches.values() for match in found}
+        return commits.pop(), {split: [match[2] for match in found] for split, found in matches.items()}
 
 
 @dataclass(frozen=True)
@@ -85,38 +97,34 @@ class LocalFiles:
     """Text, JSON lines or parquet files, compressed or not; in a folder, file names tell the splits."""
 
     pattern: str
+    text_field: str = "text"
+    group_field: str | None = None
+    sample_by: str | None = None
     default_documents: int | None = None
 
     def files(self) -> list[Path]:
+        """The files there are, in the order they are read in."""
         path = Path(self.pattern).expanduser()
         if path.is_dir():
-            return sorted(file for file in path.rglob("*") if _builder_of(file))
+            return sorted(file for file in path.rglob("*") if format_of(file))
         return [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
 
     def splits(self, data: DataSection) -> dict[str, Split]:
-        files = self.files()
-        builders = {_builder_of(file) for file in files}
-        if len(builders) != 1 or None in builders:
-            names = ", ".join(sorted(file.name for file in files)[:3])
-            raise ConfigError(f"{self.pattern} holds {names}; give files of one kind of {', '.join(BUILDERS)}")
-        builder = builders.pop()
-        options = {"sample_by": data.sample_by} if builder == "text" else {}
-        stamps = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        return _dataset_splits(
-            {"files": stamps} | options, data, path=builder, data_files=self._split(files), **options
-        )
+        """`train`, and `validation` where file names tell it."""
+        splits = self._split(self.files()).items()
+        return {name: _split_of(self, [LocalShard.of(file) for file in files], data) for name, files in splits}
 
-    def _split(self, files: list[Path]) -> dict[str, list[str]]:
+    def _split(self, files: list[Path]) -> dict[str, list[Path]]:
         """Files by split, told by the words of their names below the folder; what says neither is for training."""
         folder = Path(self.pattern).expanduser()
         if not folder.is_dir():
-            return {"train": [str(file) for file in files]}
+            return {"train": files}
         words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
         has_train = any("train" in found for found in words.values())
         validation = [file for file in files if words[file] & VALIDATION_WORDS]
         tests = [file for file in files if has_train and "test" in words[file]]
         splits = {"train": [file for file in files if file not in validation + tests], "validation": validation}
-        return {name: list(map(str, found)) for name, found in splits.items() if found}
+        return {name: found for name, found in splits.items() if found}
 
 
 def uniform_integers(seed: str, index: int) -> str:
@@ -131,7 +139,7 @@ SOURCES = {
         fables.nats,
         fables.__file__,
         default_documents=50_000,
-        about="seeded children's stories whose entropy is known exactly; endless, needs no network",
+        about="seeded children's stories whose entropy is known exactly; needs no network",
     ),
     "uniform_integers": Generated(
         uniform_integers,
@@ -142,8 +150,48 @@ SOURCES = {
     ),
     "tinystories": HubDataset(
         "roneneldan/TinyStories",
+        about="short stories in simple words by GPT-3.5 and GPT-4 (Eldan and Li, 2023)",
+        size="2.1 million stories, 1.9 GB",
         licence="CDLA-Sharing-1.0",
-        about="2.1 million short stories written by GPT-3.5 and GPT-4 (1.9 GB)",
+        revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+    ),
+    "tinystories-v2": HubDataset(
+        "roneneldan/TinyStories",
+        about="those by GPT-4 only, as the text files that courses use",
+        size="2.7 million stories, 2.2 GB",
+        licence="CDLA-Sharing-1.0",
+        revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+        files={"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"},
+        sample_by="<|endoftext|>",
+    ),
+    "c4": HubDataset(
+        "allenai/c4",
+        about="web pages of April 2019, cleaned (Raffel et al., 2020), the English part",
+        size="365 million pages, 305 GB packed",
+        licence="ODC-BY",
+        revision="607bd4c8450a42878aa9ddc051a65a055450ef87",
+        files={"train": "en/c4-train.*.json.gz", "validation": "en/c4-validation.*.json.gz"},
+    ),
+    "pile": HubDataset(
+        "monology/pile-uncopyrighted",
+        about="the Pile (Gao et al., 2020) without its copyrighted parts; groups are its subsets",
+        size="177 million documents, 330 GB packed",
+        licence="mixed, see its page",
+        files={"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"},
+        group_field="meta.pile_set_name",
+    ),
+    "fineweb-edu": HubDataset(
+        "HuggingFaceFW/fineweb-edu",
+        about="educational web pages (Penedo et al., 2024), the sample of 10 billion tokens",
+        size="9.7 million pages, 27 GB",
+        licence="ODC-BY",
+        subset="sample-10BT",
+    ),
+    "openwebtext": HubDataset(
+        "Skylion007/openwebtext",
+        about="pages linked from Reddit (Gokaslan and Cohen, 2019), as GPT-2's WebText",
+        size="8 million pages, 24 GB",
+        licence="CC0-1.0",
     ),
 }
 
@@ -154,6 +202,8 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
     Validation is `data.validation_source`, or the source's own validation split, or else its first documents, which
     training then skips. `ConfigError` if a source is unknown or cannot be read.
     """
+    if data.mixture:
+        return _open_mixture(data)
     source = find_source(data.source)
     splits = source.splits(data)
     train = splits.get("train") or next(iter(splits.values()))
@@ -175,53 +225,38 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
         return SOURCES[name]
     if LocalFiles(name).files():
         return LocalFiles(name)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not _builder_of(Path(name)):
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):
         return HubDataset(name)
     nearest = difflib.get_close_matches(name, SOURCES, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"give one of {', '.join(SOURCES)}, a Hub id or existing files"
     raise ConfigError(f"{name} is neither a known source nor an existing file; {hint}")
 
 
-def _builder_of(file: Path) -> str | None:
-    """Which reader of `datasets` a file's name calls for, compression aside."""
-    plain = file.with_suffix("") if file.suffix.lower() in COMPRESSIONS else file
-    return BUILDERS.get(plain.suffix.lower())
+def _open_mixture(data: DataSection) -> tuple[Split, Split]:
+    """Each source with its whole own training split, mixed by weight, and its own validation documents."""
+    parts = {name: open_corpus(replace(data, source=name, mixture=None, train_documents=None)) for name in data.mixture}
+    train = mixed({name: part for name, (part, _) in parts.items()}, data.mixture)
+    validation = one_after_another({name: part for name, (_, part) in parts.items()})
+    return train.cut(0, data.train_documents), validation
 
 
-def _dataset_splits(identity: dict, data: DataSection, **load) -> dict[str, Split]:
-    try:
-        found = datasets.load_dataset(**load, streaming=True)
-    except Exception as error:  # `datasets` raises dozens of kinds here, from FileNotFoundError to HTTP errors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what, hint = (data.source, "are the files empty?") if "data_files" in load else (load["path"], HUB_HINT)
-        raise ConfigError(f"{what} cannot be read: {reason}; {hint}") from error
-    identity = identity | {"text_field": data.text_field}
-    return {
-        str(name): Split(lambda rows=rows: _documents(rows, data), identity | {"split": str(name)})
-        for name, rows in found.items()
-    }
-
-
-def _documents(rows: Iterable[dict], data: DataSection) -> Iterator[dict]:
-    count = 0
-    try:
-        for count, row in enumerate(rows, start=1):
-            yield _document(row, count, data)
-    except (ValueError, TypeError, OSError, datasets.exceptions.DatasetsError) as error:  # of the reader
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{data.source} cannot be read after row {count}: {reason}; mend the file") from error
-
-
-def _document(row: dict, number: int, data: DataSection) -> dict:
-    fields = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (data.text_field,)
-    for field in fields:
-        if field not in row:
-            raise ConfigError(f"data.text_field={field} is no column; there are {', '.join(row)}")
-        if not isinstance(row[field], str):
-            raise ConfigError(f"row {number} of {data.source} has {field}={row[field]!r}; it must be text")
-    return {name: row[name] for name in fields} if len(fields) == 2 else {"text": row[data.text_field]}
+def _split_of(source: HubDataset | LocalFiles, shards: Sequence[HubShard | LocalShard], data: DataSection) -> Split:
+    """A split of a source's files, read as the source says or the section overrides."""
+    unknown = [Path(shard.name).name for shard in shards if format_of(Path(shard.name)) is None]
+    if unknown or not shards:
+        names = ", ".join(unknown[:3]) or "no files"
+        raise ConfigError(f"{data.source} holds {names}; what can be read is {', '.join(SUFFIXES)}, packed or not")
+    fields = Fields(
+        text=data.text_field or source.text_field,
+        group=data.group_field or source.group_field,
+        sample_by=data.sample_by or source.sample_by or "paragraph",
+    )
+    return split_of_files(shards, fields, data.bad_records)
 
 
 if __name__ == "__main__":
     for name, source in SOURCES.items():
-        print(f"{name:20}{source.about}; {source.licence}")
+        about = [source.about, f"{source.size}; {source.licence}"]
+        if isinstance(source, HubDataset):
+            about.append(f"{source.id}@{source.revision[:12] if source.revision else 'main'}, {source.text_field}")
+        print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")

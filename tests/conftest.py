@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, no global caches, and where real samples lie."""
+"""What every test shares: one thread, no network, no deadlines, and where real samples lie."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("kindling", deadline=None)  # a busy machine is no fault
+settings.load_profile("kindling")
 
 
 @pytest.fixture(scope="session")

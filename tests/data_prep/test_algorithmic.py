@@ -125,7 +125,7 @@ def test_fractions_are_exact():
 percents = st.integers(1, 98).flatmap(lambda train: st.tuples(st.just(train), st.integers(0, 99 - train)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(percents, st.sampled_from([5, 7, 11]), st.sampled_from(["add", "divide"]), st.integers(0, 2**32))
 def test_splits_are_disjoint_exhaustive_and_exact(shares, p, name, seed):
     train, validation = (share / 100 for share in shares)

@@ -45,7 +45,7 @@ def test_every_kind_of_file_gives_the_same_documents(tmp_path, name):
 def test_plain_text_is_cut_as_asked(tmp_path):
     (tmp_path / "play.txt").write_text("First:\nSpeak.\n\nAll:\nSpeak, speak.\n\nFirst:\nYou are all resolved?\n")
     source = str(tmp_path / "play.txt")
-    for sample_by, count in {"paragraph": 3, "line": 8, "document": 1}.items():
+    for sample_by, count in {"paragraph": 3, "line": 6, "document": 1, "All:": 2}.items():
         train, validation = open_corpus(
             DataSection(source=source, validation_source=source, sample_by=sample_by, validation_documents=None)
         )
@@ -72,23 +72,6 @@ def test_a_folder_is_read_whole_and_nothing_else(tmp_path):
     assert texts_of(validation) == ["held out"]
     (tmp_path / "train.jsonl").write_bytes(json_lines(["train"]))
     assert "test_drive.jsonl" not in texts_of(open_corpus(DataSection(source=str(tmp_path)))[0])
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ('{"text": null}', "has text=None; it must be text"),
-        ('{"text": 5}', "has text=5; it must be text"),
-        ('{"text": "cut', "cannot be read"),
-    ],
-)
-def test_a_bad_row_is_one_sentence(tmp_path, line, complaint):
-    (tmp_path / "corpus.jsonl").write_text(line + "\n")
-    source = str(tmp_path / "corpus.jsonl")
-    with pytest.raises(ConfigError) as error:
-        list(open_corpus(DataSection(source=source, validation_source=source))[0])
-    assert complaint in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_another_column_is_other_data(tmp_path):
@@ -155,17 +138,14 @@ def test_unknown_sources_are_refused(source, complaint):
 
 def test_files_of_no_known_kind_are_refused(tmp_path):
     (tmp_path / "table.xlsx").write_bytes(b"?")
-    with pytest.raises(ConfigError, match="give files of one kind"):
+    with pytest.raises(ConfigError, match=r"holds table.xlsx; what can be read is \.txt, "):
         open_corpus(DataSection(source=str(tmp_path / "table.xlsx")))
 
 
-def test_a_missing_column_is_named(tmp_path):
+def test_another_column_is_read_if_named(tmp_path):
     (tmp_path / "corpus.jsonl").write_text('{"content": "a"}\n')
-    train, _ = open_corpus(DataSection(source=str(tmp_path), validation_source=str(tmp_path)))
-    with pytest.raises(ConfigError, match="text is no column; there are content"):
-        list(train)
-    with_name = DataSection(source=str(tmp_path), validation_source=str(tmp_path), text_field="content")
-    assert texts_of(open_corpus(with_name)[0]) == ["a"]
+    data = DataSection(source=str(tmp_path), validation_source=str(tmp_path), text_field="content")
+    assert texts_of(open_corpus(data)[0]) == ["a"]
 
 
 def test_a_hub_id_without_network_is_one_sentence():

@@ -1,0 +1,200 @@
+"""The files of a corpus, on disk or on the Hub, each opened as a local file that is known to be what was published.
+
+A shard of the Hub is fetched whole, compared with the hash that the Hub publishes, read, and removed: a corpus of any
+size passes through the disk space of two shards, and nothing unverified is ever trained on.
+"""
+
+import atexit
+import hashlib
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import HfApi, constants, errors, hf_hub_download
+
+from sections import ConfigError
+
+LOGGER = logging.getLogger(__name__)
+ATTEMPTS = 8
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 60.0
+PATHS_A_REQUEST = 500
+PERMANENT = (
+    errors.RepositoryNotFoundError,
+    errors.RevisionNotFoundError,
+    errors.RemoteEntryNotFoundError,
+    errors.HFValidationError,
+    errors.OfflineModeIsEnabled,
+)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """A file of the user's own, which must not change while it is read."""
+
+    path: Path
+    size: int
+    modified: int
+    """Nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path) -> "LocalShard":
+        """The file as it is now."""
+        about = path.stat()
+        return cls(path, about.st_size, about.st_mtime_ns)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def identity(self) -> list:
+        return [str(self.path.resolve()), self.size, self.modified]
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """The path. `ConfigError` if the file is another one than when the corpus was opened, before or after."""
+        self._refuse_change()
+        yield self.path
+        self._refuse_change()
+
+    def _refuse_change(self):
+        if not self.path.exists() or LocalShard.of(self.path) != self:
+            raise ConfigError(f"{self.path} has changed since it was first looked at; start again with files at rest")
+
+
+@dataclass(frozen=True)
+class HubShard:
+    """A file of a data set of the Hub at one commit."""
+
+    repository: str
+    commit: str
+    file: str
+    size: int
+    sha256: str | None
+    """Of large files; small ones have a git hash only."""
+    git_hash: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.repository}/{self.file}"
+
+    @property
+    def identity(self) -> list:
+        return [self.name, self.size, self.sha256 or self.git_hash]
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """A verified copy on disk, fetched now unless it is still there. `ConfigError` if it cannot be had."""
+        yield SPOOL.fetch(self)
+
+    def matches(self, path: Path) -> bool:
+        """Whether a file has the published content."""
+        if self.sha256:
+            return _digest(hashlib.sha256(), path) == self.sha256
+        return _digest(hashlib.sha1(b"blob %d\0" % path.stat().st_size), path) == self.git_hash
+
+
+class Spool:
+    """Copies of the last shards that were read; older ones are removed, all of them at the process's end."""
+
+    KEPT = 2
+
+    def __init__(self):
+        self.copies: dict[HubShard, Path] = {}
+
+    @property
+    def folder(self) -> Path:
+        return Path(constants.HF_HUB_CACHE) / f".kindling-shards-{os.getpid()}"
+
+    def fetch(self, shard: HubShard) -> Path:
+        """A verified copy of a shard, downloaded unless it is here already."""
+        if shard not in self.copies:
+            copy = patiently(f"shard {shard.name}", lambda: self._download(shard))
+            if not shard.matches(copy):
+                copy.unlink()
+                raise ConfigError(
+                    f"shard {shard.name} has another content than the Hub published for commit {shard.commit[:12]}: "
+                    "it was damaged or replaced; try again later, or another data.revision"
+                )
+            self.copies[shard] = copy
+            while len(self.copies) > self.KEPT:
+                self.copies.pop(next(iter(self.copies))).unlink(missing_ok=True)
+        return self.copies[shard]
+
+    def _download(self, shard: HubShard) -> Path:
+        atexit.register(self.clear)
+        place = self.folder / shard.commit
+        path = hf_hub_download(
+            shard.repository, shard.file, repo_type="dataset", revision=shard.commit, local_dir=place, tqdm_class=None
+        )
+        return Path(path)
+
+    def clear(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+SPOOL = Spool()
+
+
+def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]:
+    """The files with what the Hub publishes about them, in the order given."""
+    found = {}
+    for first in range(0, len(files), PATHS_A_REQUEST):
+        part = files[first : first + PATHS_A_REQUEST]
+        rows = patiently(
+            repository,
+            lambda part=part: HfApi().get_paths_info(repository, part, repo_type="dataset", revision=commit),
+        )
+        found |= {row.path: row for row in rows}
+    return [
+        HubShard(repository, commit, file, row.size, row.lfs and row.lfs.sha256, row.blob_id)
+        for file in files
+        for row in [found[file]]
+    ]
+
+
+def patiently(what: str, action: Callable[[], Result]) -> Result:
+    """The result of an action over the network, tried again with growing waits while its failures may pass."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except Exception as error:  # from OSError to the HTTP library's own, of whatever version
+            if attempt == ATTEMPTS or not _may_pass(error):
+                reason = " ".join(str(error).split()) or type(error).__name__
+                tried = f" after {attempt} attempts" if attempt > 1 else ""
+                raise ConfigError(
+                    f"{what} cannot be read{tried}: {reason}; check its name and your connection"
+                ) from error
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
+            LOGGER.warning("%s: %s; trying again in %.0f s", what, type(error).__name__, wait)
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a failure is of the network or the server, told by it or by any failure behind it."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    if constants.HF_HUB_OFFLINE or any(isinstance(error, PERMANENT) for error in chain):
+        return False
+    for status in (error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)):
+        return status in (408, 429) or status >= 500
+    return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)
+
+
+def _digest(hasher, path: Path) -> str:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()

@@ -1,0 +1,175 @@
+"""Documents in a fixed order, readable from any place: of files, of a mixture, of one source after another.
+
+A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` where the source tells
+groups apart.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .reading import Fault, Reading
+from .records import Bad, kind_of, read_records
+from .shards import HubShard, LocalShard
+
+FEWEST_FILES = 4
+Place = Any
+"""Where to go on reading a split, as plain JSON values; None is its beginning."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents in a fixed order, and what they are, so that tokens prepared from them can be found again."""
+
+    read_from: Callable[[Place, Reading], Iterator[tuple[dict, Place]]]
+    """The documents from a place on, each with the place after it; records that are none go into the reading."""
+    identity: dict
+    floor: Callable[[str], float] | None = None
+    """The exact -log p of a document's text in nats, its end included, where the source knows it."""
+    bad_records: float = 0.0
+    """The largest share of records that may be no documents."""
+    size: int | None = None
+    """Bytes of its files as they are on disk, where it is made of files."""
+    documents: int | None = None
+    """How many there are at most, where that is known beforehand."""
+    thin: Callable[[int], "Split"] | None = None
+    """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
+
+    def __iter__(self) -> Iterator[dict]:
+        return (document for document, _ in self.read_from(None, Reading(self.bad_records)))
+
+    def cut(self, start: int, stop: int | None) -> "Split":
+        """The documents from `start` up to `stop` (None: the end)."""
+
+        def read_from(place: Place, reading: Reading):
+            inner, count = place or (None, 0)
+            if count == stop:
+                return
+            for document, after in self.read_from(inner, reading):
+                count += 1
+                if count > start:
+                    yield document, (after, count)
+                if count == stop:  # before the next one is asked for, which may need another shard
+                    return
+
+        if start == 0 and stop is None:
+            return self
+        documents = None if stop is None else stop - start
+        identity = self.identity | {"start": start, "stop": stop}
+        return replace(self, read_from=read_from, identity=identity, documents=documents, thin=None)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a record are the document, and what a record of plain text is."""
+
+    text: str
+    group: str | None
+    sample_by: str
+
+    @property
+    def columns(self) -> list[str]:
+        """All that a record may be asked for, the text first."""
+        return [self.text, "prompt", "completion", *([self.group.split(".")[0]] if self.group else [])]
+
+    def document(self, row: dict | Bad | None) -> dict | Bad | None:
+        """The document of a record, what is wrong with it, or None where there is nothing."""
+        if row is None or isinstance(row, Bad):
+            return row
+        names = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (self.text,)
+        for name in names:
+            if name not in row:
+                return Bad(f"{name} is no column; there are {', '.join(row)}")
+            if not isinstance(row[name], str):
+                return Bad(f"{name} is {kind_of(row[name])}; it must be text")
+        document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
+        if self.group:
+            document["group"] = str(_inside(row, self.group))
+        return document
+
+
+def _inside(row: dict, path: str):
+    """The value at a dotted path; objects may be written as text, as parquet files have them."""
+    for name in path.split("."):
+        row = json.loads(row) if isinstance(row, str) and row.startswith("{") else row
+        row = row.get(name) if isinstance(row, dict) else None
+    return row
+
+
+def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
+    """The documents of files, file after file."""
+
+    def read_from(place: Place, reading: Reading):
+        first, start = place or (0, 0)
+        for index in range(first, len(shards)):
+            before = sum(shard.size for shard in shards[:index])
+            for document, after in _documents(shards[index], fields, start, reading, before):
+                yield document, (index, after)
+            start = 0
+
+    identity = {"shards": [shard.identity for shard in shards], "fields": vars(fields)}
+    size = sum(shard.size for shard in shards)
+
+    def thin(least: int) -> Split:
+        count = min(len(shards), max(FEWEST_FILES, math.ceil(least / max(size, 1) * len(shards))))
+        chosen = [shards[index * len(shards) // count] for index in range(count)]
+        return split_of_files(chosen, fields, bad_records)
+
+    return Split(read_from, identity, bad_records=bad_records, size=size, thin=thin)
+
+
+def _documents(shard, fields: Fields, start: int, reading: Reading, before: int) -> Iterator[tuple[dict, int]]:
+    """A file's documents from record `start` on, each with the number of the record after it."""
+    with shard.open() as path:
+        after = start
+        for record in read_records(path, fields.columns, fields.sample_by, start, shard.name):
+            after, reading.bytes = record.number + 1, before + record.read
+            document = fields.document(record.fields)
+            if isinstance(document, Bad):
+                reading.fault(Fault(shard.name, after, record.offset, document.reason))
+            elif document is not None and not any(document.get(name) for name in ("text", "prompt", "completion")):
+                reading.empty_document()
+            elif document is not None:
+                reading.document()
+                yield document, after
+        if after == 0:
+            reading.fault(Fault(shard.name, 0, None, "an empty file"))
+
+
+def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
+    """Documents of several splits, so that each has its share of the bytes all along; ends where one of them ends.
+
+    The next document comes from the split that is farthest behind its share: no chance, and no drift.
+    """
+
+    def read_from(place: Place, reading: Reading):
+        places, sizes = place or (dict.fromkeys(splits), dict.fromkeys(splits, 0))
+        readers = {name: split.read_from(places[name], reading) for name, split in splits.items()}
+        while True:
+            name = min(splits, key=lambda name: sizes[name] / weights[name])
+            document, after = next(readers[name], (None, None))
+            if document is None:
+                return
+            size = sum(len(document[part].encode()) for part in ("text", "prompt", "completion") if part in document)
+            places, sizes = places | {name: after}, sizes | {name: sizes[name] + size}
+            yield {"group": name} | document, (places, sizes)
+
+    identity = {"mixture": {name: split.identity | {"weight": weights[name]} for name, split in splits.items()}}
+    return Split(read_from, identity, bad_records=max(split.bad_records for split in splits.values()))
+
+
+def one_after_another(splits: Mapping[str, Split]) -> Split:
+    """All documents of several splits, each split's a group of its own unless it has groups itself."""
+    names = list(splits)
+
+    def read_from(place: Place, reading: Reading):
+        first, inner = place or (0, None)
+        for index in range(first, len(names)):
+            for document, after in splits[names[index]].read_from(inner, reading):
+                yield {"group": names[index]} | document, (index, after)
+            inner = None
+
+    identity = {"one after another": {name: split.identity for name, split in splits.items()}}
+    return Split(read_from, identity, bad_records=max(split.bad_records for split in splits.values()))

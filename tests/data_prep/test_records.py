@@ -1,0 +1,249 @@
+"""One bad record costs itself and nothing else, in every format; what is a fault and what is not is written here."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data_prep.reading import Fault, Reading
+from data_prep.records import read_records
+from data_prep.shards import LocalShard
+from data_prep.splits import Fields, split_of_files
+from sections import ConfigError
+
+GOOD = b'{"text": "a good one"}'
+FAULTS = {
+    "truncated JSON": (b'{"text": "cut', "no JSON"),
+    "two objects": (b'{"text": "a"} {"text": "b"}', "no JSON"),
+    "a bare word": (b"text", "no JSON"),
+    "not a number": (b'{"text": NaN}', "no JSON"),
+    "invalid UTF-8": (b'{"text": "\xff\xfe"}', "no JSON"),
+    "UTF-8 cut short": (b'{"text": "\xe6\xbc"}', "no JSON"),
+    "an encoded surrogate": (b'{"text": "\xed\xa0\x80"}', "no JSON"),
+    "a lone surrogate": (b'{"text": "\\ud800"}', "no JSON"),
+    "a surrogate the wrong way round": (b'{"text": "\\udc00\\ud800"}', "no JSON"),
+    "a raw NUL": (b'{"text": "a\x00b"}', "no JSON"),
+    "a raw control character": (b'{"text": "a\x01b"}', "no JSON"),
+    "NUL bytes alone": (b"\x00\x00\x00", "no JSON"),
+    "a missing field": (b'{"content": "a"}', "text is no column; there are content"),
+    "null": (b'{"text": null}', "text is null; it must be text"),
+    "a number": (b'{"text": 5}', "text is a number; it must be text"),
+    "a float": (b'{"text": 1.5}', "text is a number; it must be text"),
+    "a truth value": (b'{"text": true}', "text is a truth value; it must be text"),
+    "a list": (b'{"text": ["a"]}', "text is a list; it must be text"),
+    "an object": (b'{"text": {"a": 1}}', "text is an object; it must be text"),
+    "a line that is a list": (b'["text"]', "a line must hold an object, not a list"),
+    "a line that is text": (b'"text"', "a line must hold an object, not text"),
+    "half a pair": (b'{"prompt": "a"}', "text is no column; there are prompt"),
+}
+FINE = {
+    "an escaped NUL": (b'{"text": "a\\u0000b"}', "a\0b"),
+    "a pair of surrogates": (b'{"text": "\\ud83d\\ude00"}', "\U0001f600"),
+    "line separators": ('{"text": "a\u2028b\u0085c"}'.encode(), "a\u2028b\u0085c"),
+    "a key given twice": (b'{"text": "a", "text": "b"}', "b"),
+    "Windows line ends": (b'{"text": "a"}\r', "a"),
+    "other fields": (b'{"text": "a", "meta": {"n": [1, null]}}', "a"),
+}
+PACK = {
+    "jsonl": bytes,
+    "jsonl.gz": gzip.compress,
+    "jsonl.zst": lambda raw: zstandard.compress(raw[: len(raw) // 2]) + zstandard.compress(raw[len(raw) // 2 :]),
+    "jsonl.xz": lzma.compress,
+    "jsonl.bz2": bz2.compress,
+}
+
+
+def read(path, limit=1.0, sample_by="paragraph", group=None) -> tuple[list, Reading, list[dict]]:
+    """All documents of a file, how the reading went, and the faults that were written down."""
+    quarantine = path.with_name("quarantine.jsonl")
+    reading = Reading(limit, quarantine)
+    split = split_of_files([LocalShard.of(path)], Fields("text", group, sample_by), limit)
+    documents = [document for document, _ in split.read_from(None, reading)]
+    lines = quarantine.read_text().splitlines() if quarantine.exists() else []
+    return documents, reading, [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_line_costs_itself_alone(tmp_path, name, suffix):
+    bad, reason = FAULTS[name]
+    path = tmp_path / f"corpus.{suffix}"
+    path.write_bytes(PACK[suffix](GOOD + b"\n" + bad + b"\n" + GOOD + b"\n"))
+    documents, reading, (fault,) = read(path)
+    assert documents == [{"text": "a good one"}] * 2
+    assert (reading.records, reading.faults, reading.empty) == (3, 1, 0)
+    assert (fault["file"], fault["record"], fault["offset"]) == (str(path), 2, len(GOOD) + 1)
+    assert fault["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_looks_odd_and_is_text(tmp_path, name):
+    line, text = FINE[name]
+    (tmp_path / "corpus.jsonl").write_bytes(line + b"\n" + GOOD)
+    documents, reading, _ = read(tmp_path / "corpus.jsonl")
+    assert [document["text"] for document in documents] == [text, "a good one"]
+    assert reading.faults == 0
+
+
+def test_empty_documents_are_counted_and_no_fault(tmp_path):
+    (tmp_path / "corpus.jsonl").write_bytes(b'{"text": ""}\n\n' + GOOD + b"\n  \n")
+    documents, reading, _ = read(tmp_path / "corpus.jsonl", limit=0)
+    assert len(documents) == 1
+    assert (reading.records, reading.empty, reading.faults) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("suffix", [*PACK, "parquet", "txt"])
+def test_an_empty_file_is_a_fault(tmp_path, suffix):
+    (tmp_path / f"corpus.{suffix}").write_bytes(b"")
+    documents, reading, (fault,) = read(tmp_path / f"corpus.{suffix}")
+    assert (documents, reading.faults, fault["reason"]) == ([], 1, "an empty file")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "corpus.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD)
+    assert read(tmp_path / "corpus.jsonl")[0] == [{"text": "a good one"}]
+
+
+@pytest.mark.parametrize(
+    "text", ['[\n{"text": "a"},\n{"text": "b"}\n]\n', '[{"text": "a"}, {"text": "b"}]', '[ {"text":']
+)
+def test_a_json_array_is_one_sentence(tmp_path, text):
+    (tmp_path / "corpus.json").write_text(text)
+    with pytest.raises(ConfigError, match="write one object a line instead"):
+        read(tmp_path / "corpus.json")
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from([bad for bad, _ in FAULTS.values()]).map(lambda bad: (bad, None)),
+        st.sampled_from(list(FINE.values())),
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(
+            lambda text: (json.dumps({"text": text}, ensure_ascii=False).encode(), text)
+        ),
+        st.text(min_size=1)
+        .filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text))
+        .map(lambda text: (json.dumps({"text": text}).encode(), text)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(LINES, st.sampled_from(sorted(PACK)), st.integers(0, 12), st.booleans())
+@settings(max_examples=300)
+def test_any_mix_is_read_from_anywhere(tmp_path_factory, lines, suffix, start, ends):
+    """Documents, faults and offsets equal those that the lines were made with, from any record on."""
+    path = tmp_path_factory.mktemp("lines") / f"corpus.{suffix}"
+    raw = b"\n".join(line for line, _ in lines) + (b"\n" if ends else b"")
+    path.write_bytes(PACK[suffix](raw))
+    documents, reading, faults = read(path)
+    assert [document["text"] for document in documents] == [text for _, text in lines if text is not None]
+    assert [fault["record"] for fault in faults] == [i for i, (_, text) in enumerate(lines, 1) if text is None]
+    for fault in faults:
+        assert raw[fault["offset"] :].startswith(lines[fault["record"] - 1][0])
+    assert reading.records == len(lines)
+    rest = list(read_records(path, ["text"], "paragraph", start, "corpus"))
+    assert [record.number for record in rest] == list(range(start, len(lines)))
+
+
+@given(st.binary(max_size=300), st.sampled_from(["jsonl", "txt", "jsonl.gz", "jsonl.zst", "parquet", "jsonl.xz"]))
+@example(b"\x00", "jsonl")
+@example(b"{}", "parquet")
+@settings(max_examples=300)
+def test_no_bytes_are_a_traceback(tmp_path_factory, raw, suffix):
+    path = tmp_path_factory.mktemp("bytes") / f"corpus.{suffix}"
+    path.write_bytes(raw)
+    try:
+        documents, _, _ = read(path)
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        for document in documents:
+            document["text"].encode()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.xz", "jsonl.bz2", "parquet"])
+def test_a_file_that_breaks_off_is_one_sentence(tmp_path, suffix):
+    path = tmp_path / f"corpus.{suffix}"
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["abc"] * 5000}), path)
+        whole = path.read_bytes()
+    else:
+        whole = PACK[suffix]((GOOD + b"\n") * 5000)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"is damaged after record \d+: .*; get the file again"):
+        read(path)
+
+
+def test_parquet_rows_fail_one_by_one(tmp_path):
+    table = pyarrow.table({"text": pyarrow.array([b"good", b"\xff", None, b"a\0b", b""], pyarrow.binary())})
+    table = pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 5, table["text"].chunk(0).buffers())})
+    pyarrow.parquet.write_table(table, tmp_path / "corpus.parquet")
+    documents, reading, faults = read(tmp_path / "corpus.parquet")
+    assert [document["text"] for document in documents] == ["good", "a\0b"]
+    assert [fault["reason"] for fault in faults] == [
+        "invalid UTF-8 at byte 0 of the text",
+        "text is null; it must be text",
+    ]
+    assert reading.empty == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 45))
+@settings(max_examples=30)
+def test_parquet_is_read_from_any_row(tmp_path_factory, rows, group, start):
+    path = tmp_path_factory.mktemp("rows") / "corpus.parquet"
+    texts = [f"row {i}" for i in range(rows)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=group)
+    found = list(read_records(path, ["text"], "paragraph", start, "corpus"))
+    assert [record.fields["text"] for record in found] == texts[start:]
+    assert [record.number for record in found] == list(range(start, rows))
+
+
+def test_plain_text_faults_have_a_place(tmp_path):
+    (tmp_path / "corpus.txt").write_bytes(b"good\n\nb\xffd\n\nn\0l\n\n\n\nlast\r\n")
+    documents, _, faults = read(tmp_path / "corpus.txt")
+    assert [document["text"] for document in documents] == ["good", "last"]
+    assert [(fault["record"], fault["offset"], fault["reason"]) for fault in faults] == [
+        (2, 6, "invalid UTF-8 at byte 1 of the text"),
+        (3, 11, "a NUL byte at byte 1 of the text"),
+    ]
+
+
+@given(st.lists(st.text("ab\n ", max_size=8), max_size=8))
+def test_documents_between_separators(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("stories") / "stories.txt"
+    path.write_bytes("".join(f"{text}\n<|endoftext|>\n" for text in texts).encode())
+    documents, reading, _ = read(path, sample_by="<|endoftext|>")
+    stripped = [text.strip("\r\n") for text in texts]
+    assert [document["text"] for document in documents] == [text for text in stripped if text]
+    assert reading.empty == sum(not text for text in stripped)
+
+
+def test_groups_are_read_by_path(tmp_path):
+    rows = [{"text": "a", "meta": {"pile_set_name": "Books"}}, {"text": "b", "meta": '{"pile_set_name": "Web"}'}]
+    (tmp_path / "pile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "c"}]))
+    documents, _, _ = read(tmp_path / "pile.jsonl", group="meta.pile_set_name")
+    assert [document["group"] for document in documents] == ["Books", "Web", "None"]
+
+
+def test_too_many_faults_stop_the_reading_after_a_thousand(tmp_path):
+    bad = FAULTS["null"][0]
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"\n".join([bad] * 2 + [GOOD] * 2000))
+    with pytest.raises(ConfigError, match=r"2 of 1,000 records .*text is null.* more than data.bad_records=0.001"):
+        read(path, limit=0.001)
+    assert len(read(path, limit=0.002)[0]) == 2000
+    path.write_bytes(b"\n".join([bad] * 2 + [GOOD] * 900))
+    assert len(read(path, limit=0.001)[0]) == 900
+
+
+def test_a_fault_reads_well():
+    assert str(Fault("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
+    assert str(Fault("a.jsonl", 0, None, "an empty file")) == "a.jsonl: an empty file"
