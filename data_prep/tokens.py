@@ -1,33 +1,31 @@
-"""Documents to tokens on disk, once, and tokens to training examples by index arithmetic.
+"""Documents to tokens on disk, once, in a folder that an interrupted preparation goes on with.
 
-A prepared folder holds `tokenizer/`, and for each split one flat array of ids (`train.npy`), where its documents
-begin (`train-starts.npy`), how long their prompts are (`train-prompts.npy`), and counts in `manifest.json`.
-The flat array reads `end document end document end`: each document is preceded by the start token and followed by
-the end token, which are one token where a tokenizer does not tell them apart.
+A prepared folder holds `tokenizer/`, the shards of each split in a folder of its name, and last of all `manifest.json`.
+All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
+followed by the end token, which are one token where a tokenizer does not tell them apart.
 """
 
 import hashlib
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterable
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
-from .sources import Split, open_corpus
+from .encoder import Encoder
+from .sources import open_corpus
+from .splits import Split
+from .windows import Documents, TokenArray, Windows
+from .writer import Journal, SplitWriter, sha256, write_whole
 
-FORMAT = 2
-DOCUMENTS_A_BATCH = 1000
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -55,108 +53,68 @@ class Floor:
     bits_per_byte: float
 
 
-class TokenFile:
-    """An `.npy` file of one dimension that grows: appended to as it comes, its length written at the end."""
-
-    def __init__(self, path: Path, dtype):
-        self.file = path.open("wb")
-        self.dtype = np.dtype(dtype)
-        self.length = 0
-        self._write_header()
-
-    def append(self, ids):
-        array = np.asarray(ids, dtype=self.dtype)
-        self.file.write(array.tobytes())
-        self.length += len(array)
-
-    def close(self):
-        self.file.seek(0)
-        self._write_header()  # numpy pads headers so that a longer first dimension fits in the same place
-        self.file.close()
-
-    def _write_header(self):
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-
 def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
-    """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same."""
+    """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
+
+    A preparation that was interrupted goes on after its last whole shard.
+    """
     train, validation = open_corpus(data)
     identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
     if section.kind == "pretrained":
         identity["vocabulary"] = tokenizers.load_tokenizer(section.path).backend_tokenizer.to_str()
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(data.cache_dir) / f"{Path(data.source).stem}-{section.kind}-{fingerprint}"
+    folder = Path(data.cache_dir) / f"{_name(data)}-{section.kind}-{fingerprint}"
     if not (folder / "manifest.json").exists():
-        with _staged(folder) as staging:
-            tokenizer, about = tokenizers.build_tokenizer(section, train, validation)
-            tokenizers.save(tokenizer, about, staging / "tokenizer")
-            if section.kind != "pretrained":
-                print(tokenizers.describe(about))
-            splits = {
-                name: asdict(write_split(staging, name, split, tokenizer))
-                for name, split in {"train": train, "validation": validation}.items()
-            }
-            manifest = {"source": data.source, "tokenizer": about, "splits": splits}
-            (staging / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # another process may be making the same
+            try:
+                _prepare(folder, {"validation": validation, "train": train}, section, data)
+            except ConfigError:
+                if not any(folder.glob("*/0*.npy")):
+                    shutil.rmtree(folder)
+                raise
     return PreparedData(folder)
 
 
-@contextmanager
-def _staged(folder: Path):
-    """A sibling folder that becomes `folder` if all goes well, and otherwise is gone."""
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        if not folder.exists():  # else another process was faster, and made the same
-            staging.rename(folder)
-    finally:
+def _name(data: DataSection) -> str:
+    return "-".join(Path(name).stem for name in data.mixture) if data.mixture else Path(data.source).stem
+
+
+def _prepare(folder: Path, splits: dict[str, Split], section: TokenizerSection, data: DataSection):
+    if not (folder / "tokenizer").exists():
+        tokenizer, about = tokenizers.build_tokenizer(section, splits["train"], splits["validation"])
+        staging = folder / ".tokenizer"
         shutil.rmtree(staging, ignore_errors=True)
+        tokenizers.save(tokenizer, about, staging)
+        staging.rename(folder / "tokenizer")
+        if section.kind != "pretrained":
+            print(tokenizers.describe(about))
+    tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
+    about = json.loads((folder / "tokenizer" / "report.json").read_text(encoding="utf-8"))
+    encode = Encoder(tokenizer)
+    writers = {name: SplitWriter(folder / name, split, tokenizer, encode) for name, split in splits.items()}
+    journals = {"validation": writers["validation"].write()}
+    journals["train"] = writers["train"].write(held_out=writers["validation"].hashes())
+    manifest = {
+        "format": FORMAT,
+        "source": data.mixture or data.source,
+        "tokenizer": about | {"sha256": sha256(folder / "tokenizer" / "tokenizer.json")},
+        "splits": {name: _summary(journal) for name, journal in journals.items()},
+    }
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_split(folder: Path, name: str, split: Split, tokenizer) -> SplitInfo:
-    """Encode a split's documents into the folder's arrays. `ConfigError` if there are none."""
-    ids_type = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    ids = TokenFile(folder / f"{name}.npy", ids_type)
-    starts, prompts = (TokenFile(folder / f"{name}-{what}.npy", np.int64) for what in ("starts", "prompts"))
-    text_bytes, prompt_tokens, floor_nats = 0, 0, 0.0
-    progress = iter(tqdm(split, desc=f"{name} tokens", unit=" documents"))
-    while documents := list(islice(progress, DOCUMENTS_A_BATCH)):
-        for document, prompt, rest in zip(documents, *_encode(documents, tokenizer), strict=True):
-            start = start_tokens(tokenizer) if ids.length == 0 or _has_own_start(tokenizer) else []
-            # Where start and end are one token, a document begins at the end of the one before.
-            starts.append([ids.length - (not start)])
-            prompts.append([len(prompt) + 1 if prompt is not None else 0])
-            ids.append([*start, *(prompt or []), *rest, tokenizer.eos_token_id])
-            text = tokenizers.text_of(document)
-            text_bytes += len(text.encode())
-            prompt_tokens += len(prompt or [])
-            floor_nats += split.floor(text) if split.floor else math.nan
-    count = starts.length
-    for file in (ids, starts, prompts):
-        file.close()
-    if count == 0:
-        raise ConfigError(f"the {name} split holds no documents; check data.source and data.{name}_documents")
-    return SplitInfo(count, ids.length, prompt_tokens, text_bytes, None if math.isnan(floor_nats) else floor_nats)
-
-
-def _encode(documents: Iterable[dict], tokenizer) -> tuple[list, list]:
-    """Ids of the prompts (None where there is none) and of the rest, each document's two parts encoded apart."""
-    prompts = [document.get("prompt") for document in documents]
-    rests = [document["completion"] if "completion" in document else document["text"] for document in documents]
-    encoded = tokenizer([p or "" for p in prompts] + rests, add_special_tokens=False, verbose=False)["input_ids"]
-    heads, tails = encoded[: len(prompts)], encoded[len(prompts) :]
-    return [None if p is None else head for p, head in zip(prompts, heads, strict=True)], tails
-
-
-def start_tokens(tokenizer) -> list[int]:
-    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
-    return [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
-
-
-def _has_own_start(tokenizer) -> bool:
-    return start_tokens(tokenizer) != [tokenizer.eos_token_id]
+def _summary(journal: Journal) -> dict:
+    sums = {
+        name: getattr(journal, name) for name in ("documents", "tokens", "prompt_tokens", "text_bytes", "floor_nats")
+    }
+    return sums | {
+        "groups": journal.groups,
+        "in_validation_too": journal.duplicates,
+        "empty_documents": journal.reading.get("empty", 0),
+        "quarantined": journal.reading.get("faults", 0),
+        "shards": journal.shards,
+    }
 
 
 class PreparedData:
@@ -167,67 +125,21 @@ class PreparedData:
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
-        self.info = {name: SplitInfo(**info) for name, info in manifest["splits"].items()}
+        self.shards = {name: info["shards"] for name, info in manifest["splits"].items()}
+        names = [part.name for part in fields(SplitInfo)]
+        self.info = {
+            split: SplitInfo(**{name: info[name] for name in names}) for split, info in manifest["splits"].items()
+        }
 
     def examples(self, split: str, layout: str, length: int) -> Dataset:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
-        ids, starts, prompts = (
-            np.load(self.folder / f"{split}{part}.npy", mmap_mode="r") for part in ("", "-starts", "-prompts")
-        )
-        if layout == "documents":
-            return Documents(ids, starts, prompts, length)
-        if prompts.any():
-            raise ConfigError("the data has prompts, whose loss data.layout=packed would count; use layout=documents")
-        return Windows(ids, length)
-
-
-class Windows(Dataset):
-    """A flat array of tokens cut into windows of `length`, each beginning with the last token of the one before.
-
-    A causal model predicts from a window of T tokens T - 1; the shared token makes each adjacent pair of the array a
-    target exactly once. The last window may be shorter.
-    """
-
-    def __init__(self, ids: np.ndarray, length: int):
-        self.ids = ids
-        self.length = length
-
-    @property
-    def targets(self) -> int:
-        """Tokens to predict in one epoch."""
-        return len(self.ids) - 1
-
-    def __len__(self) -> int:
-        return max(1, math.ceil((len(self.ids) - 1) / (self.length - 1)))
-
-    def __getitem__(self, index: int) -> dict:
-        start = range(len(self))[index] * (self.length - 1)
-        return {"input_ids": self.ids[start : start + self.length].astype(np.int64)}
-
-
-class Documents(Dataset):
-    """One document an example, from its start token to its end token; one too long for `length` is a `ConfigError`."""
-
-    def __init__(self, ids: np.ndarray, starts: np.ndarray, prompts: np.ndarray, length: int):
-        self.ids, self.starts, self.prompts = ids, starts, prompts
-        # Documents overlap by the shared token if and only if the first id of the array is also the last.
-        shared = int(ids[0] == ids[-1])
-        self.stops = np.append(starts[1:] + shared, len(ids))
-        longest = int((self.stops - starts).max())
-        if longest > length:
-            raise ConfigError(
-                f"a document has {longest} tokens and data.context_length is {length}; "
-                f"raise it and model.max_position_embeddings to {longest}, or use data.layout=packed"
-            )
-
-    @property
-    def targets(self) -> int:
-        """Tokens to predict in one epoch: all but the first of each document and its prompt."""
-        return int((self.stops - self.starts - np.maximum(self.prompts, 1)).sum())
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> dict:
-        ids = self.ids[self.starts[index] : self.stops[index]].astype(np.int64)
-        return {"input_ids": ids, "prompt_length": int(self.prompts[index])}
+        shards = self.shards[split]
+        files = [self.folder / split / f"{index:05}.npy" for index in range(len(shards))]
+        ids = TokenArray(files, [shard["tokens"] for shard in shards])
+        if layout == "packed":
+            if self.info[split].prompt_tokens:
+                raise ConfigError(
+                    "the data has prompts, whose loss data.layout=packed would count; use layout=documents"
+                )
+            return Windows(ids, length)
+        return Documents(ids, np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files]), length)

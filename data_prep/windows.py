@@ -1,0 +1,156 @@
+"""Tokens on disk to training examples by index arithmetic, and the order of examples, computed and never stored."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from sections import ConfigError
+
+ROUNDS = 6
+MASK = (1 << 64) - 1
+
+
+class TokenArray:
+    """A flat array of ids in several parts: `.npy` files, mapped into memory and read where they are needed, or arrays.
+
+    `lengths` are those of the parts.
+    """
+
+    def __init__(self, parts: Sequence[Path | np.ndarray], lengths: Sequence[int]):
+        self.parts = list(parts)
+        self.ends = np.cumsum([0, *lengths])
+        self._mapped = {}
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Ids `start` to `stop`, as int64; fewer where the array ends."""
+        stop = min(stop, len(self))
+        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right") - 1
+        pieces = [
+            self._part(index)[max(start - self.ends[index], 0) : stop - self.ends[index]]
+            for index in range(first, last + 1)
+        ]
+        return np.concatenate(pieces).astype(np.int64)
+
+    def _part(self, index: int) -> np.ndarray:
+        if not isinstance(self.parts[index], Path):
+            return self.parts[index]
+        if index not in self._mapped:
+            self._mapped[index] = np.load(self.parts[index], mmap_mode="r")
+        return self._mapped[index]
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_mapped": {}}  # a worker maps the files itself
+
+
+class Windows(Dataset):
+    """A flat array of tokens cut into windows of `length`, each beginning with the last token of the one before.
+
+    A causal model predicts from a window of T tokens T - 1; the shared token makes each adjacent pair of the array a
+    target exactly once. The last window may be shorter.
+    """
+
+    def __init__(self, ids: TokenArray, length: int):
+        self.ids = ids
+        self.length = length
+
+    @property
+    def targets(self) -> int:
+        """Tokens to predict in one epoch."""
+        return len(self.ids) - 1
+
+    def __len__(self) -> int:
+        return max(1, math.ceil((len(self.ids) - 1) / (self.length - 1)))
+
+    def __getitem__(self, index: int) -> dict:
+        start = range(len(self))[index] * (self.length - 1)
+        return {"input_ids": self.ids.read(start, start + self.length)}
+
+
+class Documents(Dataset):
+    """One document an example, from its start token to its end token; one too long for `length` is a `ConfigError`.
+
+    `documents` has where each one begins in `ids` (`start`) and how many of its tokens are a prompt (`prompt`).
+    """
+
+    def __init__(self, ids: TokenArray, documents: np.ndarray, length: int):
+        self.ids, self.starts, self.prompts = ids, documents["start"], documents["prompt"]
+        # Documents overlap by the shared token if and only if the first id of the array is also the last.
+        shared = int(ids.read(0, 1)[0] == ids.read(len(ids) - 1, len(ids))[0])
+        self.stops = np.append(self.starts[1:] + shared, len(ids))
+        longest = int((self.stops - self.starts).max())
+        if longest > length:
+            raise ConfigError(
+                f"a document has {longest} tokens and data.context_length is {length}; "
+                f"raise it and model.max_position_embeddings to {longest}, or use data.layout=packed"
+            )
+
+    @property
+    def targets(self) -> int:
+        """Tokens to predict in one epoch: all but the first of each document and its prompt."""
+        return int((self.stops - self.starts - np.maximum(self.prompts, 1)).sum())
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict:
+        ids = self.ids.read(int(self.starts[index]), int(self.stops[index]))
+        return {"input_ids": ids, "prompt_length": int(self.prompts[index])}
+
+
+class Epochs(Dataset):
+    """The examples of a whole run, epoch after epoch, each epoch in an order of its own.
+
+    The example at position n of a run is a function of (`seed`, n): no order is stored, and a run goes on from any
+    position. Positions end before `stop`; item i is position i + `shift`, for a run that goes on with batches of
+    another size and so has made other items of the positions before.
+    """
+
+    def __init__(self, examples: Dataset, seed: int, stop: int, shift: int = 0):
+        self.examples, self.seed, self.stop, self.shift = examples, seed, stop, shift
+
+    def __len__(self) -> int:
+        return self.stop - self.shift
+
+    def __getitem__(self, item: int) -> dict:
+        return self.examples[self.example(range(len(self))[item] + self.shift)]
+
+    def example(self, position: int) -> int:
+        """Which example stands at a position of the run."""
+        epoch, index = divmod(position, len(self.examples))
+        return shuffled(index, len(self.examples), _key(self.seed, epoch))
+
+
+def shuffled(index: int, size: int, key: int) -> int:
+    """Where a permutation of `size` things, chosen by a 64-bit key, has put the one at `index`.
+
+    A Feistel network over the next larger power of four, walked until it lands inside (Black and Rogaway, 2002).
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for turn in range(ROUNDS):
+            left, right = right, left ^ (_mixed(right + (turn << half) ^ key) & mask)
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def _mixed(value: int) -> int:
+    """A 64-bit hash of a 64-bit number (the finaliser of SplitMix64, Steele et al., 2014)."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & MASK
+    return value ^ value >> 31
+
+
+@lru_cache(maxsize=8)
+def _key(seed: int, epoch: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest())

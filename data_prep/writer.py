@@ -1,0 +1,284 @@
+"""A split's documents to shards of ids on disk: one at a time, so that an interrupted preparation loses one at most.
+
+A shard is an array of ids (`00000.npy`), of where its documents begin (`00000.documents.npy`) and, for validation,
+hashes of its texts (`00000.hashes.npy`). `journal.json` says what there is so far and where to read on;
+`quarantine.jsonl` has what was no document.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from tqdm import tqdm
+
+from sections import ConfigError
+
+from .encoder import Encoder
+from .reading import Reading
+from .splits import Split
+
+TOKENS_A_SHARD = 1 << 23
+CHARACTERS_A_BATCH = 1_000_000
+DOCUMENT = np.dtype([("start", "<i8"), ("prompt", "<i4"), ("group", "<i4")])
+
+
+@dataclass
+class Journal:
+    """What of a split is on disk, and where to read on: the state after the last whole shard."""
+
+    place: object = None
+    reading: dict = field(default_factory=dict)
+    shards: list[dict] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    text_bytes: int = 0
+    floor_nats: float | None = 0.0
+    duplicates: int = 0
+    """Documents that the validation split has as well, word for word."""
+    quarantine_bytes: int = 0
+    finished: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Ids in whole shards."""
+        return sum(shard["tokens"] for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents in whole shards."""
+        return sum(shard["documents"] for shard in self.shards)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal":
+        """The journal of a split's folder, or a new one."""
+        path = folder / "journal.json"
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
+
+    def save(self, folder: Path):
+        """Write it down, whole or not at all."""
+        write_whole(folder / "journal.json", json.dumps(asdict(self), ensure_ascii=False))
+
+
+class SplitWriter:
+    """Encodes a split into its folder, shard by shard, on from the last whole one.
+
+    A shard ends with the first batch of documents that makes it `TOKENS_A_SHARD` long, and a batch begins where a
+    shard does: so the bytes on disk do not depend on where a preparation was interrupted.
+    """
+
+    def __init__(self, folder: Path, split: Split, tokenizer, encode: Encoder):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.split, self.encode = folder, split, encode
+        self.ids_type = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        self.end, self.start = tokenizer.eos_token_id, start_token(tokenizer)
+        self.journal = Journal.load(folder)
+
+    def write(self, held_out: set[int] | None = None) -> Journal:
+        """Write what is missing, and return what there is. `ConfigError` if the split holds no documents.
+
+        `held_out` are the hashes of texts that should not occur; None is for the split that they come from.
+        """
+        reading = Reading(self.split.bad_records, self._quarantine(), **self.journal.reading)
+        documents = self.split.read_from(self.journal.place, reading)
+        with Progress(self.folder.name, self.split, self.journal, reading) as progress:
+            while not self.journal.finished:
+                self._write_shard(documents, reading, held_out, progress)
+        if self.journal.documents == 0:
+            faults = f"; {reading}" if reading.faults else ""
+            raise ConfigError(
+                f"the {self.folder.name} split holds no documents{faults}; check data.source and "
+                f"data.{self.folder.name}_documents"
+            )
+        return self.journal
+
+    def hashes(self) -> set[int]:
+        """Of the split's texts, for a split that keeps them."""
+        return {int(known) for path in sorted(self.folder.glob("0*.hashes.npy")) for known in np.load(path)}
+
+    def _quarantine(self) -> Path:
+        """The file of faults, cut to what it held at the last whole shard."""
+        path = self.folder / "quarantine.jsonl"
+        path.touch()
+        os.truncate(path, self.journal.quarantine_bytes)
+        return path
+
+    def _write_shard(self, documents: Iterator, reading: Reading, held_out: set[int] | None, progress: "Progress"):
+        """The next shard, and the journal that counts it."""
+        journal, name = self.journal, f"{len(self.journal.shards):05}"
+        abouts, hashes = [np.empty(0, DOCUMENT)], [np.empty(0, np.uint64)]
+        ids = TokenFile(self.folder / f".{name}.npy", self.ids_type)
+        for batch, place in _batches(documents):
+            abouts.append(self._write_batch(ids, batch))
+            hashes.append(self._count(batch, held_out))
+            journal.place = place
+            progress.show(ids.length, sum(map(len, abouts)))
+            if ids.length >= TOKENS_A_SHARD:
+                break
+        else:
+            journal.finished = True
+        ids.close()
+        about = np.concatenate(abouts)
+        np.save(self.folder / f".{name}.documents.npy", about)
+        np.save(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
+        if len(about):
+            kept = ("documents.npy", "npy") if held_out is not None else ("hashes.npy", "documents.npy", "npy")
+            for part in kept:
+                os.replace(self.folder / f".{name}.{part}", self.folder / f"{name}.{part}")
+            digest = sha256(self.folder / f"{name}.npy")
+            journal.shards.append({"tokens": ids.length, "documents": len(about), "sha256": digest})
+        for left in self.folder.glob(".0*"):
+            left.unlink()
+        journal.reading = reading.counts()
+        journal.quarantine_bytes = (self.folder / "quarantine.jsonl").stat().st_size
+        journal.save(self.folder)
+
+    def _write_batch(self, ids: "TokenFile", documents: list[dict]) -> np.ndarray:
+        """Append the documents' ids, and return where they begin in the split."""
+        prompts, rests, encoded = self._encode(documents)
+        ends = np.cumsum(prompts + rests)
+        begins = ends - prompts - rests
+        number = np.arange(len(documents))
+        if self.start == self.end:  # one token between documents, and one before the first
+            rows = np.insert(encoded, ends, self.end)
+            if self.journal.tokens + ids.length == 0:
+                rows = np.insert(rows, 0, self.end)
+            starts = begins + number + max(self.journal.tokens + ids.length - 1, 0)
+        else:
+            places = np.stack([begins, ends], axis=1).ravel()
+            rows = np.insert(encoded, places, np.tile([self.start, self.end], len(documents)))
+            starts = begins + 2 * number + self.journal.tokens + ids.length
+        ids.append(rows)
+        about = np.zeros(len(documents), DOCUMENT)
+        about["start"] = starts
+        about["prompt"] = np.where(["prompt" in document for document in documents], prompts + 1, 0)
+        about["group"] = [self._group(document) for document in documents]
+        self.journal.prompt_tokens += int(prompts.sum())
+        return about
+
+    def _encode(self, documents: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths of the prompts and of what follows them, and all ids; the two parts are encoded apart."""
+        if any("prompt" in document for document in documents):
+            ids, counts = self.encode([part for document in documents for part in parts_of(document)])
+            return counts[::2], counts[1::2], ids.astype(self.ids_type)
+        ids, counts = self.encode([document["text"] for document in documents])
+        return np.zeros_like(counts), counts, ids.astype(self.ids_type)
+
+    def _group(self, document: dict) -> int:
+        """The number of the document's group, -1 for none."""
+        if "group" not in document:
+            return -1
+        if document["group"] not in self.journal.groups:
+            self.journal.groups.append(document["group"])
+        return self.journal.groups.index(document["group"])
+
+    def _count(self, documents: list[dict], held_out: set[int] | None) -> np.ndarray:
+        """Add the documents to the journal's sums; return hashes of their texts."""
+        journal, floor = self.journal, self.split.floor
+        texts = ["".join(parts_of(document)) for document in documents]
+        if floor is None:
+            journal.floor_nats = None
+        else:
+            journal.floor_nats += sum(map(floor, texts))
+        raw = [text.encode() for text in texts]
+        journal.text_bytes += sum(map(len, raw))
+        hashes = [xxhash.xxh3_64_intdigest(text) for text in raw]
+        journal.duplicates += sum(known in (held_out or ()) for known in hashes)
+        return np.array(hashes, dtype=np.uint64)
+
+
+class TokenFile:
+    """An `.npy` file of one dimension that grows: appended to as it comes, its length written at the end."""
+
+    def __init__(self, path: Path, dtype):
+        self.file = path.open("wb")
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self._write_header()
+
+    def append(self, ids):
+        """Add ids at the end."""
+        array = np.asarray(ids, dtype=self.dtype)
+        self.file.write(array.tobytes())
+        self.length += len(array)
+
+    def close(self):
+        """Write the length, and all of it to the disk."""
+        self.file.seek(0)
+        self._write_header()  # numpy pads headers so that a longer first dimension fits in the same place
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    def _write_header(self):
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+class Progress:
+    """A bar of a split's preparation: documents, tokens, MB of text a second, and the time left where it is known."""
+
+    def __init__(self, name: str, split: Split, journal: Journal, reading: Reading):
+        self.split, self.journal, self.reading = split, journal, reading
+        self.started, self.bytes_before = time.monotonic(), journal.text_bytes
+        unit = {"unit": " documents"} if split.documents or not split.size else {"unit": "B", "unit_scale": True}
+        self.bar = tqdm(desc=f"{name} tokens", total=split.documents or split.size, **unit)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def show(self, new_tokens: int, new_documents: int):
+        """Bring the bar up to date; what is new has no whole shard yet."""
+        documents = self.journal.documents + new_documents
+        speed = (self.journal.text_bytes - self.bytes_before) / 1e6 / max(time.monotonic() - self.started, 1e-3)
+        tokens = (self.journal.tokens + new_tokens) / 1e6
+        self.bar.set_postfix_str(f"{documents:,} documents, {tokens:.1f}M tokens, {speed:.1f} MB/s", refresh=False)
+        done = documents if self.split.documents or not self.split.size else self.reading.bytes
+        self.bar.update(done - self.bar.n)
+
+
+def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object]]:
+    """Documents of some MB together, and the place after them."""
+    batch, size = [], 0
+    for document, place in documents:
+        batch.append(document)
+        size += sum(map(len, parts_of(document)))
+        if size >= CHARACTERS_A_BATCH:
+            yield batch, place
+            batch, size = [], 0
+    if batch:
+        yield batch, place
+
+
+def parts_of(document: dict) -> tuple[str, str]:
+    """The prompt, which may be nothing, and what follows it."""
+    return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
+
+
+def start_token(tokenizer) -> int:
+    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def write_whole(path: Path, text: str):
+    """Write a text file so that a crash leaves the old one or the new one."""
+    staging = path.with_name(f".{path.name}")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staging, path)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
