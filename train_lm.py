@@ -22,10 +22,12 @@ def main(path: str, overrides: list[str]):
     import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
     from data_prep.tokens import prepare
+    from data_prep.windows import Epochs
     from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples
     from training.hardware import describe_hardware, keep_freed_memory
+    from training.position import DataPosition, run_positions
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -37,8 +39,11 @@ def main(path: str, overrides: list[str]):
     with args.main_process_first(desc="preparing tokens"):
         prepared = prepare(experiment.data, experiment.tokenizer)
     config = run.model_config(experiment, prepared.tokenizer)
+    settings = run.resolve(experiment, args, config)
+    run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.examples("train", experiment.data.layout, length)
+    examples = prepared.examples("train", experiment.data.layout, length)
+    train_set = Epochs(examples, **run_positions(len(examples), args, prepared.folder.name, checkpoint))
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     text_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
@@ -53,7 +58,7 @@ def main(path: str, overrides: list[str]):
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[MetricsFile(folder), Curves(folder, floor), samples],
+        callbacks=[DataPosition(train_set, prepared.folder.name), MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
@@ -61,17 +66,13 @@ def main(path: str, overrides: list[str]):
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress(floor, samples))
-
     run.refuse_finished(trainer, checkpoint)
     if args.should_save:
-        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, resumed=checkpoint is not None)
+        run.write_provenance(settings, folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    metrics = language.final_metrics(trainer, prepared, floor)
-    if args.should_save:
-        language.keep(folder, experiment, trainer, metrics, samples.last)
-        print("\n".join(language.conclusion(folder, metrics, samples.last)))
+    language.finish(experiment, trainer, prepared, floor, samples.last)
 
 
 if __name__ == "__main__":

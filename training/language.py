@@ -4,11 +4,11 @@ from pathlib import Path
 
 from transformers import Trainer
 
+from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
-from sections import LanguageExperiment
 
 from .card import describe_optimizer, write_card
-from .run import batch_size, folder_of, read_provenance, total_steps, write_json
+from .run import batch_size, folder_of, read_provenance, write_json
 
 SPEEDS = ("runtime", "per_second")
 
@@ -24,7 +24,15 @@ def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_se
     return validation.text_bytes, validation.floor(validation_set.targets)
 
 
-def final_metrics(trainer: Trainer, prepared, floor) -> dict:
+def finish(experiment: LanguageExperiment, trainer: Trainer, prepared, floor, sample: str):
+    """Evaluate what the run ended with, write it down, and say what came out."""
+    metrics, folder = _final_metrics(trainer, prepared, floor), folder_of(experiment)
+    if trainer.args.should_save:
+        _keep(folder, experiment, trainer, metrics, sample)
+        print("\n".join(_conclusion(folder, metrics, sample)))
+
+
+def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
     """The run's final numbers; evaluates once more if the weights at the end were not evaluated."""
     if trainer.args.load_best_model_at_end or not any(
         row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
@@ -49,11 +57,11 @@ def final_metrics(trainer: Trainer, prepared, floor) -> dict:
 
 def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
-    config, batch, steps = trainer.model.config, batch_size(trainer.args), total_steps(trainer)
+    config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
     info = prepared.info
     # On average: documents differ in length.
-    examples, tokens = len(trainer.train_dataset), info["train"].tokens
-    targets = round(batch * trainer.train_dataset.targets / examples)
+    examples, tokens = len(trainer.train_dataset.examples), info["train"].tokens
+    targets = round(batch * trainer.train_dataset.examples.targets / examples)
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     return [
@@ -69,7 +77,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     ]
 
 
-def keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metrics: dict, sample: str):
+def _keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metrics: dict, sample: str):
     """Write the final numbers and the model card."""
     write_json(folder / "metrics.json", metrics)
     prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
@@ -112,7 +120,7 @@ def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
     }
 
 
-def conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
+def _conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
     """What came out: the loss against its floor, a sample, and what to do next."""
     lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
     if "eval_bits_per_byte" in metrics:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import platform
 import shlex
 import shutil
@@ -17,8 +16,9 @@ from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import get_last_checkpoint
 
 from config import ROOT, build, section_fields
+from experiment import Experiment
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
-from sections import ConfigError, Experiment
+from sections import ConfigError
 
 from .hardware import has_bf16
 
@@ -39,6 +39,11 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     if values.get("include_num_input_tokens_seen", "no") not in ("no", False):
         raise ConfigError(
             "training.include_num_input_tokens_seen is not needed; targets are always counted, leave it out"
+        )
+    if values["train_sampling_strategy"] != "sequential":
+        raise ConfigError(
+            f"training.train_sampling_strategy={values['train_sampling_strategy']} would undo the order of the run, in "
+            "which each epoch is shuffled already; leave it out"
         )
     if not experiment.optimizer.is_stock and "optim" in values:
         raise ConfigError(
@@ -155,20 +160,10 @@ def refuse_finished(trainer: Trainer, checkpoint: str | None):
     if checkpoint is None:
         return
     done = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
-    if done >= (steps := total_steps(trainer)):
+    if done >= (steps := trainer.args.max_steps):
         raise ConfigError(
             f"{checkpoint} has made {done} of {steps} steps, the run is finished; raise training.max_steps to go on"
         )
-
-
-def total_steps(trainer: Trainer) -> int:
-    """Optimiser steps of the whole run."""
-    args, examples = trainer.args, len(trainer.train_dataset)
-    return (
-        args.max_steps
-        if args.max_steps > 0
-        else math.ceil(args.num_train_epochs * math.ceil(examples / batch_size(args)))
-    )
 
 
 def batch_size(args: TrainingArguments) -> int:
@@ -185,14 +180,13 @@ def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingCon
     return settings
 
 
-def write_provenance(settings: dict, folder: Path, hardware: dict, resumed: bool):
+def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: str | None):
     """Before the first step: `experiment.yaml`, and `provenance.json` with what it takes to run it again.
 
-    A resumed run keeps both and adds its command; `ConfigError` if its model, tokenizer or data are others.
+    A resumed run keeps both and adds its command.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if resumed and (folder / "experiment.yaml").exists():
-        _refuse_other_experiment(settings, folder)
+    if checkpoint is not None and (folder / "experiment.yaml").exists():
         about = read_provenance(folder)
         about.setdefault("resumed_by", []).append(shlex.join(["python", *sys.argv]))
         return write_json(folder / "provenance.json", about)
@@ -213,7 +207,10 @@ def read_provenance(folder: Path) -> dict:
     return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
 
 
-def _refuse_other_experiment(settings: dict, folder: Path):
+def refuse_other_experiment(settings: dict, folder: Path, checkpoint: str | None):
+    """`ConfigError` if a run that is resumed had another model, tokenizer or data."""
+    if checkpoint is None or not (folder / "experiment.yaml").exists():
+        return
     saved = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
     for section in settings.keys() - {"training", "sample"}:
         for name, value in settings[section].items():

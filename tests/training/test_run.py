@@ -67,7 +67,7 @@ def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     args = run.training_arguments(experiment)
     config = run.build_config(experiment.model, {"vocab_size": 400})
     settings = run.resolve(experiment, args, config)
-    run.write_provenance(settings, tmp_path / "run", describe_hardware(args), resumed=False)
+    run.write_provenance(settings, tmp_path / "run", describe_hardware(args), None)
     about = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert about["packages"]["torch"] == torch.__version__
     assert about["hardware"]["device"] == "cpu"
@@ -75,11 +75,11 @@ def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     again = load_experiment(str(tmp_path / "run" / "experiment.yaml"), [])
     assert again.model == settings["model"]
     assert again.training["bf16"] == args.bf16
-    run.write_provenance(settings, tmp_path / "run", {}, resumed=True)
+    run.write_provenance(settings, tmp_path / "run", {}, "checkpoint-1")
     assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["resumed_by"]) == 1
     other = settings | {"data": settings["data"] | {"seed": 5}}
     with pytest.raises(ConfigError, match=r"was trained with data.seed=0 and is resumed with 5"):
-        run.write_provenance(other, tmp_path / "run", {}, resumed=True)
+        run.refuse_other_experiment(other, tmp_path / "run", "checkpoint-1")
 
 
 def test_precision_follows_the_processor_unless_given(load):

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.tokens import Windows
+from data_prep.windows import TokenArray, Windows
 from modeling.accounting import training_flops
 from modeling.configuration_kindling import KindlingGPTConfig
 from training.trainer import KindlingTrainer
@@ -29,8 +29,8 @@ def make_trainer(tmp_path):
         return KindlingTrainer(
             model=AutoModelForCausalLM.from_config(CONFIG),
             args=TrainingArguments(**settings | arguments),
-            train_dataset=Windows(ids, LENGTH),
-            eval_dataset=Windows(ids[:200], LENGTH),
+            train_dataset=Windows(TokenArray([ids], [len(ids)]), LENGTH),
+            eval_dataset=Windows(TokenArray([ids], [200]), LENGTH),
             data_collator=CausalLMCollator(pad_token_id=1),
             text_bytes=300,
             peak_flops=1e9,
@@ -43,7 +43,7 @@ def make_trainer(tmp_path):
 def test_validation_does_not_depend_on_the_batch_size(make_trainer, batch):
     trainer = make_trainer(per_device_eval_batch_size=batch)
     metrics = trainer.evaluate()
-    ids = torch.as_tensor(np.array(trainer.eval_dataset.ids), dtype=torch.int64)
+    ids = torch.as_tensor(trainer.eval_dataset.ids.read(0, 200))
     nats = targets = 0
     with torch.no_grad():
         for start in range(0, len(ids) - 1, LENGTH - 1):
