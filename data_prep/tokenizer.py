@@ -2,45 +2,37 @@
 
 `<|endoftext|>` starts and ends a document and `<|pad|>` pads: two tokens, so that no mask by padding ever hides an
 end. Text never yields either: a document that spells `<|endoftext|>` is encoded letter by letter.
+
+    python -m data_prep.tokenizer --source tinystories --vocab-size 10000 --bytes 500MB
 """
 
+import argparse
 import itertools
 import json
+import re
 import resource
 import string
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sections import ConfigError, TokenizerSection
+from config import one_sentence
+from sections import ConfigError, DataSection, TokenizerSection
 
-END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unknown|>"
+from .bpe import END, PAD, train_bpe
+from .reading import Reading
+from .sources import open_corpus
+from .splits import Split
 
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
+    from transformers import PreTrainedTokenizerFast
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
-
-    The vocabulary comes out smaller than asked where the texts hold too few different words.
-    """
-    smallest = 256 + 2
-    if vocab_size < smallest:
-        raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small; 256 bytes and 2 special tokens need 258")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+UNKNOWN = "<|unknown|>"
 
 
 def train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
@@ -84,7 +76,7 @@ def _word_level(tokens: list[str]) -> Tokenizer:
 TRAINERS = {"bpe": train_bpe, "characters": train_characters, "numbers": train_numbers}
 
 
-def equation_tokenizer(kind: str, symbol: str, largest: int) -> PreTrainedTokenizerFast:
+def equation_tokenizer(kind: str, symbol: str, largest: int) -> "PreTrainedTokenizerFast":
     """The tokenizer for equations such as `91 / 7 = 13`, of numbers from 0 to `largest`; spaces are not kept.
 
     `kind` is numbers, characters, or padded: characters, shorter numbers filled up with zeros to the length of the
@@ -107,10 +99,12 @@ def _fill_up(width: int) -> list[normalizers.Normalizer]:
     ]
 
 
-def wrap(tokenizer: Tokenizer, start: str | None = END) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerFast":
     """Make it a transformers tokenizer which puts the start token (None: no token) before a prompt, and never special
     ids into text.
     """
+    from transformers import PreTrainedTokenizerFast
+
     if start is not None:
         ids = [(start, tokenizer.token_to_id(start))]
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=ids)
@@ -125,8 +119,10 @@ def wrap(tokenizer: Tokenizer, start: str | None = END) -> PreTrainedTokenizerFa
     )
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     """An existing tokenizer, from a folder or the Hub, given a pad token of its own if it has none."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True)
     except (OSError, ValueError) as error:
@@ -139,29 +135,58 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_tokenizer(section: TokenizerSection, documents: Iterable[dict], held_out: Iterable[dict]):
+def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[dict]):
     """Train the tokenizer that the section describes, or load it; return it and a report of the training.
 
-    The report has seconds, the process's peak memory, documents, vocabulary, the longest tokens and, on up to 1,000
-    held-out documents, bytes a token.
+    The report has seconds, the process's peak memory, documents and bytes, vocabulary, the longest tokens and, on up to
+    1,000 held-out documents, bytes a token.
     """
     started = time.perf_counter()
-    count = 0
     if section.kind == "pretrained":
-        tokenizer = load_tokenizer(section.path)
+        tokenizer, count = load_tokenizer(section.path), {}
     else:
-
-        def counted() -> Iterator[str]:
-            nonlocal count
-            limited = itertools.islice(documents, section.train_documents)
-            for count, document in enumerate(tqdm(limited, desc="tokenizer", unit=" documents"), start=1):  # noqa: B007
-                yield text_of(document)
-
-        tokenizer = wrap(TRAINERS[section.kind](counted(), section.vocab_size))
-        if count == 0:
+        texts = Texts(split, section.train_documents, section.train_bytes)
+        tokenizer = wrap(TRAINERS[section.kind](texts, section.vocab_size))
+        count = {"documents": texts.documents, "text_bytes": texts.bytes}
+        if texts.documents == 0:
             raise ConfigError("the source holds no training documents; check data.source and data.validation_documents")
     seconds = time.perf_counter() - started
-    return tokenizer, {"documents": count, "seconds": round(seconds, 2)} | report(tokenizer, held_out)
+    return tokenizer, count | {"seconds": round(seconds, 2)} | report(tokenizer, held_out)
+
+
+class Texts:
+    """The texts of a split that a tokenizer learns from, counted as they are read.
+
+    The first `most_documents`, or texts of `most_bytes` from evenly over the whole split; None is no limit.
+    """
+
+    def __init__(self, split: Split, most_documents: int | None, most_bytes: int | None):
+        self.split = split.thin(most_bytes) if split.thin and most_bytes else split
+        self.most_documents, self.most_bytes = most_documents, most_bytes
+        self.documents = self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        reading = Reading(self.split.bad_records)
+        by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
+        by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
+        with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
+            for document, _ in self.split.read_from(None, reading):
+                text = text_of(document)
+                size = len(text.encode())
+                if self.most_bytes:
+                    # No more than the share of the files that has been read, so that texts come from all of it.
+                    share = reading.bytes / self.split.size if self.split.size else 1.0
+                    if self.bytes + size > self.most_bytes * share:
+                        if share == 1.0:
+                            break
+                        continue
+                self.documents += 1
+                self.bytes += size
+                bar.update(size if self.most_bytes else 1)
+                yield text
+                if self.documents == self.most_documents:
+                    break
+            bar.set_postfix_str("learning from them")
 
 
 def report(tokenizer, held_out: Iterable[dict]) -> dict:
@@ -176,7 +201,7 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
         "longest_token_bytes": longest,
         "longest_tokens": sorted(
             tokenizer.decode([tokenizer.get_vocab()[token]]) for token, size in ordinary.items() if size == longest
-        )[:20],
+        ),
         "bytes_per_token": round(sum(len(text.encode()) for text in texts) / ids, 3) if ids else None,
         "peak_memory_megabytes": round(_peak_memory() / 1e6),
     }
@@ -185,7 +210,8 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
 def describe(about: dict) -> str:
     """A report in one line."""
     return (
-        f"tokenizer: {about['vocabulary']:,} tokens learnt from {about['documents']:,} documents in "
+        f"tokenizer: {about['vocabulary']:,} tokens learnt from {about['documents']:,} documents "
+        f"({about['text_bytes'] / 1e6:,.1f} MB) in "
         f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
         f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
     )
@@ -205,3 +231,46 @@ def save(tokenizer, about: dict, folder: Path):
 def _peak_memory() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def size_in_bytes(text: str) -> int:
+    """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"--bytes {text} is no size; write 500MB or 2.2GB")
+    return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.tokenizer", description="Learn byte-level BPE from a corpus."
+    )
+    parser.add_argument(
+        "--source", required=True, help="a name that `python -m data_prep.sources` lists, a Hub id or files"
+    )
+    parser.add_argument(
+        "--vocab-size", type=int, default=10_000, help="tokens, special ones included (default: 10,000)"
+    )
+    parser.add_argument(
+        "--bytes", help="learn from so much text, spread over the corpus, as 500MB (default: all of it)"
+    )
+    parser.add_argument("--text-field", help="column of the text (default: the source's)")
+    parser.add_argument("--sample-by", help="a document of plain text: paragraph, line, document or a separator")
+    parser.add_argument("--output", type=Path, help="folder for the tokenizer (default: tokenizers/SOURCE-SIZE)")
+    arguments = parser.parse_args()
+    with one_sentence("data_prep.tokenizer"):
+        folder = arguments.output or Path("tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already; choose another --output")
+        size = size_in_bytes(arguments.bytes) if arguments.bytes else None
+        section = TokenizerSection(vocab_size=arguments.vocab_size, train_documents=None, train_bytes=size)
+        data = DataSection(source=arguments.source, text_field=arguments.text_field, sample_by=arguments.sample_by)
+        tokenizer, about = build_tokenizer(section, *open_corpus(data))
+        save(tokenizer, about, folder)
+        print(describe(about))
+        print(f"longest ({about['longest_token_bytes']} bytes): {', '.join(map(repr, about['longest_tokens']))}")
+        print(f"use it: tokenizer.kind=pretrained tokenizer.path={folder}")
+
+
+if __name__ == "__main__":
+    main()

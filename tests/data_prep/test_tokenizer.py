@@ -1,16 +1,36 @@
 """Tokenizers lose nothing, never read special ids out of text, and load as any Hugging Face tokenizer does."""
 
+import json
+
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data_prep.tokenizer import build_tokenizer, load_tokenizer, report, save, train_bpe, train_characters, wrap
-from sections import ConfigError, TokenizerSection
+from data_prep import fables
+from data_prep.shards import LocalShard
+from data_prep.sources import open_corpus
+from data_prep.splits import Fields, Split, split_of_files
+from data_prep.tokenizer import (
+    Texts,
+    build_tokenizer,
+    load_tokenizer,
+    report,
+    save,
+    size_in_bytes,
+    train_bpe,
+    train_characters,
+    wrap,
+)  # fmt: skip
+from sections import ConfigError, DataSection, TokenizerSection
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a longer cat sat down again and again"] * 3
 SPECIALS = ["<|endoftext|>", "<|pad|>"]
+
+
+def split_of(*texts) -> Split:
+    return Split(lambda place, _: (({"text": text}, i) for i, text in enumerate(texts[place or 0 :], 1)), {})
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +68,40 @@ def test_pad_and_end_are_tokens_of_their_own(bpe):
     assert bpe.pad_token_id != bpe.eos_token_id == bpe.bos_token_id
 
 
+def by_tokenizers(texts, vocab_size) -> Tokenizer:
+    """The same tokenizer by the trainer of `tokenizers` itself."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@given(
+    st.lists(st.text(st.sampled_from("ab c1.\n\u00e9<|endoftext|>"), max_size=30), max_size=8), st.integers(258, 300)
+)
+@settings(max_examples=100)
+def test_the_merges_are_those_of_the_tokenizers_library(texts, vocab_size):
+    assert train_bpe(texts, vocab_size).to_str() == by_tokenizers(texts, vocab_size).to_str()
+
+
+def test_the_merges_of_stories_are_those_of_the_tokenizers_library():
+    texts = [fables.fable("0", index) for index in range(500)]
+    assert train_bpe(texts, 2048).to_str() == by_tokenizers(texts, 2048).to_str()
+
+
+def test_real_samples(samples):
+    """A published course result: of 10,000 tokens the longest have 15 bytes, ` accomplishment` among them."""
+    train, validation = open_corpus(DataSection(source=str(samples / "tinystories")))
+    _, about = build_tokenizer(TokenizerSection(vocab_size=10_000), train, validation)
+    assert about["longest_token_bytes"] == 15
+    assert " accomplishment" in about["longest_tokens"]
+
+
 def test_training_is_deterministic(bpe):
     assert wrap(train_bpe(TEXTS, 280)).backend_tokenizer.to_str() == bpe.backend_tokenizer.to_str()
 
@@ -75,7 +129,7 @@ def test_characters_round_trip_and_name_what_they_do_not_know():
 
 
 def test_numbers_are_one_token_each_however_they_are_spaced():
-    tokenizer, _ = build_tokenizer(TokenizerSection(kind="numbers"), [{"text": "91 / 7 = 13"}], [])
+    tokenizer, _ = build_tokenizer(TokenizerSection(kind="numbers"), split_of("91 / 7 = 13"), [])
     ids = tokenizer("91 / 7 =", add_special_tokens=False)["input_ids"]
     assert ids == tokenizer("91/7=", add_special_tokens=False)["input_ids"]
     assert len(ids) == 4
@@ -83,9 +137,8 @@ def test_numbers_are_one_token_each_however_they_are_spaced():
 
 
 def test_report_says_what_was_learnt():
-    documents = [{"text": text} for text in TEXTS]
-    _, about = build_tokenizer(TokenizerSection(vocab_size=280), documents, [{"text": "the cat sat é"}])
-    assert about["documents"] == 9
+    _, about = build_tokenizer(TokenizerSection(vocab_size=280), split_of(*TEXTS), [{"text": "the cat sat é"}])
+    assert (about["documents"], about["text_bytes"]) == (9, sum(map(len, TEXTS)))
     assert about["vocabulary"] == 280
     assert about["longest_tokens"] == [" again"]
     assert about["longest_token_bytes"] == 6
@@ -128,4 +181,41 @@ def test_impossible_tokenizers_are_refused(section, complaint):
 
 def test_no_documents_is_an_error():
     with pytest.raises(ConfigError, match="no training documents"):
-        build_tokenizer(TokenizerSection(), [], [])
+        build_tokenizer(TokenizerSection(), split_of(), [])
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_a_byte_budget_is_spread_over_the_files(tmp_path, count):
+    """Texts come from the beginning, the middle and the end of what there is, and are no more than asked."""
+    texts = [f"{i:05} " + "some words " * 90 for i in range(6000)]
+    for part in range(count):
+        rows = texts[part * len(texts) // count : (part + 1) * len(texts) // count]
+        (tmp_path / f"{part:02}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    shards = [LocalShard.of(path) for path in sorted(tmp_path.iterdir())]
+    split = split_of_files(shards, Fields("text", None, "paragraph"), 0.0)
+    chosen = Texts(split, None, 1_000_000)
+    places = [int(text[:5]) / len(texts) for text in chosen]
+    assert 900_000 < chosen.bytes <= 1_000_000
+    assert chosen.documents == len(places)
+    assert sorted(places) == places
+    quarters = [sum(quarter / 4 <= place < (quarter + 1) / 4 for place in places) for quarter in range(4)]
+    assert min(quarters) > len(places) / 8
+    if count == 20:
+        assert len(chosen.split.identity["shards"]) == 4
+
+
+def test_a_budget_of_an_endless_source_is_its_beginning():
+    train, _ = open_corpus(DataSection(source="fables"))
+    chosen = Texts(train, None, 20_000)
+    assert list(chosen) == [fables.fable("0", index) for index in range(chosen.documents)]
+    assert 19_000 < chosen.bytes <= 20_000
+
+
+@pytest.mark.parametrize(("text", "size"), [("500MB", 5e8), ("2.2GB", 2.2e9), ("1e6", 1e6), ("12 kb", 12e3), ("7", 7)])
+def test_sizes_as_people_write_them(text, size):
+    assert size_in_bytes(text) == size
+
+
+def test_what_is_no_size_is_refused():
+    with pytest.raises(ConfigError, match="half is no size; write 500MB"):
+        size_in_bytes("half")
