@@ -54,15 +54,15 @@ class Encoder:
         """Whether gigatoken does the work."""
         return self._fast is not None
 
-    def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, texts: list[str], dtype=np.uint32) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one array, and how many of them each text has."""
         if not self._compared:
             self._compared = True
             self._compare([text[:10_000] for text in texts[:100]])
-        parts, counts = [np.empty(0, np.uint32)], np.zeros(len(texts), np.int64)
+        parts, counts = [np.empty(0, dtype)], np.zeros(len(texts), np.int64)
         for group, owners in self._groups(texts):
             ids, lengths = self._encode(group)
-            parts.append(ids)
+            parts.append(ids.astype(dtype))
             np.add.at(counts, owners, lengths)
         return np.concatenate(parts), counts
 

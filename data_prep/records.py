@@ -75,10 +75,12 @@ def _json_lines(path: Path, fields: list[str], sample_by: str, start: int) -> It
         for number, line in enumerate(stream):  # lines end at \n only: texts may hold U+2028 and U+0085
             if number == 0:
                 _refuse_array(path, line)
+            size = len(line)
             if number >= start:
                 row = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line)
+                del line  # it may be 100 MB long, and so may the row be
                 yield Record(number, offset, row, file.tell())
-            offset += len(line)
+            offset += size
 
 
 def _parse(line: bytes) -> dict | Bad | None:

@@ -3,6 +3,12 @@
 A prepared folder holds `tokenizer/`, the shards of each split in a folder of its name, and last of all `manifest.json`.
 All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
 followed by the end token, which are one token where a tokenizer does not tell them apart.
+
+usage: python -m data_prep.tokens CONFIG [section.key=value ...]
+
+    python -m data_prep.tokens configs/lm/tinystories.yaml
+
+prepares what an experiment needs before it runs, on from where it was interrupted.
 """
 
 import hashlib
@@ -14,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from torch.utils.data import Dataset
 
+from config import load_experiment, run_script
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
@@ -131,7 +137,7 @@ class PreparedData:
             split: SplitInfo(**{name: info[name] for name in names}) for split, info in manifest["splits"].items()
         }
 
-    def examples(self, split: str, layout: str, length: int) -> Dataset:
+    def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
         shards = self.shards[split]
         files = [self.folder / split / f"{index:05}.npy" for index in range(len(shards))]
@@ -143,3 +149,31 @@ class PreparedData:
                 )
             return Windows(ids, length)
         return Documents(ids, np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files]), length)
+
+    def describe(self) -> list[str]:
+        """What there is, in lines of numbers."""
+        manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        lines = [f"folder        {self.folder}", f"tokenizer     {len(self.tokenizer):,} tokens"]
+        for name, about in manifest["splits"].items():
+            documents, tokens, size = about["documents"], about["tokens"], about["text_bytes"]
+            lines.append(
+                f"{name:14}{documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB of text, "
+                f"{size / tokens:.2f} bytes a token"
+            )
+            if about["empty_documents"]:
+                lines.append(f"{'':14}{about['empty_documents']:,} documents are empty, and left out")
+            if about["quarantined"]:
+                path = self.folder / name / "quarantine.jsonl"
+                lines.append(f"{'':14}{about['quarantined']:,} records are no documents: {path}")
+        overlap = manifest["splits"]["train"]["in_validation_too"]
+        return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
+
+
+def main(path: str, overrides: list[str]):
+    """Prepare an experiment's tokenizer and tokens, and say what they are."""
+    experiment = load_experiment(path, overrides)
+    print("\n".join(prepare(experiment.data, experiment.tokenizer).describe()))
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main)

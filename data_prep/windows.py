@@ -1,4 +1,7 @@
-"""Tokens on disk to training examples by index arithmetic, and the order of examples, computed and never stored."""
+"""Tokens on disk to training examples by index arithmetic, and the order of examples, computed and never stored.
+
+Each class here is a data set as PyTorch's loaders take them: a length and items by number.
+"""
 
 import hashlib
 import math
@@ -7,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from sections import ConfigError
 
@@ -50,7 +52,7 @@ class TokenArray:
         return vars(self) | {"_mapped": {}}  # a worker maps the files itself
 
 
-class Windows(Dataset):
+class Windows:
     """A flat array of tokens cut into windows of `length`, each beginning with the last token of the one before.
 
     A causal model predicts from a window of T tokens T - 1; the shared token makes each adjacent pair of the array a
@@ -74,7 +76,7 @@ class Windows(Dataset):
         return {"input_ids": self.ids.read(start, start + self.length)}
 
 
-class Documents(Dataset):
+class Documents:
     """One document an example, from its start token to its end token; one too long for `length` is a `ConfigError`.
 
     `documents` has where each one begins in `ids` (`start`) and how many of its tokens are a prompt (`prompt`).
@@ -105,7 +107,7 @@ class Documents(Dataset):
         return {"input_ids": ids, "prompt_length": int(self.prompts[index])}
 
 
-class Epochs(Dataset):
+class Epochs:
     """The examples of a whole run, epoch after epoch, each epoch in an order of its own.
 
     The example at position n of a run is a function of (`seed`, n): no order is stored, and a run goes on from any
@@ -113,7 +115,7 @@ class Epochs(Dataset):
     another size and so has made other items of the positions before.
     """
 
-    def __init__(self, examples: Dataset, seed: int, stop: int, shift: int = 0):
+    def __init__(self, examples: Sequence, seed: int, stop: int, shift: int = 0):
         self.examples, self.seed, self.stop, self.shift = examples, seed, stop, shift
 
     def __len__(self) -> int:

@@ -164,10 +164,11 @@ class SplitWriter:
     def _encode(self, documents: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lengths of the prompts and of what follows them, and all ids; the two parts are encoded apart."""
         if any("prompt" in document for document in documents):
-            ids, counts = self.encode([part for document in documents for part in parts_of(document)])
-            return counts[::2], counts[1::2], ids.astype(self.ids_type)
-        ids, counts = self.encode([document["text"] for document in documents])
-        return np.zeros_like(counts), counts, ids.astype(self.ids_type)
+            parts = [part for document in documents for part in parts_of(document)]
+            ids, counts = self.encode(parts, self.ids_type)
+            return counts[::2], counts[1::2], ids
+        ids, counts = self.encode([document["text"] for document in documents], self.ids_type)
+        return np.zeros_like(counts), counts, ids
 
     def _group(self, document: dict) -> int:
         """The number of the document's group, -1 for none."""
@@ -179,16 +180,16 @@ class SplitWriter:
 
     def _count(self, documents: list[dict], held_out: set[int] | None) -> np.ndarray:
         """Add the documents to the journal's sums; return hashes of their texts."""
-        journal, floor = self.journal, self.split.floor
-        texts = ["".join(parts_of(document)) for document in documents]
-        if floor is None:
-            journal.floor_nats = None
-        else:
-            journal.floor_nats += sum(map(floor, texts))
-        raw = [text.encode() for text in texts]
-        journal.text_bytes += sum(map(len, raw))
-        hashes = [xxhash.xxh3_64_intdigest(text) for text in raw]
-        journal.duplicates += sum(known in (held_out or ()) for known in hashes)
+        journal, floor, hashes = self.journal, self.split.floor, []
+        for document in documents:
+            known, size = _hash(parts_of(document))
+            hashes.append(known)
+            journal.text_bytes += size
+            journal.duplicates += held_out is not None and known in held_out
+            if floor is None:
+                journal.floor_nats = None
+            else:
+                journal.floor_nats += floor("".join(parts_of(document)))
         return np.array(hashes, dtype=np.uint64)
 
 
@@ -204,7 +205,7 @@ class TokenFile:
     def append(self, ids):
         """Add ids at the end."""
         array = np.asarray(ids, dtype=self.dtype)
-        self.file.write(array.tobytes())
+        self.file.write(memoryview(array).cast("B") if len(array) else b"")
         self.length += len(array)
 
     def close(self):
@@ -232,7 +233,10 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.bar.total = self.bar.n  # a limit that the source did not reach is no measure of what was done
+            self.bar.refresh()
         self.bar.close()
 
     def show(self, new_tokens: int, new_documents: int):
@@ -256,6 +260,17 @@ def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object]]:
             batch, size = [], 0
     if batch:
         yield batch, place
+
+
+def _hash(parts: tuple[str, str]) -> tuple[int, int]:
+    """A hash of a text, and its UTF-8 bytes, some MB at a time."""
+    hasher, size = xxhash.xxh3_64(), 0
+    for part in parts:
+        for start in range(0, len(part), CHARACTERS_A_BATCH):
+            piece = part[start : start + CHARACTERS_A_BATCH].encode()
+            hasher.update(piece)
+            size += len(piece)
+    return hasher.intdigest(), size
 
 
 def parts_of(document: dict) -> tuple[str, str]:

@@ -51,6 +51,14 @@ def test_the_manifest_says_what_there_is(corpus):
     assert (train["documents"], train["quarantined"], train["in_validation_too"]) == (15, 0, 0)
 
 
+def test_a_preparation_says_what_it_made(corpus, tmp_path):
+    with (tmp_path / "corpus.jsonl").open("a") as file:
+        file.write('{"text": ""}\nbad\n{"text": "document 1"}\n')
+    lines = "\n".join(prepare(corpus, TokenizerSection(kind="characters")).describe())
+    for words in ("16 documents", "1 records are no documents", "1 documents are empty", "1 training documents are in"):
+        assert words in lines
+
+
 def test_an_interrupted_preparation_goes_on(corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(writer, "TOKENS_A_SHARD", 40)
     monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 20)
