@@ -57,6 +57,8 @@ class DataSection:
     """The largest share of records that may be no documents; they are skipped and written down."""
     layout: Literal["packed", "documents"] = "packed"
     """packed: documents joined and cut into full windows; documents: one padded example each."""
+    reset_at_documents: bool = False
+    """With packed: attention and positions begin anew where a document does, so that none sees the one before."""
     context_length: int | None = None
     """Tokens a window; null means model.max_position_embeddings."""
     mask_first_n: int = 0
@@ -74,6 +76,8 @@ class DataSection:
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
         self._check_mixture()
+        if self.reset_at_documents and self.layout != "packed":
+            raise ConfigError("data.reset_at_documents has no effect with data.layout=documents; leave it out")
         if self.mask_up_to is not None and self.layout != "documents":
             raise ConfigError(
                 f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents; windows hold no whole example"

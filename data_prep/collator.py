@@ -10,6 +10,8 @@ import torch
 
 from sections import ConfigError, DataSection
 
+from .writer import start_token
+
 IGNORED = -100
 
 
@@ -21,11 +23,15 @@ class CausalLMCollator:
     Labels equal the inputs (the model shifts them), but for -100 on padding and on each example's prompt: its first
     `prompt_length` tokens, its first `mask_first_n` tokens, or its tokens up to and including the first
     `separator_id`, whichever reaches farthest. An example without the separator is a `ValueError`.
+
+    With `document_start_id` there are `position_ids` in place of the mask, 0 at each token that starts a document and
+    at the padding: from these alone transformers' attention keeps documents apart.
     """
 
     pad_token_id: int
     mask_first_n: int = 0
     separator_id: int | None = None
+    document_start_id: int | None = None
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         rows = [torch.as_tensor(example["input_ids"], dtype=torch.int64) for example in examples]
@@ -38,7 +44,17 @@ class CausalLMCollator:
             attention_mask[i, : len(row)] = 1
             prompt = self._prompt_length(row, example)
             labels[i, prompt : len(row)] = row[prompt:]
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.document_start_id is None:
+            return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        position_ids = self._positions(input_ids, attention_mask)
+        return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+
+    def _positions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Places in the document that each token belongs to. A token that ends one and starts the next is its first."""
+        places = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        ends = attention_mask.sum(1, keepdim=True)
+        starts = ((input_ids == self.document_start_id) & (places < ends)) | (places == ends)
+        return places - torch.where(starts, places, 0).cummax(1).values
 
     def _prompt_length(self, row: torch.Tensor, example: dict) -> int:
         lengths = [self.mask_first_n, example.get("prompt_length", 0)]
@@ -58,4 +74,5 @@ def build_collator(data: DataSection, tokenizer) -> CausalLMCollator:
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ConfigError(f"data.mask_up_to={data.mask_up_to!r} is {len(ids)} tokens; give text that is one token")
         separator = ids[0]
-    return CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator)
+    start = start_token(tokenizer) if data.reset_at_documents else None
+    return CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator, start)

@@ -48,7 +48,7 @@ class KindlingTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         targets_BT = inputs.pop("labels")[:, 1:]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits_BTV = model(**inputs).logits[:, :-1]
+            logits_BTV = model(**inputs, use_cache=False).logits[:, :-1]  # a cache would undo resets at documents
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         return None, nats.view_as(targets_BT).sum(-1), (targets_BT != -100).sum(-1)
 

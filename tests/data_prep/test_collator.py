@@ -83,3 +83,38 @@ def test_the_separator_of_a_section_must_be_one_token():
     for wrong in ("+2", "x"):
         with pytest.raises(ConfigError, match="give text that is one token"):
             build_collator(DataSection(mask_up_to=wrong, layout="documents"), tokenizer)
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 0, 5, 6, 7]), min_size=2, max_size=12), min_size=1, max_size=4))
+def test_positions_begin_anew_at_each_document_and_at_the_padding(rows):
+    batch = CausalLMCollator(pad_token_id=1, document_start_id=0)([{"input_ids": row} for row in rows])
+    assert batch.keys() == {"input_ids", "position_ids", "labels"}
+    for row, positions in zip(rows, batch["position_ids"].tolist(), strict=True):
+        expected = []
+        for place in range(len(positions)):
+            begins = place in (0, len(row)) or (place < len(row) and row[place] == 0)
+            expected.append(0 if begins else expected[-1] + 1)
+        assert positions == expected
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_no_document_of_a_window_sees_another(attention, position):
+    """With another first document the second one's logits are the same to the last bit."""
+    from transformers import AutoModelForCausalLM
+
+    from modeling.configuration_kindling import KindlingLlamaConfig
+
+    torch.manual_seed(0)
+    config = KindlingLlamaConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, position=position)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    first, other, second = [0, 5, 6, 7, 8], [0, 9, 10, 11, 12], [0, 20, 21, 22, 23, 24]
+    logits = []
+    for collate in (CausalLMCollator(1, document_start_id=0), CausalLMCollator(1)):
+        for before in (first, other):
+            batch = collate([{"input_ids": before + second}, {"input_ids": second}])
+            with torch.no_grad():
+                logits.append(model(**batch, use_cache=False).logits)
+    assert torch.equal(logits[0][0, 5:], logits[1][0, 5:])
+    assert not torch.equal(logits[2][0, 5:], logits[3][0, 5:])
+    torch.testing.assert_close(logits[0][0, 5:], logits[0][1, :6], atol=1e-5, rtol=1e-5)

@@ -2,7 +2,11 @@
 
 import json
 
-from data_prep.show import show
+import matplotlib.image
+import numpy as np
+
+from data_prep.collator import CausalLMCollator
+from data_prep.show import draw_batch, show
 
 CONFIG = """
 model: {max_position_embeddings: 32}
@@ -11,7 +15,8 @@ data: {source: %s, validation_source: %s, layout: documents, cache_dir: %s}
 """
 
 
-def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys):
+def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "2+2=", "completion": "4"}) + "\n")
     source = tmp_path / "pairs.jsonl"
     (tmp_path / "show.yaml").write_text(CONFIG % (source, source, tmp_path / "prepared"))
@@ -23,3 +28,15 @@ def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys):
         "-100",
         "5",
     ]
+    assert "picture: batch.png" in printed
+
+
+def test_the_picture_tells_documents_prompts_and_padding_apart(tmp_path):
+    end, pad = 0, 1
+    collate = CausalLMCollator(pad, mask_first_n=2)
+    batch = collate([{"input_ids": [end, 5, 6, end, 7, 8]}, {"input_ids": [end, 5, 6, 7]}])
+    path = draw_batch(batch, end, tmp_path / "batch.png")
+    colours = {tuple(colour) for row in matplotlib.image.imread(path)[:, :, :3].round(2) for colour in row}
+    for document in np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00]]):
+        assert tuple(document.astype(np.float32)) in colours
+    assert len(colours) > 4
