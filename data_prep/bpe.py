@@ -26,8 +26,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
 
     The vocabulary comes out smaller than asked where the texts hold too few different words. It is that of
-    `tokenizers.trainers.BpeTrainer`, ties and order included. Memory follows the different words: the texts pass
-    through files in the system's temporary folder.
+    `tokenizers.trainers.BpeTrainer`, ties and order included, but where letters newer than its Unicode tables occur.
+    Memory follows the different words: the texts pass through files in the system's temporary folder.
     """
     smallest = 256 + 2
     if vocab_size < smallest:

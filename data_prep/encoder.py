@@ -3,7 +3,10 @@
 import json
 import logging
 import re
+import sys
+import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 import gigatoken
 import numpy as np
@@ -11,7 +14,7 @@ from tokenizers import Regex, pre_tokenizers
 
 LOGGER = logging.getLogger(__name__)
 PIECE = 4_000_000
-"""Characters that are encoded at once: memory follows this, not the longest document."""
+"""Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
 RENEWED_AFTER = 64_000_000
 """Characters after which the fast encoder starts anew, for it remembers each word that it has met."""
 SAFE_CUT = re.compile(r"(?<=\w)[ \n]")
@@ -34,6 +37,7 @@ class Encoder:
     """Encodes texts as `tokenizer` does without special tokens: by gigatoken if that gives the same ids, else slowly.
 
     Both are compared on hard texts here and on the first texts that come; a difference is a warning and the slow way.
+    Texts with characters newer than Python's Unicode tables always go the slow way.
     With `parallel` it uses all cores.
     """
 
@@ -93,12 +97,24 @@ class Encoder:
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._fast is None:
             return _slowly(self.tokenizer, texts)
+        odd = [i for i, text in enumerate(texts) if not text.isascii() and _new_characters().search(text)]
+        if odd:
+            return self._encode_odd(texts, odd)
         self._since += sum(map(len, texts))
         if self._since > RENEWED_AFTER:
             self._fast, self._since = self._new_fast(), 0
         array = self._fast.encode_batch(texts, parallel=self.parallel).layout
         offsets = array.offsets.data
         return array.content.data[offsets[0] : offsets[-1]], np.diff(offsets)
+
+    def _encode_odd(self, texts: list[str], odd: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_encode`, but the odd texts by the tokenizer itself."""
+        slow, slow_counts = _slowly(self.tokenizer, [texts[i] for i in odd])
+        fast, counts = self._encode(["" if i in set(odd) else text for i, text in enumerate(texts)])
+        ids = np.insert(fast, np.repeat(np.cumsum(counts)[odd], slow_counts), slow)
+        counts = counts.copy()
+        counts[odd] = slow_counts
+        return ids, counts
 
     def _new_fast(self) -> gigatoken.Tokenizer | None:
         try:
@@ -116,6 +132,23 @@ class Encoder:
         if not (np.array_equal(ids, right) and np.array_equal(counts, right_counts)):
             LOGGER.warning("gigatoken gives other ids than this tokenizer, which therefore encodes by itself, slowly")
             self._fast = None
+
+
+@lru_cache(maxsize=1)
+def _new_characters() -> re.Pattern:
+    """Characters that Python's Unicode tables do not know.
+
+    Of these the two encoders' tables may differ in which are letters, and so in where a word ends.
+    """
+    ranges, start = [], None
+    for code in range(sys.maxunicode + 2):
+        is_new = code <= sys.maxunicode and unicodedata.category(chr(code)) == "Cn"
+        if is_new and start is None:
+            start = code
+        elif not is_new and start is not None:
+            ranges.append(rf"\U{start:08x}-\U{code - 1:08x}")
+            start = None
+    return re.compile(f"[{''.join(ranges)}]")
 
 
 def _slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

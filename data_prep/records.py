@@ -23,6 +23,8 @@ from sections import ConfigError
 
 ROWS_A_BATCH = 1000
 BLOCK = 1 << 20
+PACKED_BLOCK = 1 << 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pyarrow.ArrowException)
 
 
@@ -77,7 +79,7 @@ def _json_lines(path: Path, fields: list[str], sample_by: str, start: int) -> It
                 _refuse_array(path, line)
             size = len(line)
             if number >= start:
-                row = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line)
+                row = _parse(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
                 del line  # it may be 100 MB long, and so may the row be
                 yield Record(number, offset, row, file.tell())
             offset += size
@@ -121,11 +123,7 @@ def _parquet_rows(path: Path, fields: list[str], sample_by: str, start: int) -> 
 
 def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
     """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 costs its own row only."""
-    columns = []
-    for column in batch.columns:
-        is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
-        columns.append((column.cast(pyarrow.large_binary()) if is_text else column).to_pylist())
-    for row in zip(*columns, strict=True):
+    for row in zip(*map(_values, batch.columns), strict=True):
         values = zip(batch.schema.names, row, strict=True)
         try:
             yield {name: value.decode() if isinstance(value, bytes) else value for name, value in values}
@@ -133,8 +131,27 @@ def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
             yield Bad(f"invalid UTF-8 at byte {error.start} of the text")
 
 
+def _values(column: pyarrow.Array) -> list:
+    """A column's values, texts as bytes; None for one with text inside that cannot be decoded."""
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    column = column.cast(pyarrow.large_binary()) if is_text else column
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pyarrow.Scalar):
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
+
+
 def _texts(path: Path, fields: list[str], sample_by: str, start: int) -> Iterator[Record]:
     with path.open("rb") as file, _unpacked(path, file) as stream:
+        if stream.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):  # which is no text
+            stream.read(len(BYTE_ORDER_MARK))
         for number, (offset, text) in enumerate(SAMPLES.get(sample_by, _between)(stream, sample_by)):
             if number >= start:
                 yield Record(number, offset, _text_row(fields[0], text), file.tell())
@@ -177,23 +194,53 @@ def _whole(stream: BinaryIO, sample_by: str) -> Iterator[tuple[int, bytes]]:  # 
 
 def _between(stream: BinaryIO, separator: str) -> Iterator[tuple[int, bytes]]:
     """What stands between separators, newlines around it aside."""
-    mark, kept, offset = separator.encode(), b"", 0
+    mark, kept, offset = separator.encode(), [b""], 0
     while block := stream.read(BLOCK):
-        *texts, kept = (kept + block).split(mark)
-        for text in texts:
-            yield offset, text.strip(b"\r\n")
-            offset += len(text) + len(mark)
-    if kept.strip(b"\r\n"):
-        yield offset, kept.strip(b"\r\n")
+        border = kept[-1][-len(mark) :] + block  # where a separator can be new
+        kept.append(block)
+        if mark in border or len(kept[-2]) < len(mark):
+            *texts, last = b"".join(kept).split(mark)
+            for text in texts:
+                yield offset, text.strip(b"\r\n")
+                offset += len(text) + len(mark)
+            kept = [last]
+    last = b"".join(kept)
+    if last.strip(b"\r\n"):
+        yield offset, last.strip(b"\r\n")
 
 
 def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
     unpack = UNPACKED.get(path.suffix.lower())
-    return io.BufferedReader(unpack(file), BLOCK) if unpack else file
+    return io.BufferedReader(unpack(file) if unpack else file, BLOCK)
 
 
-def _zstd(file: BinaryIO) -> BinaryIO:
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+class _Zstd(io.RawIOBase):
+    """Frames of Zstandard, one after another; zstandard's own reader takes a frame that breaks off for the end."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.frame = file, None
+        self.packed, self.plain = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer) -> int:
+        """As all raw streams."""
+        while not self.plain:
+            self.packed = self.packed or self.file.read(PACKED_BLOCK)
+            if not self.packed:
+                if self.frame is not None and not self.frame.eof:
+                    raise EOFError("it ends inside a frame")
+                return 0
+            if self.frame is None or self.frame.eof:
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.plain = memoryview(self.frame.decompress(self.packed))
+            self.packed = self.frame.unused_data if self.frame.eof else b""
+        size = min(len(buffer), len(self.plain))
+        buffer[:size] = self.plain[:size]
+        self.plain = self.plain[size:]
+        return size
 
 
 def kind_of(value) -> str:
@@ -204,7 +251,7 @@ def kind_of(value) -> str:
 
 UNPACKED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".gz": gzip.open,
-    ".zst": _zstd,
+    ".zst": _Zstd,
     ".xz": lzma.open,
     ".bz2": bz2.open,
 }

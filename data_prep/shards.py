@@ -7,16 +7,17 @@ size passes through the disk space of two shards, and nothing unverified is ever
 import atexit
 import hashlib
 import logging
-import os
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
 from sections import ConfigError
@@ -26,6 +27,7 @@ ATTEMPTS = 8
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 PATHS_A_REQUEST = 500
+PREFIX = ".kindling-shards-"
 PERMANENT = (
     errors.RepositoryNotFoundError,
     errors.RevisionNotFoundError,
@@ -110,13 +112,25 @@ class Spool:
 
     def __init__(self):
         self.copies: dict[HubShard, Path] = {}
+        self.folder: Path | None = None
+        self.lock: FileLock | None = None
 
-    @property
-    def folder(self) -> Path:
-        return Path(constants.HF_HUB_CACHE) / f".kindling-shards-{os.getpid()}"
+    def _open_folder(self):
+        """A folder of this process's own, under a lock; those of processes that were killed are removed."""
+        cache = Path(constants.HF_HUB_CACHE)
+        cache.mkdir(parents=True, exist_ok=True)
+        for left in cache.glob(f"{PREFIX}*"):
+            with suppress(Timeout), FileLock(left / "lock", timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
+        self.lock = FileLock(self.folder / "lock")
+        self.lock.acquire()
+        atexit.register(self.clear)
 
     def fetch(self, shard: HubShard) -> Path:
         """A verified copy of a shard, downloaded unless it is here already."""
+        if self.folder is None:
+            self._open_folder()
         if shard not in self.copies:
             copy = patiently(f"shard {shard.name}", lambda: self._download(shard))
             if not shard.matches(copy):
@@ -131,7 +145,6 @@ class Spool:
         return self.copies[shard]
 
     def _download(self, shard: HubShard) -> Path:
-        atexit.register(self.clear)
         place = self.folder / shard.commit
         path = hf_hub_download(
             shard.repository, shard.file, repo_type="dataset", revision=shard.commit, local_dir=place, tqdm_class=None
@@ -139,6 +152,7 @@ class Spool:
         return Path(path)
 
     def clear(self):
+        """Remove all copies."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -106,7 +106,7 @@ class LocalFiles:
         """The files there are, in the order they are read in."""
         path = Path(self.pattern).expanduser()
         if path.is_dir():
-            return sorted(file for file in path.rglob("*") if format_of(file))
+            return sorted(file for file in path.rglob("*") if file.is_file() and format_of(file))
         return [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
 
     def splits(self, data: DataSection) -> dict[str, Split]:

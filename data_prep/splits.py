@@ -4,11 +4,12 @@ A document is a dictionary with `text`, or with `prompt` and `completion`, and w
 groups apart.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import orjson
 
 from .reading import Fault, Reading
 from .records import Bad, kind_of, read_records
@@ -86,14 +87,17 @@ class Fields:
                 return Bad(f"{name} is {kind_of(row[name])}; it must be text")
         document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
         if self.group:
-            document["group"] = str(_inside(row, self.group))
+            try:
+                document["group"] = str(_inside(row, self.group))
+            except orjson.JSONDecodeError as error:
+                return Bad(f"{self.group} is no JSON: {error.msg}")
         return document
 
 
 def _inside(row: dict, path: str):
     """The value at a dotted path; objects may be written as text, as parquet files have them."""
     for name in path.split("."):
-        row = json.loads(row) if isinstance(row, str) and row.startswith("{") else row
+        row = orjson.loads(row) if isinstance(row, str) and row.startswith("{") else row
         row = row.get(name) if isinstance(row, dict) else None
     return row
 
@@ -124,6 +128,8 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
     """A file's documents from record `start` on, each with the number of the record after it."""
     with shard.open() as path:
         after = start
+        if path.stat().st_size == 0:
+            reading.fault(Fault(shard.name, 0, None, "an empty file"))
         for record in read_records(path, fields.columns, fields.sample_by, start, shard.name):
             after, reading.bytes = record.number + 1, before + record.read
             document = fields.document(record.fields)
@@ -134,8 +140,6 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
             elif document is not None:
                 reading.document()
                 yield document, after
-        if after == 0:
-            reading.fault(Fault(shard.name, 0, None, "an empty file"))
 
 
 def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:

@@ -25,6 +25,7 @@ from config import one_sentence
 from sections import ConfigError, DataSection, TokenizerSection
 
 from .bpe import END, PAD, train_bpe
+from .encoder import Encoder
 from .reading import Reading
 from .sources import open_corpus
 from .splits import Split
@@ -37,7 +38,10 @@ UNKNOWN = "<|unknown|>"
 
 def train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
     """Each character of the texts is a token; others become the unknown token."""
-    return _character_level(sorted(set().union(*texts)))
+    characters = set()
+    for text in texts:
+        characters.update(text)
+    return _character_level(sorted(characters))
 
 
 def train_numbers(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
@@ -166,18 +170,22 @@ class Texts:
         self.documents = self.bytes = 0
 
     def __iter__(self) -> Iterator[str]:
-        reading = Reading(self.split.bad_records)
+        reading, seen = Reading(self.split.bad_records), 0
+        limits = [limit for limit in (self.most_documents, self.split.documents) if limit]
         by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
         by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
         with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
             for document, _ in self.split.read_from(None, reading):
                 text = text_of(document)
                 size = len(text.encode())
-                if self.most_bytes:
-                    # No more than the share of the files that has been read, so that texts come from all of it.
-                    share = reading.bytes / self.split.size if self.split.size else 1.0
+                seen += 1
+                if self.most_bytes and self.documents:
+                    # No more than the share of files or documents that has been read: texts come from all of it.
+                    shares = [seen / limit for limit in limits]
+                    shares += [reading.bytes / self.split.size] if self.split.size else []
+                    share = max(shares, default=1.0)
                     if self.bytes + size > self.most_bytes * share:
-                        if share == 1.0:
+                        if share >= 1.0:
                             break
                         continue
                 self.documents += 1
@@ -195,7 +203,7 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
     ordinary = {token: size for token, size in tokens.items() if token not in tokenizer.all_special_tokens}
     longest = max(ordinary.values(), default=0)
     texts = [text_of(document) for document in itertools.islice(held_out, 1000)]
-    ids = sum(len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else 0
+    ids = len(Encoder(tokenizer)(texts)[0])
     return {
         "vocabulary": len(tokenizer),
         "longest_token_bytes": longest,
@@ -235,7 +243,7 @@ def _peak_memory() -> int:
 
 def size_in_bytes(text: str) -> int:
     """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
-    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d\d?)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise ConfigError(f"--bytes {text} is no size; write 500MB or 2.2GB")
     return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))

@@ -32,6 +32,7 @@ from .windows import Documents, TokenArray, Windows
 from .writer import Journal, SplitWriter, sha256, write_whole
 
 FORMAT = 3
+LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,18 @@ def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(data.cache_dir) / f"{_name(data)}-{section.kind}-{fingerprint}"
     if not (folder / "manifest.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # another process may be making the same
-            try:
+        locks = folder.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / folder.name):  # another process may be making the same
+            if not (folder / "manifest.json").exists():
+                folder.mkdir(exist_ok=True)
                 _prepare(folder, {"validation": validation, "train": train}, section, data)
-            except ConfigError:
-                if not any(folder.glob("*/0*.npy")):
-                    shutil.rmtree(folder)
-                raise
     return PreparedData(folder)
 
 
 def _name(data: DataSection) -> str:
-    return "-".join(Path(name).stem for name in data.mixture) if data.mixture else Path(data.source).stem
+    names = "-".join(Path(name).stem for name in data.mixture or [data.source])
+    return names[:LONGEST_NAME]
 
 
 def _prepare(folder: Path, splits: dict[str, Split], section: TokenizerSection, data: DataSection):

@@ -113,19 +113,20 @@ class SplitWriter:
         journal, name = self.journal, f"{len(self.journal.shards):05}"
         abouts, hashes = [np.empty(0, DOCUMENT)], [np.empty(0, np.uint64)]
         ids = TokenFile(self.folder / f".{name}.npy", self.ids_type)
-        for batch, place in _batches(documents):
+        for batch, place, is_last in _batches(documents):
             abouts.append(self._write_batch(ids, batch))
             hashes.append(self._count(batch, held_out))
             journal.place = place
             progress.show(ids.length, sum(map(len, abouts)))
+            journal.finished = is_last
             if ids.length >= TOKENS_A_SHARD:
                 break
         else:
             journal.finished = True
         ids.close()
         about = np.concatenate(abouts)
-        np.save(self.folder / f".{name}.documents.npy", about)
-        np.save(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
+        _save(self.folder / f".{name}.documents.npy", about)
+        _save(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
         if len(about):
             kept = ("documents.npy", "npy") if held_out is not None else ("hashes.npy", "documents.npy", "npy")
             for part in kept:
@@ -249,17 +250,25 @@ class Progress:
         self.bar.update(done - self.bar.n)
 
 
-def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object]]:
-    """Documents of some MB together, and the place after them."""
+def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
+    """Documents of some MB together, the place after them, and whether there is nothing more to read."""
     batch, size = [], 0
     for document, place in documents:
         batch.append(document)
         size += sum(map(len, parts_of(document)))
         if size >= CHARACTERS_A_BATCH:
-            yield batch, place
+            yield batch, place, False
             batch, size = [], 0
     if batch:
-        yield batch, place
+        yield batch, place, True
+
+
+def _save(path: Path, array: np.ndarray):
+    """As `np.save`, and on the disk when it returns: the journal will count on it."""
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _hash(parts: tuple[str, str]) -> tuple[int, int]:

@@ -44,6 +44,11 @@ def test_same_ids_where_special_tokens_are_spelled(text):
     assert not set(rows(FAST, [text])[0]) & {BPE.eos_token_id, BPE.pad_token_id}
 
 
+def test_letters_of_newer_unicode_have_the_tokenizers_ids():
+    texts = ["plain", "new \ua7cf letter\ua7cf", "", "\U000323b0\U000323b1 x", "\u088f", "also plain"]
+    assert rows(FAST, texts) == right(BPE, texts)
+
+
 @given(st.text(st.sampled_from("ab1_. \n\t\u3000\u2028'"), max_size=200), st.integers(1, 30))
 def test_cut_text_has_the_ids_of_uncut_text(text, piece):
     with pytest.MonkeyPatch.context() as patch:

@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_prep import records
 from data_prep.reading import Fault, Reading
 from data_prep.records import read_records
 from data_prep.shards import LocalShard
@@ -169,7 +170,7 @@ def test_no_bytes_are_a_traceback(tmp_path_factory, raw, suffix):
             document["text"].encode()
 
 
-@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.xz", "jsonl.bz2", "parquet"])
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "jsonl.xz", "jsonl.bz2", "parquet"])
 def test_a_file_that_breaks_off_is_one_sentence(tmp_path, suffix):
     path = tmp_path / f"corpus.{suffix}"
     if suffix == "parquet":
@@ -177,7 +178,7 @@ def test_a_file_that_breaks_off_is_one_sentence(tmp_path, suffix):
         whole = path.read_bytes()
     else:
         whole = PACK[suffix]((GOOD + b"\n") * 5000)
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(ConfigError, match=r"is damaged after record \d+: .*; get the file again"):
         read(path)
 
@@ -224,6 +225,31 @@ def test_documents_between_separators(tmp_path_factory, texts):
     stripped = [text.strip("\r\n") for text in texts]
     assert [document["text"] for document in documents] == [text for text in stripped if text]
     assert reading.empty == sum(not text for text in stripped)
+
+
+@given(st.text(st.sampled_from("ab<|e"), max_size=40), st.integers(1, 7))
+def test_separators_are_found_across_blocks(tmp_path_factory, text, block):
+    path = tmp_path_factory.mktemp("stories") / "stories.txt"
+    path.write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "BLOCK", block)
+        documents, _, _ = read(path, sample_by="<|e")
+    assert [document["text"] for document in documents] == [part for part in text.split("<|e") if part]
+
+
+def test_a_group_that_cannot_be_read_is_a_fault(tmp_path):
+    metas = ["{x} not json", '{"name": "\\ud800"}', "{}"]
+    rows = [{"text": str(i), "meta": meta} for i, meta in enumerate(metas)]
+    (tmp_path / "pile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents, _, faults = read(tmp_path / "pile.jsonl", group="meta.name")
+    assert documents == [{"text": "2", "group": "None"}]
+    assert [fault["reason"].startswith("meta.name is no JSON") for fault in faults] == [True, True]
+
+
+@pytest.mark.parametrize("sample_by", ["paragraph", "line", "document", "|"])
+def test_a_byte_order_mark_of_plain_text_is_no_text(tmp_path, sample_by):
+    (tmp_path / "corpus.txt").write_bytes(b"\xef\xbb\xbfgood")
+    assert read(tmp_path / "corpus.txt", sample_by=sample_by)[0] == [{"text": "good"}]
 
 
 def test_groups_are_read_by_path(tmp_path):

@@ -204,11 +204,21 @@ def test_a_byte_budget_is_spread_over_the_files(tmp_path, count):
         assert len(chosen.split.identity["shards"]) == 4
 
 
-def test_a_budget_of_an_endless_source_is_its_beginning():
-    train, _ = open_corpus(DataSection(source="fables"))
-    chosen = Texts(train, None, 20_000)
-    assert list(chosen) == [fables.fable("0", index) for index in range(chosen.documents)]
-    assert 19_000 < chosen.bytes <= 20_000
+@pytest.mark.parametrize(("limits", "most"), [((None, 400), 20_000), ((400, None), 20_000), ((2000, 400), 50_000)])
+def test_a_budget_is_spread_over_the_documents_that_are_read(limits, most):
+    """Whether the experiment limits them or the tokenizer's section."""
+    train, _ = open_corpus(DataSection(source="fables", train_documents=limits[0]))
+    stories = [fables.fable("0", index) for index in range(400)]
+    chosen = Texts(train, limits[1], most)
+    texts = list(chosen)
+    assert 0.9 * most < chosen.bytes <= most or chosen.documents == limits[1]
+    if limits != (2000, 400):
+        places = [stories.index(text) for text in texts]
+        assert sum(place >= 200 for place in places) > 0.4 * len(places)
+
+
+def test_one_text_is_learnt_from_whatever_the_budget():
+    assert list(Texts(split_of("longer than that"), None, 3)) == ["longer than that"]
 
 
 @pytest.mark.parametrize(("text", "size"), [("500MB", 5e8), ("2.2GB", 2.2e9), ("1e6", 1e6), ("12 kb", 12e3), ("7", 7)])

@@ -15,7 +15,7 @@ from data_prep.reading import Fault
 from data_prep.splits import Split
 from data_prep.tokenizer import train_bpe, train_characters, wrap
 from data_prep.windows import Documents, TokenArray
-from data_prep.writer import SplitWriter, TokenFile
+from data_prep.writer import Journal, SplitWriter, TokenFile
 from sections import ConfigError
 
 TOKENIZER = wrap(train_characters(["abcdefghij "], 0))
@@ -123,8 +123,28 @@ class Killed(BaseException):
     """As good as a kill: nothing catches it."""
 
 
-@given(st.lists(st.integers(0, 200), max_size=5), st.integers(0, 2**32))
+def killed_at(method, calls: int, after: bool):
+    """The method, but that its n-th call is the process's end, before or after it."""
+    counter = count()
+
+    def fail(*arguments):
+        call = next(counter)
+        if call == calls and not after:
+            raise Killed
+        result = method(*arguments)
+        if call == calls:
+            raise Killed
+        return result
+
+    return fail
+
+
+KILLS = st.tuples(st.sampled_from(["_encode", "_count", "save"]), st.integers(0, 40), st.booleans())
+
+
+@given(st.lists(KILLS, max_size=5), st.integers(0, 2**32))
 def test_any_interruption_leaves_the_same_bytes(tmp_path_factory, kills, seed):
+    """Kills before and after the n-th encoding, counting or writing of the journal."""
     generator = np.random.default_rng(seed)
     documents = [
         None if generator.random() < 0.1 else {"text": "abcdefghij "[: generator.integers(11)] * generator.integers(4)}
@@ -135,16 +155,10 @@ def test_any_interruption_leaves_the_same_bytes(tmp_path_factory, kills, seed):
         patch.setattr(writer, "TOKENS_A_SHARD", 40)
         patch.setattr(writer, "CHARACTERS_A_BATCH", 12)
         write(one, split_of(*documents))
-        for calls in kills:
+        for name, calls, after in kills:
             with pytest.MonkeyPatch.context() as fault:
-                counter, encode = count(), SplitWriter._encode
-
-                def fail(self, documents, counter=counter, calls=calls, encode=encode):
-                    if next(counter) == calls:
-                        raise Killed
-                    return encode(self, documents)
-
-                fault.setattr(SplitWriter, "_encode", fail)
+                place = Journal if name == "save" else SplitWriter
+                fault.setattr(place, name, killed_at(getattr(place, name), calls, after))
                 try:
                     write(other, split_of(*documents))
                 except Killed:

@@ -1,19 +1,18 @@
 """A run goes on at the very next example: in any epoch, with any accumulation, and with batches of another size."""
 
-import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
 from data_prep.windows import Epochs, TokenArray, Windows
 from modeling.configuration_kindling import KindlingGPTConfig
 from sections import ConfigError
-from training.position import FILE, DataPosition, run_positions
+from training.position import DataPosition, run_positions
 from training.trainer import KindlingTrainer
 
 LENGTH = 6
@@ -170,6 +169,27 @@ def test_evaluation_by_epochs_is_by_epochs_of_the_data(tmp_path):
 def test_other_data_or_another_order_is_refused(tmp_path, changes, complaint):
     train(tmp_path, stop=2, max_steps=4)
     checkpoint = tmp_path / "checkpoint-2"
-    assert json.loads((checkpoint / FILE).read_text())["position"] == 4
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    assert state.stateful_callbacks["DataPosition"]["attributes"]["position"] == 4
     with pytest.raises(ConfigError, match=complaint):
         train(tmp_path, checkpoint=str(checkpoint), max_steps=4, **changes)
+
+
+@pytest.mark.parametrize("name", ["ignore_data_skip", "dataloader_drop_last"])
+def test_what_would_lose_examples_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"training.{name} would lose or repeat examples"):
+        train(tmp_path, max_steps=2, **{name: True})
+
+
+def test_a_checkpoint_of_unknown_position_is_refused(tmp_path):
+    train(tmp_path, stop=2, max_steps=4)
+    path = tmp_path / "checkpoint-2" / "trainer_state.json"
+    path.write_text(path.read_text().replace("DataPosition", "AnotherCallback"))
+    with pytest.raises(ConfigError, match="does not say where it is in its data"):
+        train(tmp_path, checkpoint=str(path.parent), max_steps=4)
+
+
+def test_fewer_epochs_than_were_seen_are_refused(tmp_path):
+    train(tmp_path, stop=6, num_train_epochs=2)
+    with pytest.raises(ConfigError, match=r"has seen 12 of 7 examples, the run is finished"):
+        train(tmp_path, checkpoint=str(tmp_path / "checkpoint-6"), num_train_epochs=1, per_device_train_batch_size=1)
