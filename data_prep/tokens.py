@@ -26,10 +26,11 @@ from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
 from .encoder import Encoder
+from .files import sha256, write_whole
 from .sources import open_corpus
 from .splits import Split
 from .windows import Documents, TokenArray, Windows
-from .writer import Journal, SplitWriter, sha256, write_whole
+from .writer import Journal, SplitWriter
 
 FORMAT = 3
 LONGEST_NAME = 60

@@ -5,7 +5,6 @@ hashes of its texts (`00000.hashes.npy`). `journal.json` says what there is so f
 `quarantine.jsonl` has what was no document.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from sections import ConfigError
 
 from .encoder import Encoder
+from .files import TokenFile, save_array, sha256, write_whole
 from .reading import Reading
 from .splits import Split
 
@@ -125,8 +125,8 @@ class SplitWriter:
             journal.finished = True
         ids.close()
         about = np.concatenate(abouts)
-        _save(self.folder / f".{name}.documents.npy", about)
-        _save(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
+        save_array(self.folder / f".{name}.documents.npy", about)
+        save_array(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
         if len(about):
             kept = ("documents.npy", "npy") if held_out is not None else ("hashes.npy", "documents.npy", "npy")
             for part in kept:
@@ -194,34 +194,6 @@ class SplitWriter:
         return np.array(hashes, dtype=np.uint64)
 
 
-class TokenFile:
-    """An `.npy` file of one dimension that grows: appended to as it comes, its length written at the end."""
-
-    def __init__(self, path: Path, dtype):
-        self.file = path.open("wb")
-        self.dtype = np.dtype(dtype)
-        self.length = 0
-        self._write_header()
-
-    def append(self, ids):
-        """Add ids at the end."""
-        array = np.asarray(ids, dtype=self.dtype)
-        self.file.write(memoryview(array).cast("B") if len(array) else b"")
-        self.length += len(array)
-
-    def close(self):
-        """Write the length, and all of it to the disk."""
-        self.file.seek(0)
-        self._write_header()  # numpy pads headers so that a longer first dimension fits in the same place
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def _write_header(self):
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-
 class Progress:
     """A bar of a split's preparation: documents, tokens, MB of text a second, and the time left where it is known."""
 
@@ -263,14 +235,6 @@ def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
         yield batch, place, True
 
 
-def _save(path: Path, array: np.ndarray):
-    """As `np.save`, and on the disk when it returns: the journal will count on it."""
-    with path.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _hash(parts: tuple[str, str]) -> tuple[int, int]:
     """A hash of a text, and its UTF-8 bytes, some MB at a time."""
     hasher, size = xxhash.xxh3_64(), 0
@@ -290,19 +254,3 @@ def parts_of(document: dict) -> tuple[str, str]:
 def start_token(tokenizer) -> int:
     """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
-def write_whole(path: Path, text: str):
-    """Write a text file so that a crash leaves the old one or the new one."""
-    staging = path.with_name(f".{path.name}")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staging, path)
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep import writer
 from data_prep.encoder import Encoder
+from data_prep.files import TokenFile
 from data_prep.reading import Fault
 from data_prep.splits import Split
 from data_prep.tokenizer import train_bpe, train_characters, wrap
 from data_prep.windows import Documents, TokenArray
-from data_prep.writer import Journal, SplitWriter, TokenFile
+from data_prep.writer import Journal, SplitWriter
 from sections import ConfigError
 
 TOKENIZER = wrap(train_characters(["abcdefghij "], 0))

@@ -1,0 +1,59 @@
+"""Files that are whole or not there, and on the disk before anything counts on them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class TokenFile:
+    """An `.npy` file of one dimension that grows: appended to as it comes, its length written at the end."""
+
+    def __init__(self, path: Path, dtype):
+        self.file = path.open("wb")
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self._write_header()
+
+    def append(self, ids):
+        """Add ids at the end."""
+        array = np.asarray(ids, dtype=self.dtype)
+        self.file.write(memoryview(array).cast("B") if len(array) else b"")
+        self.length += len(array)
+
+    def close(self):
+        """Write the length, and all of it to the disk."""
+        self.file.seek(0)
+        self._write_header()  # numpy pads headers so that a longer first dimension fits in the same place
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    def _write_header(self):
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def save_array(path: Path, array: np.ndarray):
+    """As `np.save`, and on the disk when it returns: the journal will count on it."""
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(path: Path, text: str):
+    """Write a text file so that a crash leaves the old one or the new one."""
+    staging = path.with_name(f".{path.name}")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staging, path)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
