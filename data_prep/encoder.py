@@ -17,6 +17,8 @@ PIECE = 4_000_000
 """Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
 RENEWED_AFTER = 64_000_000
 """Characters after which the fast encoder starts anew, for it remembers each word that it has met."""
+FIRST_LONG = "\U00010000"
+LONG = re.compile("[\U00010000-\U0010ffff]")
 SAFE_CUT = re.compile(r"(?<=\w)[ \n]")
 """Before white space that follows a letter or digit: there our pre-tokenizers end a piece in any case."""
 HARD_TEXTS = [
@@ -97,7 +99,7 @@ class Encoder:
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._fast is None:
             return _slowly(self.tokenizer, texts)
-        odd = [i for i, text in enumerate(texts) if not text.isascii() and _new_characters().search(text)]
+        odd = [i for i, text in enumerate(texts) if _has_new_characters(text)]
         if odd:
             return self._encode_odd(texts, odd)
         self._since += sum(map(len, texts))
@@ -134,21 +136,22 @@ class Encoder:
             self._fast = None
 
 
-@lru_cache(maxsize=1)
-def _new_characters() -> re.Pattern:
-    """Characters that Python's Unicode tables do not know.
+def _has_new_characters(text: str) -> bool:
+    """Whether a text has characters that Python's Unicode tables do not know.
 
     Of these the two encoders' tables may differ in which are letters, and so in where a word ends.
     """
-    ranges, start = [], None
-    for code in range(sys.maxunicode + 2):
-        is_new = code <= sys.maxunicode and unicodedata.category(chr(code)) == "Cn"
-        if is_new and start is None:
-            start = code
-        elif not is_new and start is not None:
-            ranges.append(rf"\U{start:08x}-\U{code - 1:08x}")
-            start = None
-    return re.compile(f"[{''.join(ranges)}]")
+    if text.isascii():
+        return False
+    new, new_and_short = _new_characters()
+    return bool(new_and_short.search(text)) or (bool(LONG.search(text)) and not new.isdisjoint(text))
+
+
+@lru_cache(maxsize=1)
+def _new_characters() -> tuple[frozenset[str], re.Pattern]:
+    """All of them, and a pattern of those below U+10000, for which patterns are fast."""
+    new = frozenset(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cn")
+    return new, re.compile(f"[{''.join(sorted(char for char in new if char < FIRST_LONG))}]")
 
 
 def _slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
