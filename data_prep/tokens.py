@@ -78,7 +78,11 @@ def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
         with FileLock(locks / folder.name):  # another process may be making the same
             if not (folder / "manifest.json").exists():
                 folder.mkdir(exist_ok=True)
-                _prepare(folder, {"validation": validation, "train": train}, section, data)
+                try:
+                    _prepare(folder, {"validation": validation, "train": train}, section, data)
+                finally:
+                    if not any(folder.iterdir()):  # nothing that a next attempt could go on with
+                        folder.rmdir()
     return PreparedData(folder)
 
 

@@ -124,7 +124,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
 
 def test_a_finished_run_is_not_trained_on(tiny):
     before = {path: path.stat().st_mtime_ns for path in tiny.iterdir()}
-    with pytest.raises(ConfigError, match="has made 20 of 20 steps, the run is finished"):
+    with pytest.raises(ConfigError, match="has seen 160 of 160 examples, the run is finished"):
         train_lm.main(str(tiny.parent / "tiny.yaml"), ["training.resume_from_checkpoint=true"])
     assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before
 
@@ -254,7 +254,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
     assert error.startswith("train_lm.py: ")
     assert complaint in error
     assert not (tmp_path / "run").exists()
-    assert not list((tmp_path / "prepared").glob(".*")) if (tmp_path / "prepared").exists() else True
+    assert {path.name for path in (tmp_path / "prepared").glob(".*")} <= {".locks"}
+    assert all(any(folder.iterdir()) for folder in (tmp_path / "prepared").glob("[!.]*"))
 
 
 def train_config(name: str, folder: Path, *overrides: str) -> dict:
