@@ -194,6 +194,7 @@ class Texts:
                 yield text
                 if self.documents == self.most_documents:
                     break
+            bar.total = bar.n  # a budget that there was not enough text for is no measure
             bar.set_postfix_str("learning from them")
 
 
@@ -264,10 +265,14 @@ def main():
     )
     parser.add_argument("--text-field", help="column of the text (default: the source's)")
     parser.add_argument("--sample-by", help="a document of plain text: paragraph, line, document or a separator")
-    parser.add_argument("--output", type=Path, help="folder for the tokenizer (default: tokenizers/SOURCE-SIZE)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the tokenizer (default: prepared/tokenizers/SOURCE-SIZE)"
+    )
     arguments = parser.parse_args()
     with one_sentence("data_prep.tokenizer"):
-        folder = arguments.output or Path("tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
+        folder = (
+            arguments.output or Path("prepared", "tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
+        )
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose another --output")
         size = size_in_bytes(arguments.bytes) if arguments.bytes else None
