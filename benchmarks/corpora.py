@@ -54,7 +54,7 @@ def encoding(name: str) -> dict:
         started = time.process_time()
         rows = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         seconds["tokenizers"].append(time.process_time() - started)
-        encode = Encoder(tokenizer, parallel=False)  # anew: nothing is remembered from the round before
+        encode = Encoder(tokenizer)  # anew: nothing is remembered from the round before
         encode(texts[:1])  # compares both ways, once a run
         started = time.process_time()
         ids, _ = encode(texts)

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from sections import ConfigError
 END, PAD = "<|endoftext|>", "<|pad|>"
 NO_TEXT = b"\xff\xfe\xff"
 """Bytes that no UTF-8 text holds: what separates texts in a file."""
-BLOCK = 4_000_000
 FILE_SIZE = 64_000_000
 Merges = list[tuple[bytes, bytes]]
 
@@ -38,8 +37,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             # No special tokens for it: it would take them out of the text.
             source = gigatoken.TextFileSource(files, NO_TEXT)
             _, merges = gigatoken.train_bpe(source, vocab_size - 2, [], tie_breaking="huggingface")
-        merges = list(dict.fromkeys(merges))
-        return _tokenizer(merges[: _learnt(merges, files)])
+            merges = list(dict.fromkeys(merges))
+            learnt = _learnt(merges, files)
+        return _tokenizer(merges[:learnt])
 
 
 def _write(texts: Iterable[str], folder: Path) -> list[Path]:
@@ -82,8 +82,8 @@ def _learnt(merges: Merges, files: list[Path]) -> int:
     encoder = gigatoken.Tokenizer.from_json(json.dumps(state | {"added_tokens": []}))
     ids = {token: index for index, token in encoder.vocab.items()}
     used = np.zeros(encoder.vocab_size, dtype=bool)
-    for texts in _blocks(files):
-        used[encoder.encode_batch(texts).layout.content.data] = True
+    for file in files:
+        used[encoder.encode_files(gigatoken.TextFileSource([file], NO_TEXT)).layout.content.data] = True
         if tokens and used[ids[tokens[-1]]]:
             return len(merges)
     needed = {token for token in tokens if used[ids[token]]}
@@ -93,20 +93,9 @@ def _learnt(merges: Merges, files: list[Path]) -> int:
     return next((index for index, token in enumerate(tokens) if token not in needed), len(tokens))
 
 
-def _blocks(files: list[Path]) -> Iterator[list[bytes]]:
-    """The texts of the files, some MB at a time."""
-    for path in files:
-        kept = b""
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                *texts, kept = (kept + block).split(NO_TEXT)
-                if texts:
-                    yield texts
-
-
 @contextmanager
 def _silent():
-    """Keep what gigatoken prints while it learns, below Python, off the screen."""
+    """Keep what gigatoken prints while it learns and reads files, below Python, off the screen."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

@@ -10,7 +10,7 @@ import torch
 
 from sections import ConfigError, DataSection
 
-from .writer import start_token
+from .tokenizer import start_token
 
 IGNORED = -100
 

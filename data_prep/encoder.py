@@ -17,8 +17,6 @@ PIECE = 4_000_000
 """Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
 RENEWED_AFTER = 64_000_000
 """Characters after which the fast encoder starts anew, for it remembers each word that it has met."""
-FIRST_LONG = "\U00010000"
-LONG = re.compile("[\U00010000-\U0010ffff]")
 SAFE_CUT = re.compile(r"(?<=\w)[ \n]")
 """Before white space that follows a letter or digit: there our pre-tokenizers end a piece in any case."""
 HARD_TEXTS = [
@@ -40,12 +38,10 @@ class Encoder:
 
     Both are compared on hard texts here and on the first texts that come; a difference is a warning and the slow way.
     Texts with characters newer than Python's Unicode tables always go the slow way.
-    With `parallel` it uses all cores.
     """
 
-    def __init__(self, tokenizer, parallel: bool = True):
+    def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.parallel = parallel
         self.can_cut = _state(tokenizer.backend_tokenizer.pre_tokenizer) in CUTTABLE and (
             tokenizer.backend_tokenizer.normalizer is None
         )
@@ -99,20 +95,23 @@ class Encoder:
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._fast is None:
             return _slowly(self.tokenizer, texts)
-        odd = [i for i, text in enumerate(texts) if _has_new_characters(text)]
+        odd = [i for i, text in enumerate(texts) if not (text.isascii() or _new_characters().isdisjoint(text))]
         if odd:
             return self._encode_odd(texts, odd)
         self._since += sum(map(len, texts))
         if self._since > RENEWED_AFTER:
             self._fast, self._since = self._new_fast(), 0
-        array = self._fast.encode_batch(texts, parallel=self.parallel).layout
+        array = self._fast.encode_batch(texts).layout
         offsets = array.offsets.data
         return array.content.data[offsets[0] : offsets[-1]], np.diff(offsets)
 
     def _encode_odd(self, texts: list[str], odd: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """As `_encode`, but the odd texts by the tokenizer itself."""
         slow, slow_counts = _slowly(self.tokenizer, [texts[i] for i in odd])
-        fast, counts = self._encode(["" if i in set(odd) else text for i, text in enumerate(texts)])
+        others = list(texts)
+        for i in odd:
+            others[i] = ""
+        fast, counts = self._encode(others)
         ids = np.insert(fast, np.repeat(np.cumsum(counts)[odd], slow_counts), slow)
         counts = counts.copy()
         counts[odd] = slow_counts
@@ -136,22 +135,13 @@ class Encoder:
             self._fast = None
 
 
-def _has_new_characters(text: str) -> bool:
-    """Whether a text has characters that Python's Unicode tables do not know.
+@lru_cache(maxsize=1)
+def _new_characters() -> frozenset[str]:
+    """Characters that Python's Unicode tables do not know.
 
     Of these the two encoders' tables may differ in which are letters, and so in where a word ends.
     """
-    if text.isascii():
-        return False
-    new, new_and_short = _new_characters()
-    return bool(new_and_short.search(text)) or (bool(LONG.search(text)) and not new.isdisjoint(text))
-
-
-@lru_cache(maxsize=1)
-def _new_characters() -> tuple[frozenset[str], re.Pattern]:
-    """All of them, and a pattern of those below U+10000, for which patterns are fast."""
-    new = frozenset(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cn")
-    return new, re.compile(f"[{''.join(sorted(char for char in new if char < FIRST_LONG))}]")
+    return frozenset(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cn")
 
 
 def _slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ JUDGED_AFTER = 1000
 
 @dataclass(frozen=True)
 class Fault:
-    """A record that is no document. `record` counts from 1, 0 is the whole file; `offset` is in unpacked bytes."""
+    """A record that is no document. `record` counts from 1, `offset` is in unpacked bytes."""
 
     file: str
     record: int
@@ -19,8 +19,8 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        place = f", record {self.record}" if self.record else ""
-        return f"{self.file}{place}{f' (byte {self.offset:,})' if self.offset else ''}: {self.reason}"
+        place = f" (byte {self.offset:,})" if self.offset else ""
+        return f"{self.file}, record {self.record}{place}: {self.reason}"
 
 
 class Reading:

@@ -1,4 +1,4 @@
-"""Files to records: JSON lines, parquet and plain text, compressed or not, read one record at a time.
+"""Files to records to documents: JSON lines, parquet and plain text, compressed or not, one record at a time.
 
 A record that is no document comes as a `Bad` with its reason in the place of its fields, so that one bad line never
 costs more than itself. A file that breaks off or cannot be unpacked is a `ConfigError`: what follows it is unknown.
@@ -11,21 +11,20 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 import pyarrow
 import pyarrow.parquet
-import zstandard
 
 from sections import ConfigError
 
 ROWS_A_BATCH = 1000
 BLOCK = 1 << 20
-PACKED_BLOCK = 1 << 16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pyarrow.ArrowException)
+DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,54 @@ class Record:
     """Bytes of the file, as it is on disk, that it took to get here."""
 
 
-def read_records(path: Path, fields: list[str], sample_by: str, start: int, name: str) -> Iterator[Record]:
-    """The records of a file from number `start` on; `name` is what an error calls it.
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a record are the document, and what a record of plain text is."""
 
-    `fields` are the columns that parquet reads, `sample_by` says what a record of plain text is.
-    """
+    text: str
+    group: str | None
+    sample_by: str
+
+    @property
+    def columns(self) -> list[str]:
+        """All that a record may be asked for, the text first."""
+        return [self.text, "prompt", "completion", *([self.group.split(".")[0]] if self.group else [])]
+
+    def document(self, row: dict | Bad | None) -> dict | Bad | None:
+        """The document of a record, what is wrong with it, or None where there is nothing."""
+        if row is None or isinstance(row, Bad):
+            return row
+        names = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (self.text,)
+        for name in names:
+            if name not in row:
+                return Bad(f"{name} is no column; there are {', '.join(row)}")
+            if not isinstance(row[name], str):
+                return Bad(f"{name} is {kind_of(row[name])}; it must be text")
+        document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
+        if self.group:
+            try:
+                document["group"] = str(_inside(row, self.group))
+            except orjson.JSONDecodeError as error:
+                return Bad(f"{self.group} is no JSON: {error.msg}")
+        return document
+
+
+def _inside(row: dict, path: str):
+    """The value at a dotted path; objects may be written as text, as parquet files have them."""
+    for name in path.split("."):
+        row = orjson.loads(row) if isinstance(row, str) and row.startswith("{") else row
+        row = row.get(name) if isinstance(row, dict) else None
+    return row
+
+
+def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[Record]:
+    """The records of a file from number `start` on; `name` is what an error calls it."""
     count = start
     if path.stat().st_size == 0:  # which parquet and gzip would call damaged
+        yield from [Record(0, None, Bad("an empty file"), 0)][start:]
         return
     try:
-        for record in FORMATS[format_of(path)](path, fields, sample_by, start):
+        for record in FORMATS[format_of(path)](path, fields, start):
             count = record.number + 1
             yield record
     except DAMAGE as error:
@@ -71,15 +108,15 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(plain.suffix.lower())
 
 
-def _json_lines(path: Path, fields: list[str], sample_by: str, start: int) -> Iterator[Record]:  # noqa: ARG001
+def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # noqa: ARG001
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        offset = 0
+        offset = _skip_byte_order_mark(stream)
         for number, line in enumerate(stream):  # lines end at \n only: texts may hold U+2028 and U+0085
             if number == 0:
                 _refuse_array(path, line)
             size = len(line)
             if number >= start:
-                row = _parse(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
+                row = _parse(line)
                 del line  # it may be 100 MB long, and so may the row be
                 yield Record(number, offset, row, file.tell())
             offset += size
@@ -102,12 +139,12 @@ def _refuse_array(path: Path, line: bytes):
         raise ConfigError(f"{path.name} begins with [ as a JSON array does; write one object a line instead")
 
 
-def _parquet_rows(path: Path, fields: list[str], sample_by: str, start: int) -> Iterator[Record]:  # noqa: ARG001
+def _parquet_rows(path: Path, fields: Fields, start: int) -> Iterator[Record]:
     file = pyarrow.parquet.ParquetFile(path)
     names = file.schema_arrow.names
-    columns = [field for field in fields if field in names]
+    columns = [field for field in fields.columns if field in names]
     if not columns:
-        raise ConfigError(f"{path.name}: {fields[0]} is no column; there are {', '.join(names)}")
+        raise ConfigError(f"{path.name}: {fields.text} is no column; there are {', '.join(names)}")
     number, size = 0, path.stat().st_size
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
@@ -132,29 +169,18 @@ def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
 
 
 def _values(column: pyarrow.Array) -> list:
-    """A column's values, texts as bytes; None for one with text inside that cannot be decoded."""
+    """A column's values, texts as bytes."""
     is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
-    column = column.cast(pyarrow.large_binary()) if is_text else column
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_value(scalar) for scalar in column]
+    return (column.cast(pyarrow.large_binary()) if is_text else column).to_pylist()
 
 
-def _value(scalar: pyarrow.Scalar):
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return None
-
-
-def _texts(path: Path, fields: list[str], sample_by: str, start: int) -> Iterator[Record]:
+def _texts(path: Path, fields: Fields, start: int) -> Iterator[Record]:
+    samples = SAMPLES.get(fields.sample_by) or partial(_between, mark=fields.sample_by.encode())
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        if stream.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):  # which is no text
-            stream.read(len(BYTE_ORDER_MARK))
-        for number, (offset, text) in enumerate(SAMPLES.get(sample_by, _between)(stream, sample_by)):
+        before = _skip_byte_order_mark(stream)
+        for number, (offset, text) in enumerate(samples(stream)):
             if number >= start:
-                yield Record(number, offset, _text_row(fields[0], text), file.tell())
+                yield Record(number, before + offset, _text_row(fields.text, text), file.tell())
 
 
 def _text_row(field: str, text: bytes) -> dict | Bad:
@@ -166,14 +192,14 @@ def _text_row(field: str, text: bytes) -> dict | Bad:
         return Bad(f"invalid UTF-8 at byte {error.start} of the text")
 
 
-def _lines(stream: BinaryIO, sample_by: str) -> Iterator[tuple[int, bytes]]:  # noqa: ARG001
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     offset = 0
     for line in stream:
         yield offset, line.rstrip(b"\r\n")
         offset += len(line)
 
 
-def _paragraphs(stream: BinaryIO, sample_by: str) -> Iterator[tuple[int, bytes]]:  # noqa: ARG001
+def _paragraphs(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Lines between blank lines."""
     begin, offset, lines = 0, 0, []
     for line in stream:
@@ -188,25 +214,25 @@ def _paragraphs(stream: BinaryIO, sample_by: str) -> Iterator[tuple[int, bytes]]
         yield begin, b"".join(lines).rstrip(b"\r\n")
 
 
-def _whole(stream: BinaryIO, sample_by: str) -> Iterator[tuple[int, bytes]]:  # noqa: ARG001
+def _whole(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     yield 0, stream.read()
 
 
-def _between(stream: BinaryIO, separator: str) -> Iterator[tuple[int, bytes]]:
-    """What stands between separators, newlines around it aside."""
-    mark, kept, offset = separator.encode(), [b""], 0
-    while block := stream.read(BLOCK):
-        border = kept[-1][-len(mark) :] + block  # where a separator can be new
-        kept.append(block)
-        if mark in border or len(kept[-2]) < len(mark):
-            *texts, last = b"".join(kept).split(mark)
-            for text in texts:
-                yield offset, text.strip(b"\r\n")
-                offset += len(text) + len(mark)
-            kept = [last]
-    last = b"".join(kept)
-    if last.strip(b"\r\n"):
-        yield offset, last.strip(b"\r\n")
+def _between(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
+    """What stands between marks, newlines around it aside."""
+    kept, offset = b"", 0
+    while block := stream.read(max(BLOCK, len(kept))):  # as much again, or a long text would be searched many times
+        *texts, kept = (kept + block).split(mark)
+        for text in texts:
+            yield offset, text.strip(b"\r\n")
+            offset += len(text) + len(mark)
+    if kept.strip(b"\r\n"):
+        yield offset, kept.strip(b"\r\n")
+
+
+def _skip_byte_order_mark(stream: BinaryIO) -> int:
+    """Its bytes, which are no text, if the stream begins with one."""
+    return len(stream.read(3)) if stream.peek(3).startswith(BYTE_ORDER_MARK) else 0
 
 
 def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
@@ -214,33 +240,9 @@ def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
     return io.BufferedReader(unpack(file) if unpack else file, BLOCK)
 
 
-class _Zstd(io.RawIOBase):
-    """Frames of Zstandard, one after another; zstandard's own reader takes a frame that breaks off for the end."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.frame = file, None
-        self.packed, self.plain = b"", memoryview(b"")
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def readinto(self, buffer) -> int:
-        """As all raw streams."""
-        while not self.plain:
-            self.packed = self.packed or self.file.read(PACKED_BLOCK)
-            if not self.packed:
-                if self.frame is not None and not self.frame.eof:
-                    raise EOFError("it ends inside a frame")
-                return 0
-            if self.frame is None or self.frame.eof:
-                self.frame = zstandard.ZstdDecompressor().decompressobj()
-            self.plain = memoryview(self.frame.decompress(self.packed))
-            self.packed = self.frame.unused_data if self.frame.eof else b""
-        size = min(len(buffer), len(self.plain))
-        buffer[:size] = self.plain[:size]
-        self.plain = self.plain[size:]
-        return size
+def _zstd(file: BinaryIO) -> BinaryIO:
+    # zstandard's own reader takes a frame that breaks off for the end
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
 
 
 def kind_of(value) -> str:
@@ -251,7 +253,7 @@ def kind_of(value) -> str:
 
 UNPACKED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".gz": gzip.open,
-    ".zst": _Zstd,
+    ".zst": _zstd,
     ".xz": lzma.open,
     ".bz2": bz2.open,
 }

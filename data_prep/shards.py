@@ -6,6 +6,7 @@ size passes through the disk space of two shards, and nothing unverified is ever
 
 import atexit
 import hashlib
+import itertools
 import logging
 import random
 import shutil
@@ -21,6 +22,8 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
 from sections import ConfigError
+
+from .files import sha256
 
 LOGGER = logging.getLogger(__name__)
 ATTEMPTS = 8
@@ -55,10 +58,12 @@ class LocalShard:
 
     @property
     def name(self) -> str:
+        """Its path."""
         return str(self.path)
 
     @property
     def identity(self) -> list:
+        """What it must be for tokens made from it to be these."""
         return [str(self.path.resolve()), self.size, self.modified]
 
     @contextmanager
@@ -87,10 +92,12 @@ class HubShard:
 
     @property
     def name(self) -> str:
+        """Where it is on the Hub."""
         return f"{self.repository}/{self.file}"
 
     @property
     def identity(self) -> list:
+        """What it must be for tokens made from it to be these; the same at another commit is the same."""
         return [self.name, self.size, self.sha256 or self.git_hash]
 
     @contextmanager
@@ -101,8 +108,10 @@ class HubShard:
     def matches(self, path: Path) -> bool:
         """Whether a file has the published content."""
         if self.sha256:
-            return _digest(hashlib.sha256(), path) == self.sha256
-        return _digest(hashlib.sha1(b"blob %d\0" % path.stat().st_size), path) == self.git_hash
+            return sha256(path) == self.sha256
+        with path.open("rb") as file:
+            start = b"blob %d\0" % path.stat().st_size
+            return hashlib.file_digest(file, lambda: hashlib.sha1(start)).hexdigest() == self.git_hash
 
 
 class Spool:
@@ -169,16 +178,13 @@ def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]
             lambda part=part: HfApi().get_paths_info(repository, part, repo_type="dataset", revision=commit),
         )
         found |= {row.path: row for row in rows}
-    return [
-        HubShard(repository, commit, file, row.size, row.lfs and row.lfs.sha256, row.blob_id)
-        for file in files
-        for row in [found[file]]
-    ]
+    rows = [found[file] for file in files]
+    return [HubShard(repository, commit, row.path, row.size, row.lfs and row.lfs.sha256, row.blob_id) for row in rows]
 
 
 def patiently(what: str, action: Callable[[], Result]) -> Result:
     """The result of an action over the network, tried again with growing waits while its failures may pass."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in itertools.count(1):
         try:
             return action()
         except Exception as error:  # from OSError to the HTTP library's own, of whatever version
@@ -191,7 +197,6 @@ def patiently(what: str, action: Callable[[], Result]) -> Result:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
             LOGGER.warning("%s: %s; trying again in %.0f s", what, type(error).__name__, wait)
             time.sleep(wait)
-    raise AssertionError("unreachable")
 
 
 def _may_pass(error: Exception) -> bool:
@@ -202,13 +207,7 @@ def _may_pass(error: Exception) -> bool:
         error = error.__cause__ or error.__context__
     if constants.HF_HUB_OFFLINE or any(isinstance(error, PERMANENT) for error in chain):
         return False
-    for status in (error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)):
-        return status in (408, 429) or status >= 500
+    statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]
+    if statuses:
+        return statuses[0] in (408, 429) or statuses[0] >= 500
     return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)
-
-
-def _digest(hasher, path: Path) -> str:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()

@@ -9,20 +9,24 @@ no loss are pale, padding is white.
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from config import load_experiment, run_script, section_fields
 
 ROWS = 3
 SHOWN = 48
 DRAWN = 16
 PICTURE = Path("batch.png")
+COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00]])
+PALE = 0.75 + 0.25 * COLOURS
 DEFAULT_POSITIONS = section_fields("model")["max_position_embeddings"].default
 
 
 def show(path: str, overrides: list[str]):
     """Print the first rows of the training and of the validation split, as the collator hands them to the model."""
     from .collator import build_collator
+    from .tokenizer import start_token
     from .tokens import prepare
-    from .writer import start_token
 
     experiment = load_experiment(path, overrides)
     data = experiment.data
@@ -44,27 +48,25 @@ def show(path: str, overrides: list[str]):
 def print_row(row: int, batch: dict[str, list[int]], tokenizer):
     """Print one row of a batch: its text with `|` between tokens, and a line a token for the first ones."""
     ids, labels = batch["input_ids"], batch["labels"]
-    name = "attention_mask" if "attention_mask" in batch else "position_ids"
+    title, name = ("mask", "attention_mask") if "attention_mask" in batch else ("place", "position_ids")
     targets = sum(label != -100 for label in labels[1:])
     pieces = [tokenizer.decode([token]) for token in ids]
     print(f"\nexample {row}: {len(ids)} tokens, {targets} targets\n{'|'.join(pieces)[:400]}")
-    print(f"{'position':>8} {'id':>7} {'label':>7} {name.split('_')[0]:>9}  token")
+    print(f"{'position':>8} {'id':>7} {'label':>7} {title:>5}  token")
     for i in islice(range(len(ids)), SHOWN):
-        print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:9}  {pieces[i]!r}")
+        print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:5}  {pieces[i]!r}")
 
 
 def draw_batch(batch: dict, start: int, path: Path) -> Path:
     """A picture of a batch: documents, which begin with token `start`, labels that are masked, and padding."""
     import matplotlib.pyplot as plt
-    import numpy as np
     from matplotlib.patches import Patch
 
     ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
     lengths = np.array([row.nonzero()[0].max(initial=0) + 1 for row in labels != -100])[:, None]
     padding = np.arange(ids.shape[1]) >= lengths
     document = np.cumsum((ids == start) & ~padding, axis=1) % 2
-    colours = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00]])[document]
-    colours = np.where((labels == -100)[..., None], 0.75 + 0.25 * colours, colours)
+    colours = np.where((labels == -100)[..., None], PALE[document], COLOURS[document])
     colours[padding] = 1.0
     figure, axes = plt.subplots(figsize=(10, 1.2 + 0.25 * len(ids)), layout="constrained")
     axes.imshow(colours, aspect="auto", interpolation="nearest")
@@ -73,12 +75,7 @@ def draw_batch(batch: dict, start: int, path: Path) -> Path:
         ylabel="example",
         title=f"{len(ids)} examples, {int((labels[:, 1:] != -100).sum()):,} targets",
     )
-    shades = {
-        "one document": (0, 0.45, 0.7),
-        "the next": (0.9, 0.62, 0),
-        "no loss": (0.75, 0.86, 0.92),
-        "padding": "white",
-    }
+    shades = {"one document": COLOURS[0], "the next": COLOURS[1], "no loss": PALE[0], "padding": "white"}
     patches = [Patch(facecolor=colour, edgecolor="grey", label=label) for label, colour in shades.items()]
     figure.legend(handles=patches, ncols=4, loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=110)

@@ -17,9 +17,9 @@ from sections import ConfigError, DataSection
 
 from . import fables
 from .reading import Reading
-from .records import SUFFIXES, format_of
+from .records import SUFFIXES, Fields, format_of
 from .shards import HubShard, LocalShard, hub_shards, patiently
-from .splits import Fields, Place, Split, mixed, one_after_another, split_of_files
+from .splits import Place, Split, mixed, one_after_another, split_of_files
 
 HELD_OUT_DOCUMENTS = 1000
 VALIDATION_WORDS = {"validation", "valid", "val", "dev"}

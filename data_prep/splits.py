@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
 from .reading import Fault, Reading
-from .records import Bad, kind_of, read_records
+from .records import Bad, Fields, read_records
 from .shards import HubShard, LocalShard
 
 FEWEST_FILES = 4
@@ -62,46 +60,6 @@ class Split:
         return replace(self, read_from=read_from, identity=identity, documents=documents, thin=None)
 
 
-@dataclass(frozen=True)
-class Fields:
-    """Which fields of a record are the document, and what a record of plain text is."""
-
-    text: str
-    group: str | None
-    sample_by: str
-
-    @property
-    def columns(self) -> list[str]:
-        """All that a record may be asked for, the text first."""
-        return [self.text, "prompt", "completion", *([self.group.split(".")[0]] if self.group else [])]
-
-    def document(self, row: dict | Bad | None) -> dict | Bad | None:
-        """The document of a record, what is wrong with it, or None where there is nothing."""
-        if row is None or isinstance(row, Bad):
-            return row
-        names = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (self.text,)
-        for name in names:
-            if name not in row:
-                return Bad(f"{name} is no column; there are {', '.join(row)}")
-            if not isinstance(row[name], str):
-                return Bad(f"{name} is {kind_of(row[name])}; it must be text")
-        document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
-        if self.group:
-            try:
-                document["group"] = str(_inside(row, self.group))
-            except orjson.JSONDecodeError as error:
-                return Bad(f"{self.group} is no JSON: {error.msg}")
-        return document
-
-
-def _inside(row: dict, path: str):
-    """The value at a dotted path; objects may be written as text, as parquet files have them."""
-    for name in path.split("."):
-        row = orjson.loads(row) if isinstance(row, str) and row.startswith("{") else row
-        row = row.get(name) if isinstance(row, dict) else None
-    return row
-
-
 def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
     """The documents of files, file after file."""
 
@@ -127,15 +85,12 @@ def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_
 def _documents(shard, fields: Fields, start: int, reading: Reading, before: int) -> Iterator[tuple[dict, int]]:
     """A file's documents from record `start` on, each with the number of the record after it."""
     with shard.open() as path:
-        after = start
-        if path.stat().st_size == 0:
-            reading.fault(Fault(shard.name, 0, None, "an empty file"))
-        for record in read_records(path, fields.columns, fields.sample_by, start, shard.name):
+        for record in read_records(path, fields, start, shard.name):
             after, reading.bytes = record.number + 1, before + record.read
             document = fields.document(record.fields)
             if isinstance(document, Bad):
                 reading.fault(Fault(shard.name, after, record.offset, document.reason))
-            elif document is not None and not any(document.get(name) for name in ("text", "prompt", "completion")):
+            elif document is not None and not text_of(document):
                 reading.empty_document()
             elif document is not None:
                 reading.document()
@@ -156,8 +111,8 @@ def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
             document, after = next(readers[name], (None, None))
             if document is None:
                 return
-            size = sum(len(document[part].encode()) for part in ("text", "prompt", "completion") if part in document)
-            places, sizes = places | {name: after}, sizes | {name: sizes[name] + size}
+            places = places | {name: after}
+            sizes = sizes | {name: sizes[name] + len(text_of(document).encode())}
             yield {"group": name} | document, (places, sizes)
 
     identity = {"mixture": {name: split.identity | {"weight": weights[name]} for name, split in splits.items()}}
@@ -177,3 +132,13 @@ def one_after_another(splits: Mapping[str, Split]) -> Split:
 
     identity = {"one after another": {name: split.identity for name, split in splits.items()}}
     return Split(read_from, identity, bad_records=max(split.bad_records for split in splits.values()))
+
+
+def parts_of(document: dict) -> tuple[str, str]:
+    """The prompt, which may be nothing, and what follows it."""
+    return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
+
+
+def text_of(document: dict) -> str:
+    """A document's whole text, prompt and completion joined."""
+    return "".join(parts_of(document))

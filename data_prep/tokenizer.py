@@ -28,7 +28,7 @@ from .bpe import END, PAD, train_bpe
 from .encoder import Encoder
 from .reading import Reading
 from .sources import open_corpus
-from .splits import Split
+from .splits import Split, text_of
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
     from transformers import PreTrainedTokenizerFast
@@ -170,24 +170,18 @@ class Texts:
         self.documents = self.bytes = 0
 
     def __iter__(self) -> Iterator[str]:
-        reading, seen = Reading(self.split.bad_records), 0
-        limits = [limit for limit in (self.most_documents, self.split.documents) if limit]
+        reading = Reading(self.split.bad_records)
         by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
         by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
         with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
-            for document, _ in self.split.read_from(None, reading):
+            for seen, (document, _) in enumerate(self.split.read_from(None, reading), start=1):
                 text = text_of(document)
                 size = len(text.encode())
-                seen += 1
-                if self.most_bytes and self.documents:
-                    # No more than the share of files or documents that has been read: texts come from all of it.
-                    shares = [seen / limit for limit in limits]
-                    shares += [reading.bytes / self.split.size] if self.split.size else []
-                    share = max(shares, default=1.0)
-                    if self.bytes + size > self.most_bytes * share:
-                        if share >= 1.0:
-                            break
-                        continue
+                share = self._share_read(seen, reading)
+                if self.most_bytes and self.documents and self.bytes + size > self.most_bytes * share:
+                    if share >= 1:
+                        break
+                    continue  # for now, so that texts come from all of what is read
                 self.documents += 1
                 self.bytes += size
                 bar.update(size if self.most_bytes else 1)
@@ -196,6 +190,12 @@ class Texts:
                     break
             bar.total = bar.n  # a budget that there was not enough text for is no measure
             bar.set_postfix_str("learning from them")
+
+    def _share_read(self, seen: int, reading: Reading) -> float:
+        """How much has been read of what there is, by files or by the documents there may be; 1 where nothing says."""
+        shares = [seen / most for most in (self.most_documents, self.split.documents) if most]
+        shares += [reading.bytes / self.split.size] if self.split.size else []
+        return max(shares, default=1.0)
 
 
 def report(tokenizer, held_out: Iterable[dict]) -> dict:
@@ -226,9 +226,9 @@ def describe(about: dict) -> str:
     )
 
 
-def text_of(document: dict) -> str:
-    """A document's whole text, prompt and completion joined."""
-    return document["text"] if "text" in document else document["prompt"] + document["completion"]
+def start_token(tokenizer) -> int:
+    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def save(tokenizer, about: dict, folder: Path):

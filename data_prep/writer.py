@@ -21,7 +21,8 @@ from sections import ConfigError
 from .encoder import Encoder
 from .files import TokenFile, save_array, sha256, write_whole
 from .reading import Reading
-from .splits import Split
+from .splits import Split, parts_of, text_of
+from .tokenizer import start_token
 
 TOKENS_A_SHARD = 1 << 23
 CHARACTERS_A_BATCH = 1_000_000
@@ -109,10 +110,10 @@ class SplitWriter:
         return path
 
     def _write_shard(self, documents: Iterator, reading: Reading, held_out: set[int] | None, progress: "Progress"):
-        """The next shard, and the journal that counts it."""
+        """The next shard, and the journal, without which it does not count."""
         journal, name = self.journal, f"{len(self.journal.shards):05}"
-        abouts, hashes = [np.empty(0, DOCUMENT)], [np.empty(0, np.uint64)]
-        ids = TokenFile(self.folder / f".{name}.npy", self.ids_type)
+        abouts, hashes = [], []
+        ids = TokenFile(self.folder / f"{name}.npy", self.ids_type)
         for batch, place, is_last in _batches(documents):
             abouts.append(self._write_batch(ids, batch))
             hashes.append(self._count(batch, held_out))
@@ -124,22 +125,19 @@ class SplitWriter:
         else:
             journal.finished = True
         ids.close()
-        about = np.concatenate(abouts)
-        save_array(self.folder / f".{name}.documents.npy", about)
-        save_array(self.folder / f".{name}.hashes.npy", np.concatenate(hashes))
-        if len(about):
-            kept = ("documents.npy", "npy") if held_out is not None else ("hashes.npy", "documents.npy", "npy")
-            for part in kept:
-                os.replace(self.folder / f".{name}.{part}", self.folder / f"{name}.{part}")
-            digest = sha256(self.folder / f"{name}.npy")
-            journal.shards.append({"tokens": ids.length, "documents": len(about), "sha256": digest})
-        for left in self.folder.glob(".0*"):
-            left.unlink()
+        if count := sum(map(len, abouts)):
+            save_array(self.folder / f"{name}.documents.npy", np.concatenate(abouts))
+            if held_out is None:
+                save_array(self.folder / f"{name}.hashes.npy", np.concatenate(hashes))
+            path = self.folder / f"{name}.npy"
+            journal.shards.append({"tokens": ids.length, "documents": count, "sha256": sha256(path)})
+        else:
+            (self.folder / f"{name}.npy").unlink()
         journal.reading = reading.counts()
         journal.quarantine_bytes = (self.folder / "quarantine.jsonl").stat().st_size
         journal.save(self.folder)
 
-    def _write_batch(self, ids: "TokenFile", documents: list[dict]) -> np.ndarray:
+    def _write_batch(self, ids: TokenFile, documents: list[dict]) -> np.ndarray:
         """Append the documents' ids, and return where they begin in the split."""
         prompts, rests, encoded = self._encode(documents)
         ends = np.cumsum(prompts + rests)
@@ -190,7 +188,7 @@ class SplitWriter:
             if floor is None:
                 journal.floor_nats = None
             else:
-                journal.floor_nats += floor("".join(parts_of(document)))
+                journal.floor_nats += floor(text_of(document))
         return np.array(hashes, dtype=np.uint64)
 
 
@@ -198,10 +196,11 @@ class Progress:
     """A bar of a split's preparation: documents, tokens, MB of text a second, and the time left where it is known."""
 
     def __init__(self, name: str, split: Split, journal: Journal, reading: Reading):
-        self.split, self.journal, self.reading = split, journal, reading
+        self.journal, self.reading = journal, reading
         self.started, self.bytes_before = time.monotonic(), journal.text_bytes
-        unit = {"unit": " documents"} if split.documents or not split.size else {"unit": "B", "unit_scale": True}
-        self.bar = tqdm(desc=f"{name} tokens", total=split.documents or split.size, **unit)
+        self.by_bytes = split.documents is None and split.size is not None
+        unit = {"unit": "B", "unit_scale": True} if self.by_bytes else {"unit": " documents"}
+        self.bar = tqdm(desc=f"{name} tokens", total=split.size if self.by_bytes else split.documents, **unit)
 
     def __enter__(self) -> "Progress":
         return self
@@ -218,8 +217,7 @@ class Progress:
         speed = (self.journal.text_bytes - self.bytes_before) / 1e6 / max(time.monotonic() - self.started, 1e-3)
         tokens = (self.journal.tokens + new_tokens) / 1e6
         self.bar.set_postfix_str(f"{documents:,} documents, {tokens:.1f}M tokens, {speed:.1f} MB/s", refresh=False)
-        done = documents if self.split.documents or not self.split.size else self.reading.bytes
-        self.bar.update(done - self.bar.n)
+        self.bar.update((self.reading.bytes if self.by_bytes else documents) - self.bar.n)
 
 
 def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
@@ -244,13 +242,3 @@ def _hash(parts: tuple[str, str]) -> tuple[int, int]:
             hasher.update(piece)
             size += len(piece)
     return hasher.intdigest(), size
-
-
-def parts_of(document: dict) -> tuple[str, str]:
-    """The prompt, which may be nothing, and what follows it."""
-    return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
-
-
-def start_token(tokenizer) -> int:
-    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from data_prep import records
 from data_prep.reading import Fault, Reading
-from data_prep.records import read_records
+from data_prep.records import Fields, read_records
 from data_prep.shards import LocalShard
-from data_prep.splits import Fields, split_of_files
+from data_prep.splits import split_of_files
 from sections import ConfigError
 
 GOOD = b'{"text": "a good one"}'
@@ -150,7 +150,7 @@ def test_any_mix_is_read_from_anywhere(tmp_path_factory, lines, suffix, start, e
     for fault in faults:
         assert raw[fault["offset"] :].startswith(lines[fault["record"] - 1][0])
     assert reading.records == len(lines)
-    rest = list(read_records(path, ["text"], "paragraph", start, "corpus"))
+    rest = list(read_records(path, Fields("text", None, "paragraph"), start, "corpus"))
     assert [record.number for record in rest] == list(range(start, len(lines)))
 
 
@@ -202,7 +202,7 @@ def test_parquet_is_read_from_any_row(tmp_path_factory, rows, group, start):
     path = tmp_path_factory.mktemp("rows") / "corpus.parquet"
     texts = [f"row {i}" for i in range(rows)]
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=group)
-    found = list(read_records(path, ["text"], "paragraph", start, "corpus"))
+    found = list(read_records(path, Fields("text", None, "paragraph"), start, "corpus"))
     assert [record.fields["text"] for record in found] == texts[start:]
     assert [record.number for record in found] == list(range(start, rows))
 
@@ -272,4 +272,4 @@ def test_too_many_faults_stop_the_reading_after_a_thousand(tmp_path):
 
 def test_a_fault_reads_well():
     assert str(Fault("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
-    assert str(Fault("a.jsonl", 0, None, "an empty file")) == "a.jsonl: an empty file"
+    assert str(Fault("a.parquet", 1, None, "an empty file")) == "a.parquet, record 1: an empty file"

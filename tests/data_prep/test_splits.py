@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.reading import Reading
+from data_prep.records import Fields
 from data_prep.shards import LocalShard
 from data_prep.sources import open_corpus
-from data_prep.splits import Fields, Split, mixed, one_after_another, split_of_files
+from data_prep.splits import Split, mixed, one_after_another, split_of_files
 from sections import ConfigError, DataSection
 
 
