@@ -36,7 +36,7 @@ class DataSection:
     source: str = "fables"
     """A name that `python -m data_prep.sources` lists, a Hub id, or local files: a folder, a file or a glob pattern."""
     mixture: dict | None = None
-    """Several sources in place of one, each with its share of the bytes: {tinystories: 0.7, fables: 0.3}."""
+    """Several sources in place of data.source, with their shares of the bytes: {tinystories: 0.7, fables: 0.3}."""
     subset: str | None = None
     """Which configuration of a Hub data set; null means the source's own."""
     revision: str | None = None
@@ -50,7 +50,7 @@ class DataSection:
     text_field: str | None = None
     """Column of the text, by default `text`; rows with `prompt` and `completion` are trained on the completion only."""
     group_field: str | None = None
-    """Column, or path to it such as meta.pile_set_name, by whose values validation is also reported."""
+    """Column, or path to it such as meta.pile_set_name, whose value is kept as each document's group."""
     sample_by: str | None = None
     """A document of a plain text file: paragraph (the default), line, document, or what stands between such words."""
     bad_records: float = 0.001
@@ -86,6 +86,12 @@ class DataSection:
             raise ConfigError(
                 f"data.mask_first_n={self.mask_first_n} leaves nothing of data.context_length={self.context_length}"
             )
+
+    @property
+    def origin(self) -> str:
+        """The source, or the sources and their shares, in words."""
+        shares = (f"{share:g} {name}" for name, share in (self.mixture or {}).items())
+        return " + ".join(shares) or self.source
 
     def _check_mixture(self):
         if self.mixture is None:

@@ -20,14 +20,13 @@ def main(path: str, overrides: list[str]):
     given = [text for text in overrides if text != "--write-data"]
     experiment = load_experiment(path, given, AlgorithmicExperiment)
 
-    from transformers import ProgressCallback
     from transformers.utils.logging import disable_progress_bar
 
     from data_prep.algorithmic import prepare_equations, write_data
     from data_prep.collator import CausalLMCollator
     from training import grokking, run
     from training.algorithmic import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
-    from training.callbacks import MetricsFile
+    from training.callbacks import MetricsFile, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
 
     keep_freed_memory()
@@ -50,9 +49,7 @@ def main(path: str, overrides: list[str]):
         ],
         peak_flops=hardware["peak_flops"],
     )
-    if not args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(grokking.AlgorithmicProgress())
+    show_progress(trainer, grokking.AlgorithmicProgress())
 
     run.refuse_finished(trainer, checkpoint)
     if args.should_save:

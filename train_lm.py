@@ -16,7 +16,7 @@ from config import load_experiment, run_script
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
-    from transformers import AutoModelForCausalLM, ProgressCallback, set_seed
+    from transformers import AutoModelForCausalLM, set_seed
     from transformers.utils.logging import disable_progress_bar
 
     import modeling  # noqa: F401  registers the families
@@ -25,7 +25,7 @@ def main(path: str, overrides: list[str]):
     from data_prep.windows import Epochs
     from training import language, run
     from training.attention import attention_implementation
-    from training.callbacks import Curves, MetricsFile, Progress, Samples
+    from training.callbacks import Curves, MetricsFile, Progress, Samples, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.position import DataPosition, run_positions
     from training.trainer import KindlingTrainer
@@ -63,10 +63,8 @@ def main(path: str, overrides: list[str]):
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
     )
-    if not args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress(floor, samples))
-    run.refuse_finished(trainer, checkpoint)
+    show_progress(trainer, Progress(floor, samples))
+
     if args.should_save:
         run.write_provenance(settings, folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))

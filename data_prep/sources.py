@@ -60,7 +60,7 @@ class HubDataset:
     size: str = ""
     licence: str = "see its page"
     revision: str | None = None
-    """The commit that is read; None is the newest one, which is then recorded."""
+    """The commit that is read; None is the newest one. The manifest of what is prepared from it says which."""
     subset: str | None = None
     files: Mapping[str, str] | None = None
     """Patterns of the files of each split, where the data set's own settings do not say."""
@@ -73,7 +73,8 @@ class HubDataset:
         """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
         commit, files = patiently(self.id, lambda: self._files(data))
         shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
-        return {name: _split_of(self, found, data) for name, found in shards.items()}
+        splits = {name: _split_of(self, found, data) for name, found in shards.items()}
+        return {name: replace(split, revisions={self.id: commit}) for name, split in splits.items()}
 
     def _files(self, data: DataSection) -> tuple[str, dict[str, list[str]]]:
         """The commit, and the paths of each split's files, as `datasets` finds them."""
@@ -174,7 +175,7 @@ SOURCES = {
     ),
     "pile": HubDataset(
         "monology/pile-uncopyrighted",
-        about="the Pile (Gao et al., 2020) without its copyrighted parts; groups are its subsets",
+        about="the Pile (Gao et al., 2020) without its copyrighted parts; each document knows its subset",
         size="177 million documents, 330 GB packed",
         licence="mixed, see its page",
         files={"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"},

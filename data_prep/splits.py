@@ -6,7 +6,7 @@ groups apart.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .reading import Fault, Reading
@@ -33,6 +33,8 @@ class Split:
     """Bytes of its files as they are on disk, where it is made of files."""
     documents: int | None = None
     """How many there are at most, where that is known beforehand."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """The commits of the Hub that it is read at, by data set."""
     thin: Callable[[int], "Split"] | None = None
     """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
@@ -116,7 +118,7 @@ def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
             yield {"group": name} | document, (places, sizes)
 
     identity = {"mixture": {name: split.identity | {"weight": weights[name]} for name, split in splits.items()}}
-    return Split(read_from, identity, bad_records=max(split.bad_records for split in splits.values()))
+    return _joined(splits, read_from, identity)
 
 
 def one_after_another(splits: Mapping[str, Split]) -> Split:
@@ -131,7 +133,13 @@ def one_after_another(splits: Mapping[str, Split]) -> Split:
             inner = None
 
     identity = {"one after another": {name: split.identity for name, split in splits.items()}}
-    return Split(read_from, identity, bad_records=max(split.bad_records for split in splits.values()))
+    return _joined(splits, read_from, identity)
+
+
+def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) -> Split:
+    bad_records = max(split.bad_records for split in splits.values())
+    revisions = {name: commit for split in splits.values() for name, commit in split.revisions.items()}
+    return Split(read_from, identity, bad_records=bad_records, revisions=revisions)
 
 
 def parts_of(document: dict) -> tuple[str, str]:

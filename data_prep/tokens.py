@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,15 @@ class SplitInfo:
     prompt_tokens: int
     text_bytes: int
     floor_nats: float | None
+    groups: list[str] = field(default_factory=list)
+    in_validation_too: int = 0
+    """Documents that the validation split has as well, word for word."""
+    empty_documents: int = 0
+    quarantined: int = 0
+    revisions: dict[str, str] = field(default_factory=dict)
+    """The commits of the Hub that were read, by data set."""
+    shards: list[dict] = field(default_factory=list)
+    """Tokens, documents and SHA-256 of each."""
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
@@ -110,22 +119,25 @@ def _prepare(folder: Path, splits: dict[str, Split], section: TokenizerSection, 
         "format": FORMAT,
         "source": data.mixture or data.source,
         "tokenizer": about | {"sha256": sha256(folder / "tokenizer" / "tokenizer.json")},
-        "splits": {name: _summary(journal) for name, journal in journals.items()},
+        "splits": {name: asdict(_info(journal, splits[name])) for name, journal in journals.items()},
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def _summary(journal: Journal) -> dict:
-    sums = {
-        name: getattr(journal, name) for name in ("documents", "tokens", "prompt_tokens", "text_bytes", "floor_nats")
-    }
-    return sums | {
-        "groups": journal.groups,
-        "in_validation_too": journal.duplicates,
-        "empty_documents": journal.reading.get("empty", 0),
-        "quarantined": journal.reading.get("faults", 0),
-        "shards": journal.shards,
-    }
+def _info(journal: Journal, split: Split) -> SplitInfo:
+    return SplitInfo(
+        documents=journal.documents,
+        tokens=journal.tokens,
+        prompt_tokens=journal.prompt_tokens,
+        text_bytes=journal.text_bytes,
+        floor_nats=journal.floor_nats,
+        groups=journal.groups,
+        in_validation_too=journal.duplicates,
+        empty_documents=journal.reading["empty"],
+        quarantined=journal.reading["faults"],
+        revisions=dict(split.revisions),
+        shards=journal.shards,
+    )
 
 
 class PreparedData:
@@ -136,15 +148,11 @@ class PreparedData:
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
-        self.shards = {name: info["shards"] for name, info in manifest["splits"].items()}
-        names = [part.name for part in fields(SplitInfo)]
-        self.info = {
-            split: SplitInfo(**{name: info[name] for name in names}) for split, info in manifest["splits"].items()
-        }
+        self.info = {name: SplitInfo(**info) for name, info in manifest["splits"].items()}
 
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
-        shards = self.shards[split]
+        shards = self.info[split].shards
         files = [self.folder / split / f"{index:05}.npy" for index in range(len(shards))]
         ids = TokenArray(files, [shard["tokens"] for shard in shards])
         if layout == "packed":
@@ -157,20 +165,16 @@ class PreparedData:
 
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""
-        manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         lines = [f"folder        {self.folder}", f"tokenizer     {len(self.tokenizer):,} tokens"]
-        for name, about in manifest["splits"].items():
-            documents, tokens, size = about["documents"], about["tokens"], about["text_bytes"]
-            lines.append(
-                f"{name:14}{documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB of text, "
-                f"{size / tokens:.2f} bytes a token"
-            )
-            if about["empty_documents"]:
-                lines.append(f"{'':14}{about['empty_documents']:,} documents are empty, and left out")
-            if about["quarantined"]:
+        for name, info in self.info.items():
+            text = f"{info.text_bytes / 1e6:,.1f} MB of text, {info.text_bytes / info.tokens:.2f} bytes a token"
+            lines.append(f"{name:14}{info.documents:,} documents, {info.tokens:,} tokens, {text}")
+            if info.empty_documents:
+                lines.append(f"{'':14}{info.empty_documents:,} documents are empty, and left out")
+            if info.quarantined:
                 path = self.folder / name / "quarantine.jsonl"
-                lines.append(f"{'':14}{about['quarantined']:,} records are no documents: {path}")
-        overlap = manifest["splits"]["train"]["in_validation_too"]
+                lines.append(f"{'':14}{info.quarantined:,} records are no documents: {path}")
+        overlap = self.info["train"].in_validation_too
         return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from sections import ConfigError, SampleSection
 
@@ -101,6 +101,13 @@ class Progress(ProgressCallback):
         if self.training_bar is not None:
             sample = " ".join(self.samples.last.split())[:240]
             self.training_bar.write(f"step {state.global_step:,}: {describe(metrics, self.floor)}\n    {sample}")
+
+
+def show_progress(trainer: Trainer, progress: ProgressCallback):
+    """Put `progress` in the place of transformers' bar, if a bar is wanted."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(progress)
 
 
 def describe(metrics: dict, floor) -> str:

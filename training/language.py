@@ -65,7 +65,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     return [
-        f"data        {experiment.data.source}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
+        f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
@@ -90,7 +90,7 @@ def _keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metric
         results=_results(metrics),
         training=_training(trainer.args, experiment, metrics),
         name=experiment.name,
-        source=f"`{experiment.data.source}`",
+        source=f"`{experiment.data.origin}`",
         prompt=prompt,
         do_sample=True,
         sample=f"{heading}\n\n> {quoted}",

@@ -11,8 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from filelock import FileLock
 
 from config import ROOT
+from data_prep import shards
 
 TEXTS = [f"document {i} of some length, {'word ' * (i % 7)}" for i in range(60)]
 PILE = [{"text": text, "meta": {"pile_set_name": f"set {i % 3}"}} for i, text in enumerate(TEXTS)]
@@ -116,12 +118,14 @@ def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):
         print(json.dumps([document["group"] for document in train]))
         train, validation = open_corpus(DataSection(source="someone/corpus", train_documents=5, validation_documents=2))
         print(json.dumps([texts(validation), texts(train)]))
+        print(json.dumps(train.revisions))
     """)
     for train, validation in found[:4]:
         assert [text.strip() for text in train] == [text.strip() for text in TEXTS[:40]]
         assert [text.strip() for text in validation] == [text.strip() for text in TEXTS[40:]]
     assert found[4] == ["set 0", "set 1", "set 2", "set 0", "set 1"]
     assert found[5] == [TEXTS[:2], TEXTS[2:7]]  # no split of its own: held out
+    assert found[6] == {"someone/corpus": "0" * 40}
     assert not list((tmp_path / "home").rglob("*.parquet"))
     assert not list((tmp_path / "home").rglob(".kindling-shards*"))
 
@@ -203,3 +207,18 @@ def test_what_is_not_there_is_said_at_once(hub):
     """)
     assert [message.split(" cannot be read: ")[0] for message in messages] == ["someone/else", "someone/corpus"]
     assert "none" in messages[1]
+
+
+def test_shards_of_killed_processes_are_removed_and_of_others_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards.constants, "HF_HUB_CACHE", str(tmp_path))
+    killed, living = (tmp_path / f"{shards.PREFIX}{name}" for name in ("killed", "living"))
+    for folder in (killed, living):
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "shard.parquet").touch()
+    spool = shards.Spool()
+    with FileLock(living / "lock"):
+        spool._open_folder()
+    assert set(tmp_path.iterdir()) == {living, spool.folder}
+    spool.clear()
+    assert list(tmp_path.iterdir()) == [living]
