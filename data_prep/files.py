@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and on the disk before anything counts on them."""
+"""Files that are on the disk before anything counts on them."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ class TokenFile:
 
 
 def save_array(path: Path, array: np.ndarray):
-    """As `np.save`, and on the disk when it returns: the journal will count on it."""
+    """As `np.save`, and on the disk when it returns."""
     with path.open("wb") as file:
         np.save(file, array)
         file.flush()

@@ -149,4 +149,4 @@ def parts_of(document: dict) -> tuple[str, str]:
 
 def text_of(document: dict) -> str:
     """A document's whole text, prompt and completion joined."""
-    return "".join(parts_of(document))
+    return document["text"] if "text" in document else document["prompt"] + document["completion"]
