@@ -57,6 +57,8 @@ class DataSection:
     """The largest share of records that may be no documents; they are skipped and written down."""
     layout: Literal["packed", "documents"] = "packed"
     """packed: documents joined and cut into full windows; documents: one padded example each."""
+    streaming: bool = False
+    """Begin training while the training tokens are still being prepared, up to what training.max_steps asks for."""
     reset_at_documents: bool = False
     """With packed: attention and positions begin anew where a document does, so that none sees the one before."""
     context_length: int | None = None
@@ -76,6 +78,8 @@ class DataSection:
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
         self._check_mixture()
+        if self.streaming and self.layout != "packed":
+            raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")
         if self.reset_at_documents and self.layout != "packed":
             raise ConfigError("data.reset_at_documents has no effect with data.layout=documents; leave it out")
         if self.mask_up_to is not None and self.layout != "documents":

@@ -22,12 +22,11 @@ def main(path: str, overrides: list[str]):
     import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
     from data_prep.tokens import prepare
-    from data_prep.windows import Epochs
     from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
-    from training.position import DataPosition, run_positions
+    from training.position import DataPosition
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -42,8 +41,7 @@ def main(path: str, overrides: list[str]):
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
-    examples = prepared.examples("train", experiment.data.layout, length)
-    train_set = Epochs(examples, **run_positions(len(examples), args, prepared.folder.name, checkpoint))
+    train_set, about_order = language.training_order(experiment, args, prepared, length, checkpoint)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     text_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
@@ -58,7 +56,7 @@ def main(path: str, overrides: list[str]):
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[DataPosition(train_set, prepared.folder.name), MetricsFile(folder), Curves(folder, floor), samples],
+        callbacks=[DataPosition(train_set, about_order), MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,

@@ -15,11 +15,12 @@ import hashlib
 import json
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import Timeout
 
 from config import load_experiment, run_script
 from sections import ConfigError, DataSection, TokenizerSection
@@ -28,11 +29,11 @@ from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .files import sha256, write_whole
 from .sources import open_corpus
-from .splits import Split
+from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
 from .windows import Documents, TokenArray, Windows
 from .writer import Journal, SplitWriter
 
-FORMAT = 3
+FORMAT = 4
 LONGEST_NAME = 60
 
 
@@ -54,6 +55,26 @@ class SplitInfo:
     """The commits of the Hub that were read, by data set."""
     shards: list[dict] = field(default_factory=list)
     """Tokens, documents and SHA-256 of each."""
+    finished: bool = True
+    """Whether this is all that its source holds."""
+
+    @classmethod
+    def of(cls, journal: Journal) -> "SplitInfo":
+        """What is in a split's whole shards."""
+        return cls(
+            documents=journal.documents,
+            tokens=journal.tokens,
+            prompt_tokens=journal.prompt_tokens,
+            text_bytes=journal.text_bytes,
+            floor_nats=journal.floor_nats,
+            groups=journal.groups,
+            in_validation_too=journal.duplicates,
+            empty_documents=journal.reading["empty"],
+            quarantined=journal.reading["faults"],
+            revisions=journal.revisions,
+            shards=journal.shards,
+            finished=journal.finished,
+        )
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
@@ -73,78 +94,87 @@ class Floor:
 def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
 
-    A preparation that was interrupted goes on after its last whole shard.
+    With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
+    after its last whole shard.
     """
-    train, validation = open_corpus(data)
-    identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
-    if section.kind == "pretrained":
-        identity["vocabulary"] = tokenizers.load_tokenizer(section.path).backend_tokenizer.to_str()
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(data.cache_dir) / f"{_name(data)}-{section.kind}-{fingerprint}"
-    if not (folder / "manifest.json").exists():
-        locks = folder.parent / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / folder.name):  # another process may be making the same
-            if not (folder / "manifest.json").exists():
-                folder.mkdir(exist_ok=True)
-                try:
-                    _prepare(folder, {"validation": validation, "train": train}, section, data)
-                finally:
-                    if not any(folder.iterdir()):  # nothing that a next attempt could go on with
-                        folder.rmdir()
-    return PreparedData(folder)
+    return Preparation(data, section).make(BLOCK_TOKENS + 1 if data.streaming else None)
 
 
-def _name(data: DataSection) -> str:
-    names = "-".join(Path(name).stem for name in data.mixture or [data.source])
-    return names[:LONGEST_NAME]
+class Preparation:
+    """What is to be prepared, and in which folder: `make` does what is missing of it."""
 
+    def __init__(self, data: DataSection, section: TokenizerSection):
+        """`ConfigError` if a source is unknown or cannot be read."""
+        self.data, self.section = data, section
+        train, validation = open_corpus(data)
+        self.splits = {"validation": validation, "train": train}
+        identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
+        if section.kind == "pretrained":
+            identity["vocabulary"] = tokenizers.load_tokenizer(section.path).backend_tokenizer.to_str()
+        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        names = "-".join(Path(name).stem for name in data.mixture or [data.source])
+        self.folder = Path(data.cache_dir) / f"{names[:LONGEST_NAME]}-{section.kind}-{fingerprint}"
 
-def _prepare(folder: Path, splits: dict[str, Split], section: TokenizerSection, data: DataSection):
-    if not (folder / "tokenizer").exists():
-        tokenizer, about = tokenizers.build_tokenizer(section, splits["train"], splits["validation"])
-        staging = folder / ".tokenizer"
+    def make(self, until: int | None) -> "PreparedData":
+        """Prepare all of validation, and of training at least `until` ids (None: all)."""
+        lock = lock_of(self.folder)
+        while not self._has(until):
+            with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
+                if not self._has(until):
+                    self._make(until)
+        return PreparedData(self.folder)
+
+    def _has(self, until: int | None) -> bool:
+        is_enough = until is not None and Journal.load(self.folder / "train").tokens >= until
+        return is_enough or (self.folder / "manifest.json").exists()
+
+    def _make(self, until: int | None):
+        self.folder.mkdir(exist_ok=True)
+        try:
+            if not (self.folder / "tokenizer").exists():
+                self._make_tokenizer()
+            self._make_tokens(until)
+        finally:
+            if not any(self.folder.iterdir()):  # nothing that a next attempt could go on with
+                self.folder.rmdir()
+
+    def _make_tokenizer(self):
+        tokenizer, about = tokenizers.build_tokenizer(self.section, self.splits["train"], self.splits["validation"])
+        staging = self.folder / ".tokenizer"
         shutil.rmtree(staging, ignore_errors=True)
         tokenizers.save(tokenizer, about, staging)
-        staging.rename(folder / "tokenizer")
-        if section.kind != "pretrained":
+        staging.rename(self.folder / "tokenizer")
+        if self.section.kind != "pretrained":
             print(tokenizers.describe(about))
-    tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
+
+    def _make_tokens(self, until: int | None):
+        tokenizer = tokenizers.load_tokenizer(str(self.folder / "tokenizer"))
+        encode = Encoder(tokenizer)
+        train, validation = (
+            SplitWriter(self.folder / name, self.splits[name], tokenizer, encode) for name in ("train", "validation")
+        )
+        validation.write()
+        if train.write(validation.hashes(), until).finished:
+            manifest = {"format": FORMAT, "source": self.data.mixture or self.data.source} | _summary(self.folder)
+            write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def _summary(folder: Path) -> dict:
+    """What a prepared folder holds so far, of the tokenizer and of each split."""
     about = json.loads((folder / "tokenizer" / "report.json").read_text(encoding="utf-8"))
-    encode = Encoder(tokenizer)
-    writers = {name: SplitWriter(folder / name, split, tokenizer, encode) for name, split in splits.items()}
-    journals = {"validation": writers["validation"].write()}
-    journals["train"] = writers["train"].write(held_out=writers["validation"].hashes())
-    manifest = {
-        "format": FORMAT,
-        "source": data.mixture or data.source,
+    journals = {name: Journal.load(folder / name) for name in ("validation", "train")}
+    return {
         "tokenizer": about | {"sha256": sha256(folder / "tokenizer" / "tokenizer.json")},
-        "splits": {name: asdict(_info(journal, splits[name])) for name, journal in journals.items()},
+        "splits": {name: asdict(SplitInfo.of(journal)) for name, journal in journals.items()},
     }
-    write_whole(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-
-def _info(journal: Journal, split: Split) -> SplitInfo:
-    return SplitInfo(
-        documents=journal.documents,
-        tokens=journal.tokens,
-        prompt_tokens=journal.prompt_tokens,
-        text_bytes=journal.text_bytes,
-        floor_nats=journal.floor_nats,
-        groups=journal.groups,
-        in_validation_too=journal.duplicates,
-        empty_documents=journal.reading["empty"],
-        quarantined=journal.reading["faults"],
-        revisions=dict(split.revisions),
-        shards=journal.shards,
-    )
 
 
 class PreparedData:
     """A prepared folder, opened: `tokenizer`, the tokenizer's report `about_tokenizer`, and `info` by split."""
 
     def __init__(self, folder: Path):
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        path = folder / "manifest.json"  # which comes last: without it there may be more to come
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _summary(folder)
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
@@ -152,23 +182,29 @@ class PreparedData:
 
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
-        shards = self.info[split].shards
-        files = [self.folder / split / f"{index:05}.npy" for index in range(len(shards))]
-        ids = TokenArray(files, [shard["tokens"] for shard in shards])
+        ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
         if layout == "packed":
-            if self.info[split].prompt_tokens:
-                raise ConfigError(
-                    "the data has prompts, whose loss data.layout=packed would count; use layout=documents"
-                )
+            self._refuse_prompts(split)
             return Windows(ids, length)
-        return Documents(ids, np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files]), length)
+        documents = [np.load(path.with_suffix(".documents.npy")) for path in ids.parts]
+        return Documents(ids, np.concatenate(documents), length)
+
+    def stream(self, length: int, **positions) -> Stream:
+        """The training split, which may still be being written, as the windows of a run; see `Stream`."""
+        self._refuse_prompts("train")
+        return Stream(GrowingTokens(self.folder / "train"), length, **positions)
+
+    def _refuse_prompts(self, split: str):
+        if self.info[split].prompt_tokens:
+            raise ConfigError("the data has prompts, whose loss data.layout=packed would count; use layout=documents")
 
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""
         lines = [f"folder        {self.folder}", f"tokenizer     {len(self.tokenizer):,} tokens"]
         for name, info in self.info.items():
             text = f"{info.text_bytes / 1e6:,.1f} MB of text, {info.text_bytes / info.tokens:.2f} bytes a token"
-            lines.append(f"{name:14}{info.documents:,} documents, {info.tokens:,} tokens, {text}")
+            so_far = "" if info.finished else " so far"
+            lines.append(f"{name:14}{info.documents:,} documents, {info.tokens:,} tokens{so_far}, {text}")
             if info.empty_documents:
                 lines.append(f"{'':14}{info.empty_documents:,} documents are empty, and left out")
             if info.quarantined:

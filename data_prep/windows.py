@@ -28,6 +28,11 @@ class TokenArray:
         self.ends = np.cumsum([0, *lengths])
         self._mapped = {}
 
+    @classmethod
+    def of_shards(cls, folder: Path, shards: Sequence[dict]) -> "TokenArray":
+        """The ids of a prepared split, in its folder, of whose shards a journal or a manifest tells `tokens`."""
+        return cls([folder / f"{index:05}.npy" for index in range(len(shards))], [shard["tokens"] for shard in shards])
+
     def __len__(self) -> int:
         return int(self.ends[-1])
 
@@ -127,11 +132,15 @@ class Epochs:
     def example(self, position: int) -> int:
         """Which example stands at a position of the run."""
         epoch, index = divmod(position, len(self.examples))
-        return shuffled(index, len(self.examples), _key(self.seed, epoch))
+        return shuffled(index, len(self.examples), key(self.seed, epoch))
+
+    def passes(self, position: int) -> float:
+        """How often the data has been gone through before a position."""
+        return position / len(self.examples)
 
 
-def shuffled(index: int, size: int, key: int) -> int:
-    """Where a permutation of `size` things, chosen by a 64-bit key, has put the one at `index`.
+def shuffled(index: int, size: int, chosen: int) -> int:
+    """Where a permutation of `size` things, chosen by a 64-bit `key`, has put the one at `index`.
 
     A Feistel network over the next larger power of four, walked until it lands inside (Black and Rogaway, 2002).
     """
@@ -140,7 +149,7 @@ def shuffled(index: int, size: int, key: int) -> int:
     while True:
         left, right = index >> half, index & mask
         for turn in range(ROUNDS):
-            left, right = right, left ^ (_mixed(right + (turn << half) ^ key) & mask)
+            left, right = right, left ^ (_mixed(right + (turn << half) ^ chosen) & mask)
         index = left << half | right
         if index < size:
             return index
@@ -154,5 +163,7 @@ def _mixed(value: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _key(seed: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest())
+def key(seed: int, epoch: int, block: int = 0) -> int:
+    """What chooses the permutation of an epoch, or of one block of it."""
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8, salt=block.to_bytes(16))
+    return int.from_bytes(digest.digest())

@@ -43,6 +43,8 @@ class Journal:
     duplicates: int = 0
     """Documents that the validation split has as well, word for word."""
     quarantine_bytes: int = 0
+    revisions: dict[str, str] = field(default_factory=dict)
+    """The commits of the Hub that were read, by data set."""
     finished: bool = False
 
     @property
@@ -54,6 +56,10 @@ class Journal:
     def documents(self) -> int:
         """Documents in whole shards."""
         return sum(shard["documents"] for shard in self.shards)
+
+    def has(self, tokens: int | None) -> bool:
+        """Whether there are so many ids, or all that there will ever be (None: all)."""
+        return self.finished or (tokens is not None and self.tokens >= tokens)
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
@@ -79,16 +85,18 @@ class SplitWriter:
         self.ids_type = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         self.end, self.start = tokenizer.eos_token_id, start_token(tokenizer)
         self.journal = Journal.load(folder)
+        self.journal.revisions = dict(split.revisions)
 
-    def write(self, held_out: set[int] | None = None) -> Journal:
-        """Write what is missing, and return what there is. `ConfigError` if the split holds no documents.
+    def write(self, held_out: set[int] | None = None, until: int | None = None) -> Journal:
+        """Write what is missing of at least `until` ids (None: of all), and return what there is.
 
         `held_out` are the hashes of texts that should not occur; None is for the split that they come from.
+        `ConfigError` if the split holds no documents.
         """
         reading = Reading(self.split.bad_records, self._quarantine(), **self.journal.reading)
         documents = self.split.read_from(self.journal.place, reading)
-        with Progress(self.folder.name, self.split, self.journal, reading) as progress:
-            while not self.journal.finished:
+        with Progress(self.folder.name, self.split, self.journal, reading, until) as progress:
+            while not self.journal.has(until):
                 self._write_shard(documents, reading, held_out, progress)
         if self.journal.documents == 0:
             faults = f"; {reading}" if reading.faults else ""
@@ -195,12 +203,16 @@ class SplitWriter:
 class Progress:
     """A bar of a split's preparation: documents, tokens, MB of text a second, and the time left where it is known."""
 
-    def __init__(self, name: str, split: Split, journal: Journal, reading: Reading):
+    def __init__(self, name: str, split: Split, journal: Journal, reading: Reading, until: int | None):
         self.journal, self.reading = journal, reading
         self.started, self.bytes_before = time.monotonic(), journal.text_bytes
-        self.by_bytes = split.documents is None and split.size is not None
-        unit = {"unit": "B", "unit_scale": True} if self.by_bytes else {"unit": " documents"}
-        self.bar = tqdm(desc=f"{name} tokens", total=split.size if self.by_bytes else split.documents, **unit)
+        if until is not None:
+            self.measure, unit = "tokens", {"unit": " tokens", "unit_scale": True, "total": until}
+        elif split.documents is None and split.size is not None:
+            self.measure, unit = "bytes", {"unit": "B", "unit_scale": True, "total": split.size}
+        else:
+            self.measure, unit = "documents", {"unit": " documents", "total": split.documents}
+        self.bar = tqdm(desc=f"{name} tokens", **unit)
 
     def __enter__(self) -> "Progress":
         return self
@@ -213,11 +225,12 @@ class Progress:
 
     def show(self, new_tokens: int, new_documents: int):
         """Bring the bar up to date; what is new has no whole shard yet."""
-        documents = self.journal.documents + new_documents
+        documents, tokens = self.journal.documents + new_documents, self.journal.tokens + new_tokens
         speed = (self.journal.text_bytes - self.bytes_before) / 1e6 / max(time.monotonic() - self.started, 1e-3)
-        tokens = (self.journal.tokens + new_tokens) / 1e6
-        self.bar.set_postfix_str(f"{documents:,} documents, {tokens:.1f}M tokens, {speed:.1f} MB/s", refresh=False)
-        self.bar.update((self.reading.bytes if self.by_bytes else documents) - self.bar.n)
+        told = f"{documents:,} documents, {tokens / 1e6:.1f}M tokens, {speed:.1f} MB/s"
+        self.bar.set_postfix_str(told, refresh=False)
+        so_far = {"documents": documents, "tokens": tokens, "bytes": self.reading.bytes}
+        self.bar.update(so_far[self.measure] - self.bar.n)
 
 
 def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:

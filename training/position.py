@@ -11,11 +11,12 @@ from sections import ConfigError
 from .run import batch_size
 
 
-def run_positions(examples: int, args: TrainingArguments, data: str, checkpoint: str | None) -> dict[str, int]:
+def run_positions(examples: int | None, args: TrainingArguments, data: dict, checkpoint: str | None) -> dict[str, int]:
     """What `Epochs` needs to know of a run over so many examples: `seed`, `stop` and `shift`.
 
-    `data` names the prepared folder. `args.max_steps` is set where it was epochs that were asked for. `ConfigError` if
-    a checkpoint was trained on other data or in another order.
+    `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for.
+    `data` names what the order of examples depends on. `args.max_steps` is set where it was epochs that were asked for.
+    `ConfigError` if a checkpoint was trained on other data or in another order.
     """
     for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
         if getattr(args, name):
@@ -29,7 +30,7 @@ def run_positions(examples: int, args: TrainingArguments, data: str, checkpoint:
                 f"{checkpoint} does not say where it is in its data; resume one that train_lm.py has written"
             )
         before = state.stateful_callbacks[DataPosition.__name__]["attributes"]
-        for name, now in {"data": data, "training.seed": seed, "examples": examples}.items():
+        for name, now in (data | {"training.seed": seed}).items():
             if before[name] != now:
                 raise ConfigError(
                     f"{checkpoint} was trained with {name}={before[name]} and is resumed with {now}; "
@@ -37,9 +38,8 @@ def run_positions(examples: int, args: TrainingArguments, data: str, checkpoint:
                 )
         position = before["position"]
         shift = position - state.global_step * batch
-    stop = math.ceil(args.num_train_epochs * examples)
-    if args.max_steps > 0:
-        stop = args.max_steps * batch + shift
+    by_steps = args.max_steps > 0
+    stop = args.max_steps * batch + shift if by_steps else math.ceil(args.num_train_epochs * examples)
     if checkpoint is not None and position >= stop:
         raise ConfigError(
             f"{checkpoint} has seen {position:,} of {stop:,} examples, the run is finished; raise training.max_steps "
@@ -52,20 +52,22 @@ def run_positions(examples: int, args: TrainingArguments, data: str, checkpoint:
 class DataPosition(TrainerCallback, ExportableState):
     """Counts epochs of the data, of which the Trainer knows nothing, and keeps the position in checkpoints' state."""
 
-    def __init__(self, order, data: str):
-        """`order` is the run's `Epochs`."""
+    def __init__(self, order, data: dict):
+        """`order` is the run's `Epochs`, and `data` names what it depends on."""
         self.order, self.data, self.position = order, data, 0
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`, together with the step."""
-        about = {"data": self.data, "training.seed": self.order.seed, "examples": len(self.order.examples)}
+        about = self.data | {"training.seed": self.order.seed}
         return {"args": {}, "attributes": about | {"position": self.position}}
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
-        size = len(self.order.examples)
-        self.position = position = min(state.global_step * batch_size(args) + self.order.shift, self.order.stop)
-        state.epoch = position / size
-        ends_epoch = position // size > (position - batch_size(args)) // size
+        before, self.position = (
+            min(step * batch_size(args) + self.order.shift, self.order.stop)
+            for step in (state.global_step - 1, state.global_step)
+        )
+        state.epoch = self.order.passes(self.position)
+        ends_epoch = math.floor(state.epoch) > math.floor(self.order.passes(before))
         if ends_epoch and state.global_step < state.max_steps:  # at the run's end the Trainer sees to it
             control.should_evaluate |= args.eval_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"

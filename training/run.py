@@ -97,6 +97,8 @@ def _check_schedule(args: TrainingArguments):
 def check_shape(experiment: Experiment):
     """Build the model's configuration and compare the sections with it, before any data is read."""
     section = experiment.model
+    if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
+        raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
     config = build_config(section, {})
     window, positions = experiment.data.context_length, config.max_position_embeddings
     if window is not None and window > positions:

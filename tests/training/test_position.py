@@ -52,7 +52,7 @@ def windows_of(count: int) -> Windows:
     return Windows(TokenArray([ids], [len(ids)]), LENGTH)
 
 
-def train(folder, count=7, checkpoint=None, stop=None, data="data", model=None, **arguments):
+def train(folder, count=7, checkpoint=None, stop=None, data="data", length=LENGTH, model=None, **arguments):
     """Train a tiny model on numbered windows; return the trainer and the windows in the order they came."""
     set_seed(0)
     settings = {"output_dir": str(folder), "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "seed": 0}
@@ -60,14 +60,15 @@ def train(folder, count=7, checkpoint=None, stop=None, data="data", model=None, 
     settings |= {"train_sampling_strategy": "sequential", "per_device_train_batch_size": 2}
     args = TrainingArguments(**settings | arguments)
     examples = windows_of(count)
-    order = Epochs(examples, **run_positions(len(examples), args, data, checkpoint))
+    about = {"data": data, "data.context_length": length}
+    order = Epochs(examples, **run_positions(len(examples), args, about, checkpoint))
     ledger = collator()
     trainer = KindlingTrainer(
         model=model or AutoModelForCausalLM.from_config(CONFIG),
         args=args,
         train_dataset=order,
         data_collator=ledger,
-        callbacks=[DataPosition(order, data), *([StopAt(stop)] if stop else [])],
+        callbacks=[DataPosition(order, about), *([StopAt(stop)] if stop else [])],
         text_bytes=None,
         peak_flops=1e9,
     )
@@ -132,7 +133,7 @@ def test_the_end_of_a_pass_weighs_every_token_once(tmp_path, count, accumulation
         gradient_accumulation_steps=accumulation, train_sampling_strategy="sequential",
     )  # fmt: skip
     examples = windows_of(count)
-    order = Epochs(examples, **run_positions(count, args, "data", None))
+    order = Epochs(examples, **run_positions(count, args, {}, None))
     trainer = KindlingTrainer(
         model=model, args=args, train_dataset=order, data_collator=CausalLMCollator(499), callbacks=[Gradients()],
         text_bytes=None, peak_flops=1e9,
@@ -163,7 +164,7 @@ def test_evaluation_by_epochs_is_by_epochs_of_the_data(tmp_path):
         ({"seed": 1}, "training.seed=0 and is resumed with 1"),
         ({"data_seed": 5}, "training.seed=0 and is resumed with 5"),
         ({"data": "others"}, "data=data and is resumed with others"),
-        ({"count": 8}, "examples=7 and is resumed with 8"),
+        ({"length": 8}, "data.context_length=6 and is resumed with 8"),
     ],
 )
 def test_other_data_or_another_order_is_refused(tmp_path, changes, complaint):

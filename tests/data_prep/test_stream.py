@@ -1,0 +1,170 @@
+"""Streams: the same order however far the writer is, each window once a pass, and no waiting for a writer that is gone."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import stream, tokens, writer
+from data_prep.files import save_array
+from data_prep.stream import GrowingTokens, Stream, lock_of
+from data_prep.tokens import Preparation, PreparedData, prepare
+from data_prep.windows import Epochs, TokenArray, Windows
+from data_prep.writer import Journal
+from sections import ConfigError, DataSection, TokenizerSection
+
+NUMBERS = TokenizerSection(kind="numbers")
+
+
+def write_shards(folder, shards: list[int], finished: bool) -> GrowingTokens:
+    """A split's folder with shards of so many ids, counted from 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ends = np.cumsum([0, *shards])
+    for index, count in enumerate(shards):
+        save_array(folder / f"{index:05}.npy", np.arange(ends[index], ends[index] + count, dtype=np.uint16))
+    Journal(shards=[{"tokens": count, "documents": 1} for count in shards], finished=finished).save(folder)
+    return GrowingTokens(folder)
+
+
+def order_of(tokens: GrowingTokens, stop: int, length=4) -> list[int]:
+    run = Stream(tokens, length, seed=5, stop=stop)
+    return [run.example(position) for position in range(stop)]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """60 documents that are numbers, in small shards and blocks."""
+    monkeypatch.setattr(stream, "BLOCK_TOKENS", 30)
+    monkeypatch.setattr(tokens, "BLOCK_TOKENS", 30)
+    monkeypatch.setattr(writer, "TOKENS_A_SHARD", 20)
+    monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 10)
+    (tmp_path / "corpus.jsonl").write_text("".join(f'{{"text": "{number} {number}"}}\n' for number in range(60)))
+    return DataSection(
+        source=str(tmp_path / "corpus.jsonl"),
+        validation_documents=5,
+        cache_dir=str(tmp_path / "prepared"),
+        streaming=True,
+    )
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(2, 9), st.integers(1, 60))
+def test_each_window_comes_once_a_pass_and_in_its_block_in_the_first(tmp_path_factory, shards, length, block):
+    if sum(shards) < 2:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "BLOCK_TOKENS", block)
+        ids = write_shards(tmp_path_factory.mktemp("split") / "train", shards, finished=True)
+        count = len(Windows(ids, length))
+        order = order_of(ids, 3 * count, length)
+        assert [sorted(order[start : start + count]) for start in range(0, 3 * count, count)] == [[*range(count)]] * 3
+        windows = max(1, block // (length - 1))
+        assert [place // windows for place in order[:count]] == [place // windows for place in range(count)]
+        later = Epochs(Windows(ids, length), seed=5, stop=3 * count)
+        assert order[count:] == [later.example(position) for position in range(count, 3 * count)]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.data())
+def test_the_order_does_not_depend_on_how_far_the_writer_is(tmp_path_factory, shards, data):
+    if sum(shards) < 2:
+        return
+    folder = tmp_path_factory.mktemp("split") / "train"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "BLOCK_TOKENS", 12)
+        order = order_of(write_shards(folder, shards, finished=True), 40)
+        for written in range(1, len(shards) + 1):
+            ids = write_shards(folder, shards[:written], finished=data.draw(st.booleans()) and written == len(shards))
+            run = Stream(ids, 4, seed=5, stop=40)
+            there = [place for place in range(40) if ids.has(run._end(place // run.block))]
+            assert [run.example(place) for place in there] == [order[place] for place in there]
+            assert [run.passes(place) for place in there if not ids.finished] == [0.0] * len(there) * (not ids.finished)
+
+
+def test_one_block_is_shuffled_as_a_prepared_corpus(tmp_path):
+    ids = write_shards(tmp_path / "train", [50, 50], finished=True)
+    prepared = Epochs(Windows(TokenArray([np.arange(100)], [100]), 4), seed=5, stop=99)
+    assert order_of(ids, 99) == [prepared.example(position) for position in range(99)]
+
+
+def test_a_run_asks_for_whole_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)  # blocks of 4 windows of 3 new tokens
+    ids = write_shards(tmp_path / "train", [13], finished=False)
+    assert [Stream(ids, 4, 0, stop).horizon for stop in (1, 3, 4, 7, 8)] == [13, 13, 25, 25, 37]
+
+
+def test_a_reader_waits_for_the_writer(corpus, tmp_path, monkeypatch):
+    """A thread writes, shard by shard, only when the reader has come to wait."""
+    whole = prepare(DataSection(**vars(corpus) | {"streaming": False, "cache_dir": str(tmp_path / "whole")}), NUMBERS)
+    expected = order_of(GrowingTokens(whole.folder / "train"), 50)
+    begun = prepare(corpus, NUMBERS)
+    assert not begun.info["train"].finished
+    assert begun.info["train"].tokens < whole.info["train"].tokens
+    waits = threading.Semaphore(0)
+    refresh, write_shard = GrowingTokens.refresh, writer.SplitWriter._write_shard
+
+    def noted(self):
+        waits.release()
+        refresh(self)
+
+    def held_back(self, *arguments):
+        waits.acquire(timeout=60)
+        write_shard(self, *arguments)
+
+    run = begun.stream(4, seed=5, stop=50)
+    monkeypatch.setattr(GrowingTokens, "refresh", noted)
+    monkeypatch.setattr(writer.SplitWriter, "_write_shard", held_back)
+    thread = threading.Thread(target=Preparation(corpus, NUMBERS).make, args=(None,))
+    thread.start()
+    assert [run.example(position) for position in range(50)] == expected
+    waits.release(1000)
+    thread.join()
+    assert PreparedData(begun.folder).info["train"].finished
+
+
+def test_what_a_stream_leaves_is_gone_on_with_to_the_same_bytes(corpus, tmp_path):
+    whole = prepare(DataSection(**vars(corpus) | {"streaming": False, "cache_dir": str(tmp_path / "whole")}), NUMBERS)
+    begun = prepare(corpus, NUMBERS)
+    for until in (50, 90, 10**6):
+        Preparation(corpus, NUMBERS).make(until)
+    assert begun.folder.name == whole.folder.name
+    assert PreparedData(begun.folder).info == whole.info
+    for split in ("train", "validation"):
+        for path in (whole.folder / split).iterdir():
+            assert path.read_bytes() == (begun.folder / split / path.name).read_bytes(), path.name
+
+
+def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    begun = prepare(corpus, NUMBERS)
+    run = begun.stream(4, seed=5, stop=50)
+    with pytest.raises(ConfigError, match=r"the process that writes them is gone; resume the run"):
+        run.example(45)
+    with lock_of(begun.folder):
+        assert stream._is_locked(begun.folder)
+    assert not stream._is_locked(begun.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda path: path.write_text('{"text": "1 2"}\n'), "has changed since the run began; start another run"),
+        (lambda path: path.unlink(), "is neither a known source nor an existing file"),
+    ],
+)
+def test_the_complaint_of_the_writing_process_is_the_run_s(corpus, tmp_path, change, complaint):
+    begun = prepare(corpus, NUMBERS)
+    change(tmp_path / "corpus.jsonl")
+    stream.write_on(corpus, NUMBERS, begun.folder, until=10**6)
+    with pytest.raises(ConfigError, match=complaint):
+        begun.stream(4, seed=5, stop=50).example(45)
+
+
+def test_the_writing_process_writes_what_the_run_needs(corpus):
+    begun = prepare(corpus, NUMBERS)
+    stream.write_on(corpus, NUMBERS, begun.folder, until=10**6)
+    run = begun.stream(4, seed=5, stop=200)
+    run.tokens.wait_for(10**6)
+    count = len(run.examples)
+    assert sorted(run.example(position) for position in range(count)) == [*range(count)]
+    assert (run.passes(count - 1), run.passes(3 * count)) == (0, 3)
