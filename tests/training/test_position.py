@@ -18,7 +18,7 @@ from training.trainer import KindlingTrainer
 LENGTH = 6
 CONFIG = KindlingGPTConfig(
     vocab_size=500, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=LENGTH,
-    pad_token_id=499, bos_token_id=0, eos_token_id=0, residual_dropout=0.1,
+    pad_token_id=499, bos_token_id=0, eos_token_id=0, hidden_dropout=0.1,
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_the_end_of_a_pass_weighs_every_token_once(tmp_path, count, accumulation
             gradients.append([parameter.grad.clone() for parameter in model.parameters()])
 
     set_seed(0)
-    config = KindlingGPTConfig(**CONFIG.to_dict() | {"residual_dropout": 0.0})
+    config = KindlingGPTConfig(**CONFIG.to_dict() | {"hidden_dropout": 0.0})
     model = AutoModelForCausalLM.from_config(config)
     args = TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, save_strategy="no", disable_tqdm=True, report_to="none",

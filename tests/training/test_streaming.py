@@ -1,0 +1,92 @@
+"""Streamed runs that are killed: the same documents in the same order, none lost, none twice, and the same weights."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from config import ROOT
+
+from .killed_run import SMALL
+
+DOCUMENTS, HELD_OUT, STEPS = 300, 5, 24
+KILLS = [4, 9, 10, 13, 19]
+EXPERIMENT = {
+    "model": {
+        "type": "kindling_gpt", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 16, "hidden_dropout": 0.1,
+    },
+    "tokenizer": {"kind": "numbers"},
+    "data": {"source": "corpus.jsonl", "streaming": True, "validation_documents": HELD_OUT},
+    "training": {
+        "max_steps": STEPS, "save_steps": 3, "per_device_train_batch_size": 4, "eval_strategy": "no", "use_cpu": True,
+        "bf16": False, "output_dir": "run", "disable_tqdm": True, "seed": 0, "logging_steps": 1,
+    },
+}  # fmt: skip
+
+
+def train(folder, *kills, **training):
+    """Run until it ends by itself; return ids by step, weights, and how often it was killed."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SMALL)
+    texts = ({"text": " ".join([str(number)] * 3)} for number in range(DOCUMENTS))
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    experiment = EXPERIMENT | {"training": EXPERIMENT["training"] | training}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    (folder / "ledger.jsonl").touch()
+    command = [sys.executable, str(ROOT / "tests" / "training" / "killed_run.py"), "experiment.yaml", "ledger.jsonl"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    for count in range(len(kills) + 1):
+        done = subprocess.run(
+            [*command, *map(str, kills)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            return ledger_of(folder), load_file(folder / "run" / "model.safetensors"), count
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    raise AssertionError("the run has not ended")
+
+
+def ledger_of(folder) -> list[list[int]]:
+    """The rows of ids in the order they were trained on; a step that was done again must have had the same."""
+    attempts = defaultdict(lambda: defaultdict(list))
+    for line in (folder / "ledger.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        attempts[row["step"]][row["process"]].extend(row["ids"])
+    for step, by_process in attempts.items():
+        first, *others = by_process.values()
+        assert all(ids == first for ids in others), f"step {step} had other data when it was done again"
+    assert sorted(attempts) == [*range(1, STEPS + 1)]
+    return [ids for step in sorted(attempts) for ids in next(iter(attempts[step].values()))]
+
+
+def refuse_lost_and_repeated(rows: list[list[int]], accumulation: int):
+    """In each whole pass each document's number must have been a target three times, and its end once."""
+    tokens = 1 + 4 * (DOCUMENTS - HELD_OUT)
+    windows = math.ceil((tokens - 1) / 15)
+    assert len(rows) == STEPS * 4 * accumulation
+    for start in range(0, len(rows) - windows + 1, windows):
+        targets = Counter(token for row in rows[start : start + windows] for token in row[1:])
+        counts = Counter(targets.values())
+        assert counts[3] == DOCUMENTS - HELD_OUT, counts
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulation"),
+    [(2, 3), *(pytest.param(*both, marks=pytest.mark.slow) for both in [(0, 1), (0, 3), (1, 1), (1, 3), (2, 1)])],
+)
+def test_five_kills_lose_nothing_and_repeat_nothing(tmp_path, workers, accumulation):
+    options = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}
+    rows, weights, _ = train(tmp_path / "whole", **options)
+    killed_rows, killed_weights, kills = train(tmp_path / "killed", *KILLS, **options)
+    assert kills == len(KILLS)
+    assert killed_rows == rows
+    refuse_lost_and_repeated(rows, accumulation)
+    assert all(torch.equal(weights[name], killed_weights[name]) for name in weights)
