@@ -91,6 +91,11 @@ class DataSection:
                 f"data.mask_first_n={self.mask_first_n} leaves nothing of data.context_length={self.context_length}"
             )
 
+    def contents(self) -> dict:
+        """The settings that decide which documents there are; the others, how they are laid out and kept."""
+        layout = {"bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n"}
+        return {key: value for key, value in vars(self).items() if key not in layout | {"mask_up_to", "cache_dir"}}
+
     @property
     def origin(self) -> str:
         """The source, or the sources and their shares, in words."""

@@ -182,8 +182,11 @@ def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]
     return [HubShard(repository, commit, row.path, row.size, row.lfs and row.lfs.sha256, row.blob_id) for row in rows]
 
 
-def patiently(what: str, action: Callable[[], Result]) -> Result:
-    """The result of an action over the network, tried again with growing waits while its failures may pass."""
+def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Result:
+    """The result of an action over the network, tried again with growing waits while its failures may pass.
+
+    `ConfigError` says that `what` cannot be `done`.
+    """
     for attempt in itertools.count(1):
         try:
             return action()
@@ -192,7 +195,7 @@ def patiently(what: str, action: Callable[[], Result]) -> Result:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise ConfigError(
-                    f"{what} cannot be read{tried}: {reason}; check its name and your connection"
+                    f"{what} cannot be {done}{tried}: {reason}; check its name, your rights and your connection"
                 ) from error
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
             LOGGER.warning("%s: %s; trying again in %.0f s", what, type(error).__name__, wait)
@@ -201,11 +204,13 @@ def patiently(what: str, action: Callable[[], Result]) -> Result:
 
 def _may_pass(error: Exception) -> bool:
     """Whether a failure is of the network or the server, told by it or by any failure behind it."""
+    from datasets.exceptions import DatasetNotFoundError
+
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    if constants.HF_HUB_OFFLINE or any(isinstance(error, PERMANENT) for error in chain):
+    if constants.HF_HUB_OFFLINE or any(isinstance(error, (*PERMANENT, DatasetNotFoundError)) for error in chain):
         return False
     statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]
     if statuses:

@@ -224,6 +224,8 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
     """What `data.source` names: a row of the table, existing local files, or a Hub id."""
     if name in SOURCES:
         return SOURCES[name]
+    if (Path(name) / "manifest.json").exists() and (Path(name) / "tokenizer").exists():
+        raise ConfigError(f"{name} holds tokens, no texts; it can be data.source, by itself")
     if LocalFiles(name).files():
         return LocalFiles(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):

@@ -4,11 +4,12 @@ A prepared folder holds `tokenizer/`, the shards of each split in a folder of it
 All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
 followed by the end token, which are one token where a tokenizer does not tell them apart.
 
-usage: python -m data_prep.tokens CONFIG [section.key=value ...]
+usage: python -m data_prep.tokens CONFIG [section.key=value ...] [--push-to-hub USER/NAME]
 
     python -m data_prep.tokens configs/lm/tinystories.yaml
 
-prepares what an experiment needs before it runs, on from where it was interrupted.
+prepares what an experiment needs before it runs, on from where it was interrupted. --push-to-hub publishes it as a data
+set, whose name is a data.source then.
 """
 
 import hashlib
@@ -28,12 +29,12 @@ from sections import ConfigError, DataSection, TokenizerSection
 from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .files import sha256, write_whole
+from .published import FORMAT, MANIFEST, find_prepared, publish, request
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
 from .windows import Documents, TokenArray, Windows
 from .writer import Journal, SplitWriter
 
-FORMAT = 4
 LONGEST_NAME = 60
 
 
@@ -95,8 +96,10 @@ def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
 
     With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
-    after its last whole shard.
+    after its last whole shard. A source that is prepared already is used as it is.
     """
+    if (folder := find_prepared(data, section)) is not None:
+        return PreparedData(folder)
     return Preparation(data, section).make(BLOCK_TOKENS + 1 if data.streaming else None)
 
 
@@ -126,7 +129,7 @@ class Preparation:
 
     def _has(self, until: int | None) -> bool:
         is_enough = until is not None and Journal.load(self.folder / "train").tokens >= until
-        return is_enough or (self.folder / "manifest.json").exists()
+        return is_enough or (self.folder / MANIFEST).exists()
 
     def _make(self, until: int | None):
         self.folder.mkdir(exist_ok=True)
@@ -155,8 +158,9 @@ class Preparation:
         )
         validation.write()
         if train.write(validation.hashes(), until).finished:
-            manifest = {"format": FORMAT, "source": self.data.mixture or self.data.source} | _summary(self.folder)
-            write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            about = {"format": FORMAT, "source": self.data.mixture or self.data.source}
+            manifest = about | {"request": request(self.data, self.section)} | _summary(self.folder)
+            write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def _summary(folder: Path) -> dict:
@@ -173,12 +177,25 @@ class PreparedData:
     """A prepared folder, opened: `tokenizer`, the tokenizer's report `about_tokenizer`, and `info` by split."""
 
     def __init__(self, folder: Path):
-        path = folder / "manifest.json"  # which comes last: without it there may be more to come
+        path = folder / MANIFEST  # which comes last: without it there may be more to come
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _summary(folder)
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
         self.info = {name: SplitInfo(**info) for name, info in manifest["splits"].items()}
+        self._refuse_damage()
+
+    def _refuse_damage(self):
+        """What can be seen without reading them: whether all shards are there, and as long as they were."""
+        for split, info in self.info.items():
+            for index, shard in enumerate(info.shards):
+                path = self.folder / split / f"{index:05}.npy"
+                try:
+                    length = len(np.load(path, mmap_mode="r"))
+                except (OSError, ValueError):
+                    length = None
+                if length != shard["tokens"]:
+                    raise ConfigError(f"{path} is missing or damaged; delete {self.folder}, it will be prepared anew")
 
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
         """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
@@ -215,9 +232,19 @@ class PreparedData:
 
 
 def main(path: str, overrides: list[str]):
-    """Prepare an experiment's tokenizer and tokens, and say what they are."""
+    """Prepare an experiment's tokenizer and tokens, say what they are, and publish them if that is asked for."""
+    name = None
+    if "--push-to-hub" in overrides:
+        place = overrides.index("--push-to-hub")
+        name, overrides = " ".join(overrides[place + 1 : place + 2]), overrides[:place] + overrides[place + 2 :]
+        if name.count("/") != 1:
+            raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
     experiment = load_experiment(path, overrides)
-    print("\n".join(prepare(experiment.data, experiment.tokenizer).describe()))
+    prepared = prepare(experiment.data, experiment.tokenizer)
+    print("\n".join(prepared.describe()))
+    if name is not None:
+        publish(prepared.folder, name)
+        print(f"published     https://huggingface.co/datasets/{name}, use it as data.source={name}")
 
 
 if __name__ == "__main__":

@@ -182,8 +182,6 @@ class Hub(BaseHTTPRequestHandler):
 
     def _file(self, kind: str | None, name: str, revision: str, path: str):
         repository = Repository(self.root, kind or "models", name)
-        if kind and not repository.folder.is_dir():  # the Hub itself says RepoNotFound, at which readers ask again
-            raise Refusal(404, "Not found", "EntryNotFound")
         folder = repository.at(revision)
         if not (folder / path).is_file():
             raise Refusal(404, "Not found", "EntryNotFound")

@@ -1,4 +1,4 @@
-"""Streams: the same order however far the writer is, each window once a pass, and no waiting for a writer that is gone."""
+"""Streams: the same order however far the writer is, each window once a pass, no waiting for a writer that is gone."""
 
 import threading
 
