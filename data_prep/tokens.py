@@ -32,7 +32,7 @@ from .splits import Split
 from .windows import Documents, TokenArray, Windows
 from .writer import Journal, SplitWriter
 
-FORMAT = 3
+FORMAT = 4
 LONGEST_NAME = 60
 
 
@@ -45,7 +45,8 @@ class SplitInfo:
     prompt_tokens: int
     text_bytes: int
     floor_nats: float | None
-    groups: list[str] = field(default_factory=list)
+    groups: dict[str, dict] = field(default_factory=dict)
+    """Documents and `text_bytes` of each, in the order of their numbers."""
     in_validation_too: int = 0
     """Documents that the validation split has as well, word for word."""
     empty_documents: int = 0
@@ -150,8 +151,18 @@ class PreparedData:
         self.about_tokenizer = manifest["tokenizer"]
         self.info = {name: SplitInfo(**info) for name, info in manifest["splits"].items()}
 
+    @property
+    def compared_groups(self) -> dict[str, dict]:
+        """The groups that validation is told apart by: all, or none where there is one."""
+        groups = self.info["validation"].groups
+        return groups if len(groups) > 1 else {}
+
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
-        """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
+        """The split as examples: `layout` is `packed` or `documents`, `length` the longest, in tokens.
+
+        Those of validation tell the groups of their tokens, if there are groups to compare.
+        """
+        with_groups = split == "validation" and bool(self.compared_groups)
         shards = self.info[split].shards
         files = [self.folder / split / f"{index:05}.npy" for index in range(len(shards))]
         ids = TokenArray(files, [shard["tokens"] for shard in shards])
@@ -160,8 +171,8 @@ class PreparedData:
                 raise ConfigError(
                     "the data has prompts, whose loss data.layout=packed would count; use layout=documents"
                 )
-            return Windows(ids, length)
-        return Documents(ids, np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files]), length)
+            return Windows(ids, length, _documents(files) if with_groups else None)
+        return Documents(ids, _documents(files), length, with_groups)
 
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""
@@ -176,6 +187,11 @@ class PreparedData:
                 lines.append(f"{'':14}{info.quarantined:,} records are no documents: {path}")
         overlap = self.info["train"].in_validation_too
         return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
+
+
+def _documents(files: list[Path]) -> np.ndarray:
+    """What the writer has noted of each document in shards of ids."""
+    return np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files])
 
 
 def main(path: str, overrides: list[str]):
