@@ -45,7 +45,7 @@ def main(path: str, overrides: list[str]):
     examples = prepared.examples("train", experiment.data.layout, length)
     train_set = Epochs(examples, **run_positions(len(examples), args, prepared.folder.name, checkpoint))
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    text_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
+    text_bytes, group_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
@@ -60,6 +60,7 @@ def main(path: str, overrides: list[str]):
         processing_class=prepared.tokenizer,
         callbacks=[DataPosition(train_set, prepared.folder.name), MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
+        group_bytes=group_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
     )
