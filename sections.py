@@ -50,7 +50,7 @@ class DataSection:
     text_field: str | None = None
     """Column of the text, by default `text`; rows with `prompt` and `completion` are trained on the completion only."""
     group_field: str | None = None
-    """Column, or path to it such as meta.pile_set_name, whose value is kept as each document's group."""
+    """Column, or path to it such as meta.pile_set_name, whose values are the groups that validation tells apart."""
     sample_by: str | None = None
     """A document of a plain text file: paragraph (the default), line, document, or what stands between such words."""
     bad_records: float = 0.001

@@ -43,7 +43,7 @@ def main(path: str, overrides: list[str]):
     length = experiment.data.context_length or config.max_position_embeddings
     train_set, about_order = language.training_order(experiment, args, prepared, length, checkpoint)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    text_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
+    text_bytes, group_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
@@ -58,6 +58,7 @@ def main(path: str, overrides: list[str]):
         processing_class=prepared.tokenizer,
         callbacks=[DataPosition(train_set, about_order), MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
+        group_bytes=group_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
     )

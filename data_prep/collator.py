@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from sections import ConfigError, DataSection
 
 from .tokenizer import start_token
 
 IGNORED = -100
+NO_GROUP = -1
 
 
 @dataclass(frozen=True)
 class CausalLMCollator:
     """Turn examples (`input_ids`, and `prompt_length` if they have a prompt) into `input_ids`, `attention_mask` and
-    `labels`, (B, T) int64, padded on the right to the longest.
+    `labels`, (B, T) int64, padded on the right to the longest; and their `groups`, if they have those, -1 on padding.
 
     Labels equal the inputs (the model shifts them), but for -100 on padding and on each example's prompt: its first
     `prompt_length` tokens, its first `mask_first_n` tokens, or its tokens up to and including the first
@@ -44,10 +46,14 @@ class CausalLMCollator:
             attention_mask[i, : len(row)] = 1
             prompt = self._prompt_length(row, example)
             labels[i, prompt : len(row)] = row[prompt:]
-        if self.document_start_id is None:
-            return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        position_ids = self._positions(input_ids, attention_mask)
-        return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.document_start_id is not None:
+            position_ids = self._positions(input_ids, attention_mask)
+            batch = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+        if "groups" in examples[0]:
+            groups = [torch.as_tensor(example["groups"], dtype=torch.int64) for example in examples]
+            batch["groups"] = pad_sequence(groups, batch_first=True, padding_value=NO_GROUP)
+        return batch
 
     def _positions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Places in the document that each token belongs to. A token that ends one and starts the next is its first."""

@@ -47,7 +47,8 @@ class SplitInfo:
     prompt_tokens: int
     text_bytes: int
     floor_nats: float | None
-    groups: list[str] = field(default_factory=list)
+    groups: dict[str, dict] = field(default_factory=dict)
+    """Documents and `text_bytes` of each, in the order of their numbers."""
     in_validation_too: int = 0
     """Documents that the validation split has as well, word for word."""
     empty_documents: int = 0
@@ -197,14 +198,23 @@ class PreparedData:
                 if length != shard["tokens"]:
                     raise ConfigError(f"{path} is missing or damaged; delete {self.folder}, it will be prepared anew")
 
+    @property
+    def compared_groups(self) -> dict[str, dict]:
+        """The groups that validation is told apart by: all, or none where there is one."""
+        groups = self.info["validation"].groups
+        return groups if len(groups) > 1 else {}
+
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
-        """The split as training examples: `layout` is `packed` or `documents`, `length` the longest, in tokens."""
+        """The split as examples: `layout` is `packed` or `documents`, `length` the longest, in tokens.
+
+        Those of validation tell the groups of their tokens, if there are groups to compare.
+        """
+        with_groups = split == "validation" and bool(self.compared_groups)
         ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
         if layout == "packed":
             self._refuse_prompts(split)
-            return Windows(ids, length)
-        documents = [np.load(path.with_suffix(".documents.npy")) for path in ids.parts]
-        return Documents(ids, np.concatenate(documents), length)
+            return Windows(ids, length, _documents(ids.parts) if with_groups else None)
+        return Documents(ids, _documents(ids.parts), length, with_groups)
 
     def stream(self, length: int, **positions) -> Stream:
         """The training split, which may still be being written, as the windows of a run; see `Stream`."""
@@ -229,6 +239,11 @@ class PreparedData:
                 lines.append(f"{'':14}{info.quarantined:,} records are no documents: {path}")
         overlap = self.info["train"].in_validation_too
         return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
+
+
+def _documents(files: list[Path]) -> np.ndarray:
+    """What the writer has noted of each document in shards of ids."""
+    return np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files])
 
 
 def main(path: str, overrides: list[str]):

@@ -62,11 +62,19 @@ class Windows:
 
     A causal model predicts from a window of T tokens T - 1; the shared token makes each adjacent pair of the array a
     target exactly once. The last window may be shorter.
+
+    With `documents`, where each one begins in `ids` (`start`) and its `group`, an example also has `groups`, as long as
+    its `input_ids`: the group of the document whose text or end each token is, or whose start where that is a token of
+    its own.
     """
 
-    def __init__(self, ids: TokenArray, length: int):
+    def __init__(self, ids: TokenArray, length: int, documents: np.ndarray | None = None):
         self.ids = ids
         self.length = length
+        self.groups = None
+        if documents is not None:
+            self.starts, self.groups = np.ascontiguousarray(documents["start"]), documents["group"]
+            self.side = "left" if _are_joined(ids) else "right"  # the token at a start ends the document before
 
     @property
     def targets(self) -> int:
@@ -78,20 +86,24 @@ class Windows:
 
     def __getitem__(self, index: int) -> dict:
         start = range(len(self))[index] * (self.length - 1)
-        return {"input_ids": self.ids.read(start, start + self.length)}
+        ids = self.ids.read(start, start + self.length)
+        if self.groups is None:
+            return {"input_ids": ids}
+        owners = np.searchsorted(self.starts, np.arange(start, start + len(ids)), self.side) - 1
+        return {"input_ids": ids, "groups": self.groups[np.maximum(owners, 0)]}  # the first token ends nothing
 
 
 class Documents:
     """One document an example, from its start token to its end token; one too long for `length` is a `ConfigError`.
 
-    `documents` has where each one begins in `ids` (`start`) and how many of its tokens are a prompt (`prompt`).
+    `documents` has where each one begins in `ids` (`start`) and how many of its tokens are a prompt (`prompt`). An
+    example also has `groups` if asked for: the document's `group`, for each of its tokens.
     """
 
-    def __init__(self, ids: TokenArray, documents: np.ndarray, length: int):
+    def __init__(self, ids: TokenArray, documents: np.ndarray, length: int, with_groups: bool = False):
         self.ids, self.starts, self.prompts = ids, documents["start"], documents["prompt"]
-        # Documents overlap by the shared token if and only if the first id of the array is also the last.
-        shared = int(ids.read(0, 1)[0] == ids.read(len(ids) - 1, len(ids))[0])
-        self.stops = np.append(self.starts[1:] + shared, len(ids))
+        self.groups = documents["group"] if with_groups else None
+        self.stops = np.append(self.starts[1:] + _are_joined(ids), len(ids))
         longest = int((self.stops - self.starts).max())
         if longest > length:
             raise ConfigError(
@@ -109,7 +121,13 @@ class Documents:
 
     def __getitem__(self, index: int) -> dict:
         ids = self.ids.read(int(self.starts[index]), int(self.stops[index]))
-        return {"input_ids": ids, "prompt_length": int(self.prompts[index])}
+        example = {"input_ids": ids, "prompt_length": int(self.prompts[index])}
+        return example if self.groups is None else example | {"groups": np.full(len(ids), self.groups[index])}
+
+
+def _are_joined(ids: TokenArray) -> bool:
+    """Whether documents overlap by the token between them: if and only if the first id of all is also the last."""
+    return bool(ids.read(0, 1)[0] == ids.read(len(ids) - 1, len(ids))[0])
 
 
 class Epochs:

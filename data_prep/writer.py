@@ -26,6 +26,7 @@ from .tokenizer import start_token
 
 TOKENS_A_SHARD = 1 << 23
 CHARACTERS_A_BATCH = 1_000_000
+MOST_GROUPS = 256
 DOCUMENT = np.dtype([("start", "<i8"), ("prompt", "<i4"), ("group", "<i4")])
 
 
@@ -36,7 +37,8 @@ class Journal:
     place: object = None
     reading: dict = field(default_factory=dict)
     shards: list[dict] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
+    groups: dict[str, dict] = field(default_factory=dict)
+    """Documents and `text_bytes` of each group; a group's number is its place here."""
     prompt_tokens: int = 0
     text_bytes: int = 0
     floor_nats: float | None = 0.0
@@ -123,8 +125,8 @@ class SplitWriter:
         abouts, hashes = [], []
         ids = TokenFile(self.folder / f"{name}.npy", self.ids_type)
         for batch, place, is_last in _batches(documents):
-            abouts.append(self._write_batch(ids, batch))
             hashes.append(self._count(batch, held_out))
+            abouts.append(self._write_batch(ids, batch))
             journal.place = place
             progress.show(ids.length, sum(map(len, abouts)))
             journal.finished = is_last
@@ -164,7 +166,8 @@ class SplitWriter:
         about = np.zeros(len(documents), DOCUMENT)
         about["start"] = starts
         about["prompt"] = np.where(["prompt" in document for document in documents], prompts + 1, 0)
-        about["group"] = [self._group(document) for document in documents]
+        groups = {name: place for place, name in enumerate(self.journal.groups)}
+        about["group"] = [groups.get(document.get("group"), -1) for document in documents]
         self.journal.prompt_tokens += int(prompts.sum())
         return about
 
@@ -177,14 +180,6 @@ class SplitWriter:
         ids, counts = self.encode([document["text"] for document in documents], self.ids_type)
         return np.zeros_like(counts), counts, ids
 
-    def _group(self, document: dict) -> int:
-        """The number of the document's group, -1 for none."""
-        if "group" not in document:
-            return -1
-        if document["group"] not in self.journal.groups:
-            self.journal.groups.append(document["group"])
-        return self.journal.groups.index(document["group"])
-
     def _count(self, documents: list[dict], held_out: set[int] | None) -> np.ndarray:
         """Add the documents to the journal's sums; return hashes of their texts."""
         journal, floor, hashes = self.journal, self.split.floor, []
@@ -192,12 +187,24 @@ class SplitWriter:
             known, size = _hash(parts_of(document))
             hashes.append(known)
             journal.text_bytes += size
+            if "group" in document:
+                self._count_group(document["group"], size)
             journal.duplicates += held_out is not None and known in held_out
             if floor is None:
                 journal.floor_nats = None
             else:
                 journal.floor_nats += floor(text_of(document))
         return np.array(hashes, dtype=np.uint64)
+
+    def _count_group(self, name: str, size: int):
+        group = self.journal.groups.setdefault(name, {"documents": 0, "text_bytes": 0})
+        group["documents"] += 1
+        group["text_bytes"] += size
+        if len(self.journal.groups) > MOST_GROUPS:
+            raise ConfigError(
+                f"data.group_field tells more than {MOST_GROUPS} groups apart, {name!r} among them; "
+                "give a field that many documents have in common"
+            )
 
 
 class Progress:

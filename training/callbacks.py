@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from sections import ConfigError, SampleSection
 
@@ -103,11 +103,19 @@ class Progress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step:,}: {describe(metrics, self.floor)}\n    {sample}")
 
 
+class Printer(PrinterCallback):
+    """transformers' line a log, without the numbers of each group."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        totals = {name: value for name, value in logs.items() if "/" not in name}
+        super().on_log(args, state, control, totals, **kwargs)
+
+
 def show_progress(trainer: Trainer, progress: ProgressCallback):
-    """Put `progress` in the place of transformers' bar, if a bar is wanted."""
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(progress)
+    """Put `progress` in the place of transformers' bar, or `Printer` in that of its lines, if no bar is wanted."""
+    wanted = Printer() if trainer.args.disable_tqdm else progress
+    trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
+    trainer.add_callback(wanted)
 
 
 def describe(metrics: dict, floor) -> str:

@@ -1,5 +1,6 @@
 """The model card of a run: what was trained on what, how long, how well, and how to do it again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import SchedulerType, TrainingArguments
@@ -38,7 +39,7 @@ print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 | | |
 |---|---|
 {results}
-
+{groups}
 ![curves](curves.png)
 
 {sample}
@@ -68,10 +69,13 @@ further evaluation.
 """
 
 
-def write_card(folder: Path, config: KindlingConfig, provenance: dict, results: dict, training: dict, **words):
+def write_card(
+    folder: Path, config: KindlingConfig, provenance: dict, results: dict, training: dict, groups=(), **words
+):
     """Write the run folder's README.md; `results` and `training` are rows of its tables.
 
-    `words` are its `name`, `source` (of what it was trained on), `prompt`, `do_sample` and `sample`.
+    `groups` are the rows of a table by group, its head first, or nothing. `words` are its `name`, `source` (of what it
+    was trained on), `prompt`, `do_sample` and `sample`.
     """
     hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
@@ -82,6 +86,7 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, results: 
             total=sum(parameters(config).values()),
             embedding=embedding_parameters(config),
             results=_table(results),
+            groups=_group_table(groups),
             training=_table(training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
@@ -105,3 +110,11 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
 
 def _table(rows: dict) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _group_table(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rule = "|---|" + "---:|" * (len(rows[0]) - 1)
+    return "\n".join(["\n### By group\n", head, rule, *body, ""])

@@ -13,7 +13,8 @@ from .card import describe_optimizer, write_card
 from .position import run_positions
 from .run import batch_size, folder_of, read_provenance, write_json
 
-SPEEDS = ("runtime", "per_second")
+SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+TARGETS = "eval_targets/"
 
 
 def training_order(experiment: LanguageExperiment, args, prepared, length: int, checkpoint: str | None):
@@ -34,14 +35,16 @@ def training_order(experiment: LanguageExperiment, args, prepared, length: int, 
 
 
 def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
-    """The bytes and the floor of the validation text, or None for both where some of it carries no loss.
+    """The bytes of the validation text, those of each of its groups, and its floor.
 
-    Nats of masked examples are not those of the whole text.
+    Bytes and floor are None where some of the text carries no loss: nats of masked examples are not those of the whole.
     """
     data, validation = experiment.data, prepared.info["validation"]
+    groups = prepared.compared_groups
     if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
-        return None, None
-    return validation.text_bytes, validation.floor(validation_set.targets)
+        return None, dict.fromkeys(groups), None
+    group_bytes = {name: about["text_bytes"] for name, about in groups.items()}
+    return validation.text_bytes, group_bytes, validation.floor(validation_set.targets)
 
 
 def finish(experiment: LanguageExperiment, trainer: Trainer, prepared, floor, sample: str):
@@ -60,7 +63,8 @@ def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
         trainer.evaluate()
     last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
     validation, train = prepared.info["validation"], prepared.info["train"]
-    metrics = {key: last[key] for key in last if key.startswith("eval_") and not key.endswith(SPEEDS)}
+    metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
+    documents = {f"validation_documents/{name}": about["documents"] for name, about in prepared.compared_groups.items()}
     return metrics | {
         "floor_loss": floor and floor.loss,
         "floor_bits_per_byte": floor and floor.bits_per_byte,
@@ -69,6 +73,7 @@ def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
         "tokens": trainer.state.num_input_tokens_seen,
         "train_tokens": train.tokens,
         "validation_documents": validation.documents,
+        **documents,
         "total_flos": trainer.state.total_flos,
         "seconds": last["seconds"],
         "vocabulary": len(prepared.tokenizer),
@@ -108,6 +113,7 @@ def _keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metric
         trainer.model.config,
         read_provenance(folder),
         results=_results(metrics),
+        groups=_groups(metrics),
         training=_training(trainer.args, experiment, metrics),
         name=experiment.name,
         source=f"`{experiment.data.origin}`",
@@ -129,6 +135,31 @@ def _results(metrics: dict) -> dict:
     return rows
 
 
+def _groups(metrics: dict) -> list[list[str]]:
+    """A table of the groups that have targets, its head first, the largest group first; nothing if there is none."""
+    targets = {key.removeprefix(TARGETS): count for key, count in metrics.items() if key.startswith(TARGETS)}
+    rows = []
+    for name in sorted(targets, key=targets.get, reverse=True):
+        row = {
+            "group": name,
+            "documents": f"{metrics[f'validation_documents/{name}']:,}",
+            "targets": f"{targets[name] / sum(targets.values()):.1%}",
+            "loss (nats a token)": f"{metrics[f'eval_loss/{name}']:.4f} ± "
+            f"{metrics[f'eval_loss_standard_error/{name}']:.4f}",
+        }
+        if f"eval_bits_per_byte/{name}" in metrics:
+            row["bits per byte"] = f"{metrics[f'eval_bits_per_byte/{name}']:.4f}"
+        rows.append(row)
+    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of a table as lines: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pads = [str.ljust] + [str.rjust] * len(widths[1:])
+    return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
+
+
 def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
     return {
         "tokens": f"{metrics['tokens']:,} ({metrics['epochs']:.2f} epochs of {metrics['train_tokens']:,})",
@@ -141,12 +172,14 @@ def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
 
 
 def _conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
-    """What came out: the loss against its floor, a sample, and what to do next."""
+    """What came out: the loss against its floor and by group, a sample, and what to do next."""
     lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
     if "eval_bits_per_byte" in metrics:
         floor = metrics["floor_bits_per_byte"]
         against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
         lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
+    if groups := _groups(metrics):
+        lines += ["", *_aligned(groups), ""]
     return [
         *lines,
         f"time        {metrics['seconds'] / 60:.1f} minutes",

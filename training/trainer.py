@@ -1,7 +1,9 @@
 """The Hugging Face Trainer with exact validation, true FLOPs and speed, targets counted, matrices alone decayed."""
 
 import time
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
@@ -12,6 +14,7 @@ from .metrics import LanguageModeling
 from .optimizers import build_optimizer
 
 _STOCK = OptimizerSection()
+OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")
 
 
 class KindlingTrainer(Trainer):
@@ -20,13 +23,24 @@ class KindlingTrainer(Trainer):
     Every log carries `tokens` (targets trained on), `total_flos` and `seconds`, which go on counting after a resume,
     and a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) put to use.
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
+    With `group_bytes`, the same of each of its groups in the order of their numbers, and batches that have `groups`,
+    they also report each group's `OF_A_GROUP` and `targets`, as in `eval_loss/NAME`.
     `optimizer` is the experiment's section of that name.
     """
 
-    def __init__(self, *args, text_bytes: int | None, peak_flops: float, optimizer=_STOCK, **kwargs):
+    def __init__(
+        self,
+        *args,
+        text_bytes: int | None,
+        group_bytes: Mapping[str, int | None] | None = None,
+        peak_flops: float,
+        optimizer=_STOCK,
+        **kwargs,
+    ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
+        self.group_bytes = group_bytes or {}
         self.peak_flops = peak_flops
         self.optimizer_section = optimizer
         self._new_targets = 0
@@ -35,22 +49,40 @@ class KindlingTrainer(Trainer):
         self._evaluation_seconds = 0.0
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        return self.metric.compute(
-            nats=prediction.predictions, targets=prediction.label_ids, text_bytes=self.text_bytes
+        nats_BG, targets_BG = prediction.predictions, prediction.label_ids
+        values = self.metric.compute(
+            nats=nats_BG.sum(1, dtype=np.float64), targets=targets_BG.sum(1), text_bytes=self.text_bytes
         )
+        for column, (name, text_bytes) in enumerate(self.group_bytes.items(), start=1):
+            rows = targets_BG[:, column] > 0  # the others add nothing to any sum
+            if rows.any():
+                nats, targets = nats_BG[rows, column], targets_BG[rows, column]
+                found = self.metric.compute(nats=nats, targets=targets, text_bytes=text_bytes)
+                found = {key: found[key] for key in OF_A_GROUP if key in found} | {"targets": int(targets.sum())}
+                values |= {f"{key}/{name}": value for key, value in found.items()}
+        return values
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
-        """Return no loss, and each row's nats and targets in the place of logits and labels.
+        """Return no loss, and each row's nats and targets by group, both (B, G), in the place of logits and labels.
 
-        Two numbers a row instead of T x V logits: a validation pass of any size fits in memory, and the Trainer's
-        gathering over processes, which drops repeated rows, stays right.
+        Some numbers a row instead of T x V logits: a validation pass of any size fits in memory, and the Trainer's
+        gathering over processes, which drops repeated rows, stays right. Column 0 has what is of no group.
         """
         inputs = self._prepare_inputs(inputs)
         targets_BT = inputs.pop("labels")[:, 1:]
+        groups_BT = inputs.pop("groups")[:, 1:] if "groups" in inputs else None
         with torch.no_grad(), self.compute_loss_context_manager():
             logits_BTV = model(**inputs, use_cache=False).logits[:, :-1]  # a cache would undo resets at documents
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
-        return None, nats.view_as(targets_BT).sum(-1), (targets_BT != -100).sum(-1)
+        counts_BT = (targets_BT != -100).long()
+        return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
+
+    def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
+        """Sums over tokens, (B, G): first of no group, then of each group; of all tokens where nothing tells them."""
+        if groups_BT is None:
+            return values_BT.sum(-1, keepdim=True)
+        sums_BG = values_BT.new_zeros(len(values_BT), 1 + len(self.group_bytes))
+        return sums_BG.scatter_add_(1, groups_BT + 1, values_BT)
 
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of a step on a batch as the model counts them, attention and head included (stock: 0.37x-0.94x)."""

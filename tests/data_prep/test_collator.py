@@ -46,6 +46,16 @@ def test_up_to_the_first_separator():
     )
 
 
+@pytest.mark.parametrize("start", [None, 1])
+def test_groups_are_padded_with_none(start):
+    examples = [{"input_ids": [1, 2, 3], "groups": np.array([0, 0, 4], dtype=np.int32)}]
+    collate = CausalLMCollator(PAD, document_start_id=start)
+    batch = collate([*examples, {"input_ids": [4], "groups": np.array([1])}])
+    assert batch["groups"].tolist() == [[0, 0, 4], [1, -1, -1]]
+    assert batch["groups"].dtype == torch.int64
+    assert "groups" not in collate([{"input_ids": [1, 2]}])
+
+
 def test_the_farthest_mask_counts():
     collate = CausalLMCollator(PAD, mask_first_n=1, separator_id=7)
     batch = collate([{"input_ids": [1, 7, 3, 4], "prompt_length": 3}])

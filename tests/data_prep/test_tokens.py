@@ -3,19 +3,22 @@
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
+import zstandard
 
 from data_prep import writer
 from data_prep.tokens import SplitInfo, prepare
-from data_prep.writer import SplitWriter
 from sections import ConfigError, DataSection, TokenizerSection
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(20)))
+    records = ({"text": f"document {i}", "kind": "odd" if i % 2 else "even"} for i in range(20))
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return DataSection(
         source=str(tmp_path / "corpus.jsonl"), validation_documents=5, cache_dir=str(tmp_path / "prepared")
     )
@@ -62,10 +65,10 @@ def test_a_preparation_says_what_it_made(corpus, tmp_path):
 def test_an_interrupted_preparation_goes_on(corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(writer, "TOKENS_A_SHARD", 40)
     monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 20)
-    section = TokenizerSection(kind="characters")
-    whole = prepare(DataSection(**vars(corpus) | {"cache_dir": str(tmp_path / "whole")}), section)
+    section, corpus = TokenizerSection(kind="characters"), replace(corpus, group_field="kind")
+    whole = prepare(replace(corpus, cache_dir=str(tmp_path / "whole")), section)
     with monkeypatch.context() as fault:
-        fault.setattr(SplitWriter, "_group", _killed_at_document(16))
+        fault.setattr(writer, "_hash", _killed_at_document(16))
         with pytest.raises(KeyboardInterrupt):
             prepare(corpus, section)
     (folder,) = (path for path in (tmp_path / "prepared").iterdir() if path.name != ".locks")
@@ -78,18 +81,52 @@ def test_an_interrupted_preparation_goes_on(corpus, monkeypatch, tmp_path):
     for path in whole.folder.rglob("*.npy"):
         assert (prepared.folder / path.relative_to(whole.folder)).read_bytes() == path.read_bytes()
     assert prepared.info == whole.info
+    numbers = {name: [i for i in range(20) if i % 2 == (name == "odd")] for name in ("even", "odd")}
+    for split, kept in (("validation", range(5)), ("train", range(5, 20))):
+        texts = {name: [f"document {i}" for i in found if i in kept] for name, found in numbers.items()}
+        assert prepared.info[split].groups == {
+            name: {"documents": len(found), "text_bytes": sum(map(len, found))} for name, found in texts.items()
+        }
 
 
 def _killed_at_document(number: int):
-    calls = []
+    calls, hash_of = count(1), writer._hash
 
-    def group(self, document):  # noqa: ARG001
-        calls.append(document)
-        if len(calls) == number:
+    def fail(parts):
+        if next(calls) == number:
             raise KeyboardInterrupt
-        return -1
+        return hash_of(parts)
 
-    return group
+    return fail
+
+
+@pytest.mark.parametrize("layout", ["packed", "documents"])
+def test_validation_alone_tells_its_groups_if_there_are_two(corpus, layout):
+    for field, groups in ((None, {}), ("text", None), ("kind", None)):
+        section = replace(corpus, group_field=field)
+        prepared = prepare(section, TokenizerSection(kind="characters"))
+        assert prepared.compared_groups == (prepared.info["validation"].groups if groups is None else groups)
+        assert "groups" not in prepared.examples("train", layout, 16)[0]
+        assert ("groups" in prepared.examples("validation", layout, 16)[0]) == (field is not None)
+    one = prepare(replace(section, validation_documents=1), TokenizerSection(kind="characters"))
+    assert one.info["validation"].groups == {"even": {"documents": 1, "text_bytes": 10}}
+    assert one.compared_groups == {}
+    assert "groups" not in one.examples("validation", layout, 16)[0]
+
+
+def test_groups_of_the_pile_are_those_of_its_records(samples, tmp_path):
+    lines = zstandard.open(samples / "pile" / "val.sample.jsonl.zst", "rt", encoding="utf-8", newline="\n")
+    expected = {}
+    for record in map(json.loads, lines):
+        known = expected.setdefault(record["meta"]["pile_set_name"], {"documents": 0, "text_bytes": 0})
+        known["documents"] += 1
+        known["text_bytes"] += len(record["text"].encode())
+    data = DataSection(
+        source=str(samples / "pile"), group_field="meta.pile_set_name", train_documents=5, cache_dir=str(tmp_path)
+    )
+    info = prepare(data, TokenizerSection(kind="characters")).info["validation"]
+    assert list(info.groups.items()) == list(expected.items())
+    assert sum(group["text_bytes"] for group in info.groups.values()) == info.text_bytes
 
 
 def test_floors_are_nats_a_target_and_bits_a_byte():

@@ -59,6 +59,33 @@ def test_documents_of_several_shards(tmp_path):
         Documents(documents.ids, about, 3)
 
 
+DOCUMENTS = st.lists(st.tuples(st.integers(0, 7), st.integers(-1, 3)), min_size=1, max_size=12)
+
+
+@given(DOCUMENTS, st.booleans(), st.integers(2, 20), st.data())
+def test_a_token_has_the_group_of_the_document_it_is_of(documents, shared, length, data):
+    """Against documents written out token by token: 1 for text, 8 for a start of its own, 9 for an end."""
+    tokens, owners, starts = ([9], [documents[0][1]], []) if shared else ([], [], [])
+    for size, group in documents:
+        starts.append(len(tokens) - shared)
+        written = [1] * size + [9] if shared else [8] + [1] * size + [9]
+        tokens += written
+        owners += [group] * len(written)
+    about = np.zeros(len(documents), [("start", "<i8"), ("prompt", "<i4"), ("group", "<i4")])
+    about["start"], about["group"] = starts, [group for _, group in documents]
+    cut = data.draw(st.integers(0, len(tokens)))
+    ids = TokenArray([np.array(tokens[:cut]), np.array(tokens[cut:])], [cut, len(tokens) - cut])
+    windows = Windows(ids, length, about)
+    for i in range(len(windows)):
+        first = i * (length - 1)
+        assert windows[i]["input_ids"].tolist() == tokens[first : first + length]
+        assert windows[i]["groups"].tolist() == owners[first : first + length]
+    rows = Documents(ids, about, 99, with_groups=True)
+    assert [row["groups"].tolist() for row in rows] == [[group] * (size + 2) for size, group in documents]
+    assert all(len(row["input_ids"]) == len(row["groups"]) for row in rows)
+    assert not any("groups" in row for row in (Windows(ids, length)[0], Documents(ids, about, 99)[0]))
+
+
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_an_order_is_a_permutation(size, key):
     assert sorted(shuffled(index, size, key) for index in range(size)) == list(range(size))

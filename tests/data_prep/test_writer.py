@@ -100,10 +100,17 @@ def test_prompts_are_measured_with_their_start_token(tmp_path):
 
 
 def test_groups_are_numbered_as_they_come(tmp_path):
-    groups = ["Books", "Web", "Books"]
-    journal = write(tmp_path, split_of(*({"text": "a", "group": group} for group in groups), {"text": "b"}))
-    assert journal.groups == ["Books", "Web"]
+    texts = [("Books", "a"), ("Web", "žluť"), ("Books", "bc")]
+    journal = write(tmp_path, split_of(*({"text": text, "group": group} for group, text in texts), {"text": "b"}))
+    assert list(journal.groups) == ["Books", "Web"]
+    assert journal.groups == {"Books": {"documents": 2, "text_bytes": 3}, "Web": {"documents": 1, "text_bytes": 6}}
     assert about_of(tmp_path / "train")["group"].tolist() == [0, 1, 0, -1]
+
+
+def test_a_field_that_tells_documents_apart_makes_no_groups(tmp_path):
+    pages = ({"text": "a", "group": f"http://{index}"} for index in range(writer.MOST_GROUPS + 1))
+    with pytest.raises(ConfigError, match=r"data\.group_field .* more than 256 groups .*'http://256'"):
+        write(tmp_path, split_of(*pages))
 
 
 def test_the_floor_is_the_sum_over_documents(tmp_path):
@@ -151,6 +158,9 @@ def test_any_interruption_leaves_the_same_bytes(tmp_path_factory, kills, seed):
         None if generator.random() < 0.1 else {"text": "abcdefghij "[: generator.integers(11)] * generator.integers(4)}
         for _ in range(60)
     ]
+    for document in documents:
+        if document is not None and generator.random() < 0.8:
+            document["group"] = f"group {generator.integers(4)}"
     one, other = (tmp_path_factory.mktemp(name) for name in ("one", "other"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "TOKENS_A_SHARD", 40)
@@ -167,7 +177,12 @@ def test_any_interruption_leaves_the_same_bytes(tmp_path_factory, kills, seed):
         write(other, split_of(*documents))
     files = {path.name: path.read_bytes() for path in (one / "train").iterdir()}
     assert {path.name: path.read_bytes() for path in (other / "train").iterdir()} == files
-    assert len(about_of(one / "train")) == sum(document is not None for document in documents)
+    about, kept = about_of(one / "train"), [document for document in documents if document is not None]
+    groups = Journal.load(other / "train").groups
+    assert [(None, *groups)[number + 1] for number in about["group"]] == [each.get("group") for each in kept]
+    for name, counts in groups.items():
+        sizes = [len(each["text"]) for each in kept if each.get("group") == name]
+        assert counts == {"documents": len(sizes), "text_bytes": sum(sizes)}
 
 
 def test_faults_are_written_down(tmp_path):

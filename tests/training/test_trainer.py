@@ -57,6 +57,17 @@ def test_validation_does_not_depend_on_the_batch_size(make_trainer, batch):
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(nats / targets), rel=1e-5)
 
 
+def test_without_groups_there_are_totals_alone(make_trainer):
+    trainer = make_trainer()
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda *call: seen.append(set(call[-1])), with_kwargs=True)
+    totals = {"eval_loss", "eval_loss_standard_error", "eval_perplexity", "eval_bits_per_byte"}
+    metrics = trainer.evaluate()
+    assert {name for name in metrics if name.startswith("eval_") and not name.endswith(("time", "second"))} == totals
+    assert seen
+    assert all(names == {"input_ids", "attention_mask", "use_cache"} for names in seen)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_tokens_and_flops_are_exact(make_trainer, accumulation):
     trainer = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=accumulation)
