@@ -60,13 +60,20 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
     Offline (HF_HUB_OFFLINE=1) also one that was prepared with the same settings before; its source is not looked at.
     None if there is none. `ConfigError` if the folder was prepared with other settings than are given.
     """
-    folder = Path(data.source).expanduser()
-    if not is_prepared(folder) and _may_be_on_hub(data):
-        folder = _fetched(data)
-    if folder is not None and is_prepared(folder):
+    folder = None if data.mixture else _named(data)
+    if folder is not None:
         _refuse_other_settings(folder, data, section)
         return folder
     return _made_before(data, section) if constants.HF_HUB_OFFLINE else None
+
+
+def _named(data: DataSection) -> Path | None:
+    """The finished folder that `data.source` is the path or the Hub id of."""
+    name, folder = data.source, Path(data.source).expanduser()
+    if is_prepared(folder):
+        return folder
+    is_id = name not in SOURCES and name.count("/") == 1 and name[0] not in "./~" and not LocalFiles(name).files()
+    return _fetched(data) if is_id else None
 
 
 def is_prepared(folder: Path) -> bool:
@@ -102,11 +109,6 @@ def _refuse_other_settings(folder: Path, data: DataSection, section: TokenizerSe
                     f"{data.source} was prepared with {name}.{key}={value}, and {getattr(given, key)} is given; "
                     "leave it out, or prepare the source anew"
                 )
-
-
-def _may_be_on_hub(data: DataSection) -> bool:
-    name = data.source
-    return name not in SOURCES and name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
 
 
 def _fetched(data: DataSection) -> Path | None:

@@ -73,7 +73,8 @@ class Fields:
         document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
         if self.group:
             try:
-                document["group"] = str(_inside(row, self.group))
+                group = _inside(row, self.group)
+                document |= {} if group is None else {"group": str(group)}
             except orjson.JSONDecodeError as error:
                 return Bad(f"{self.group} is no JSON: {error.msg}")
         return document

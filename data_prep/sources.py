@@ -236,9 +236,17 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
 
 
 def _open_mixture(data: DataSection) -> tuple[Split, Split]:
-    """Each source with its whole own training split, mixed by weight, and its own validation documents."""
-    parts = {name: open_corpus(replace(data, source=name, mixture=None, train_documents=None)) for name in data.mixture}
-    train = mixed({name: part for name, (part, _) in parts.items()}, data.mixture)
+    """Each source with its whole own training split, mixed by weight, and its own validation documents.
+
+    Each is a group, by its name or, of local files, by the file's.
+    """
+    parts, shares = {}, {}
+    for source, share in data.mixture.items():
+        name = Path(source).name if isinstance(find_source(source), LocalFiles) else source
+        name = name if name not in parts else f"{name} ({len(parts)})"
+        parts[name] = open_corpus(replace(data, source=source, mixture=None, train_documents=None))
+        shares[name] = share
+    train = mixed({name: part for name, (part, _) in parts.items()}, shares)
     validation = one_after_another({name: part for name, (_, part) in parts.items()})
     return train.cut(0, data.train_documents), validation
 

@@ -157,7 +157,8 @@ class Preparation:
         train, validation = (
             SplitWriter(self.folder / name, self.splits[name], tokenizer, encode) for name in ("train", "validation")
         )
-        validation.write()
+        if not validation.write().groups and self.data.group_field is not None:
+            raise ConfigError(f"data.group_field={self.data.group_field} is in no document of validation; leave it out")
         if train.write(validation.hashes(), until).finished:
             about = {"format": FORMAT, "source": self.data.mixture or self.data.source}
             manifest = about | {"request": request(self.data, self.section)} | _summary(self.folder)

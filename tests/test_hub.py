@@ -1,10 +1,6 @@
 """Pushing to the loopback Hub, and reading back what was pushed, with the clients that people use."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from config import ROOT
+from tests.hub_client import serving
 
 FILES = {
     "README.md": b"---\nlicense: apache-2.0\n---\n# A folder\n",
@@ -49,31 +45,8 @@ def hub(tmp_path):
         path = tmp_path / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    command = [sys.executable, str(ROOT / "tests" / "hub.py"), str(tmp_path / "hub")]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        environment = kept | {
-            "HF_ENDPOINT": server.stdout.readline().strip(),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_of_someone",
-            "HF_HOME": str(tmp_path / "home"),
-        }
-
-        def run(script: str) -> list:
-            done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(START) + textwrap.dedent(script)],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=200,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            return [json.loads(line) for line in done.stdout.splitlines()]
-
+    with serving(tmp_path, START, HF_HUB_DISABLE_XET="1", HF_TOKEN="hf_of_someone") as run:
         yield tmp_path, run
-        server.terminate()
 
 
 def hexed(files: dict[str, bytes]) -> dict[str, str]:

@@ -2,10 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import pyarrow
 import pyarrow.parquet
@@ -13,8 +9,8 @@ import pytest
 import zstandard
 from filelock import FileLock
 
-from config import ROOT
 from data_prep import shards
+from tests.hub_client import serving
 
 TEXTS = [f"document {i} of some length, {'word ' * (i % 7)}" for i in range(60)]
 PILE = [{"text": text, "meta": {"pile_set_name": f"set {i % 3}"}} for i, text in enumerate(TEXTS)]
@@ -58,6 +54,22 @@ REPOSITORIES = {
 }
 
 
+START = """
+    import json, pathlib
+    from data_prep import shards
+    from data_prep.sources import open_corpus
+    from sections import ConfigError, DataSection
+    shards.FIRST_WAIT = 0.01
+
+    def texts(split):
+        return [document["text"] for document in split]
+
+    def corpus(source, **options):
+        return open_corpus(DataSection(source=source, validation_documents=None, **options))
+
+"""
+
+
 @pytest.fixture
 def hub(tmp_path):
     """The folder that is served, and how to run Python against the server."""
@@ -65,48 +77,8 @@ def hub(tmp_path):
         folder = tmp_path / "hub" / name
         (folder / below).mkdir(parents=True)
         write(folder)
-    command = [sys.executable, str(ROOT / "tests" / "hub.py"), str(tmp_path / "hub")]
-    offline = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"}
-    environment = {key: value for key, value in os.environ.items() if key not in offline}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        environment |= {
-            "HF_ENDPOINT": server.stdout.readline().strip(),
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-            "HF_HUB_ETAG_TIMEOUT": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-
-        def run(script: str) -> list:
-            """What a script prints, a JSON value a line."""
-            start = """
-                import json, pathlib
-                from data_prep import shards
-                from data_prep.sources import open_corpus
-                from sections import ConfigError, DataSection
-                shards.FIRST_WAIT = 0.01
-
-                def texts(split):
-                    return [document["text"] for document in split]
-
-                def corpus(source, **options):
-                    return open_corpus(DataSection(source=source, validation_documents=None, **options))
-
-            """
-            done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(start) + textwrap.dedent(script)],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=200,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            return [json.loads(line) for line in done.stdout.splitlines()]
-
+    with serving(tmp_path, START, HF_HUB_DOWNLOAD_TIMEOUT="1", HF_HUB_ETAG_TIMEOUT="1") as run:
         yield tmp_path / "hub", run
-        server.terminate()
 
 
 def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):

@@ -242,7 +242,7 @@ def test_a_group_that_cannot_be_read_is_a_fault(tmp_path):
     rows = [{"text": str(i), "meta": meta} for i, meta in enumerate(metas)]
     (tmp_path / "pile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     documents, _, faults = read(tmp_path / "pile.jsonl", group="meta.name")
-    assert documents == [{"text": "2", "group": "None"}]
+    assert documents == [{"text": "2"}]
     assert [fault["reason"].startswith("meta.name is no JSON") for fault in faults] == [True, True]
 
 
@@ -256,7 +256,7 @@ def test_groups_are_read_by_path(tmp_path):
     rows = [{"text": "a", "meta": {"pile_set_name": "Books"}}, {"text": "b", "meta": '{"pile_set_name": "Web"}'}]
     (tmp_path / "pile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "c"}]))
     documents, _, _ = read(tmp_path / "pile.jsonl", group="meta.pile_set_name")
-    assert [document["group"] for document in documents] == ["Books", "Web", "None"]
+    assert [document.get("group") for document in documents] == ["Books", "Web", None]
 
 
 def test_too_many_faults_stop_the_reading_after_a_thousand(tmp_path):

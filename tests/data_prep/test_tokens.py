@@ -114,6 +114,19 @@ def test_validation_alone_tells_its_groups_if_there_are_two(corpus, layout):
     assert "groups" not in one.examples("validation", layout, 16)[0]
 
 
+def test_a_group_field_that_is_nowhere_is_refused(corpus):
+    with pytest.raises(ConfigError, match=r"data.group_field=kinds is in no document of validation"):
+        prepare(replace(corpus, group_field="kinds"), TokenizerSection(kind="characters"))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-3])])
+def test_shards_that_are_missing_or_cut_are_seen_on_opening(corpus, damage):
+    prepared = prepare(corpus, TokenizerSection(kind="characters"))
+    damage(prepared.folder / "train" / "00000.npy")
+    with pytest.raises(ConfigError, match=r"00000.npy is missing or damaged; delete .* it will be prepared anew"):
+        prepare(corpus, TokenizerSection(kind="characters"))
+
+
 def test_groups_of_the_pile_are_those_of_its_records(samples, tmp_path):
     lines = zstandard.open(samples / "pile" / "val.sample.jsonl.zst", "rt", encoding="utf-8", newline="\n")
     expected = {}
