@@ -207,7 +207,8 @@ def one_sentence(program: str):
     try:
         yield
     except ConfigError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
+        print(f"{program}: {sentence.removeprefix('sections.ConfigError: ')}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -111,8 +111,8 @@ def format_of(path: Path) -> str | None:
 
 def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # noqa: ARG001
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        offset = _skip_byte_order_mark(stream)
-        for number, line in enumerate(stream):  # lines end at \n only: texts may hold U+2028 and U+0085
+        number, offset = 0, _skip_byte_order_mark(stream)
+        for line in stream:  # lines end at \n only: texts may hold U+2028 and U+0085
             if number == 0:
                 _refuse_array(path, line)
             size = len(line)
@@ -120,7 +120,7 @@ def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # 
                 row = _parse(line)
                 del line  # it may be 100 MB long, and so may the row be
                 yield Record(number, offset, row, file.tell())
-            offset += size
+            number, offset = number + 1, offset + size
 
 
 def _parse(line: bytes) -> dict | Bad | None:

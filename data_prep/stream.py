@@ -106,6 +106,11 @@ class Stream(Epochs):
         self.tokens.wait_for(self._end(position // self.block))
         return float(position // len(self.examples)) if self.tokens.finished else 0.0
 
+    @property
+    def tokens_a_pass(self) -> int | None:
+        """Ids of all windows, once the last one is written."""
+        return len(self.tokens) if self.tokens.finished else None
+
     def _end(self, block: int) -> int:
         """How many ids there must be for a block to be whole."""
         return (block + 1) * self.block * self.stride + 1

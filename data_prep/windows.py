@@ -156,6 +156,11 @@ class Epochs:
         """How often the data has been gone through before a position."""
         return position / len(self.examples)
 
+    @property
+    def tokens_a_pass(self) -> int | None:
+        """Ids of all examples, where it is known how many there are."""
+        return len(self.examples.ids)
+
 
 def shuffled(index: int, size: int, chosen: int) -> int:
     """Where a permutation of `size` things, chosen by a 64-bit `key`, has put the one at `index`.

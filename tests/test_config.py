@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from config import ROOT, ConfigError, build, describe_sections, load_experiment, section_fields
+from config import ROOT, ConfigError, build, describe_sections, load_experiment, one_sentence, section_fields
 from experiment import AlgorithmicExperiment
 from modeling.configuration_kindling import KindlingLlamaConfig
 
@@ -138,6 +139,22 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path, text, complaint, over
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="there is no experiment file"):
         load_experiment(str(tmp_path / "none.yaml"), [])
+
+
+class Failing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ConfigError("what was given, what is allowed, what to do")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_is_one_sentence_from_a_loaders_worker_too(capsys, workers):
+    with pytest.raises(SystemExit) as stop, one_sentence("train_lm.py"):
+        list(torch.utils.data.DataLoader(Failing(), num_workers=workers))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "train_lm.py: what was given, what is allowed, what to do\n"
 
 
 def test_a_constructors_complaint_is_one_sentence():

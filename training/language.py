@@ -62,7 +62,7 @@ def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
     ):
         trainer.evaluate()
     last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
-    validation, train = prepared.info["validation"], prepared.info["train"]
+    validation = prepared.info["validation"]
     metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
     documents = {f"validation_documents/{name}": about["documents"] for name, about in prepared.compared_groups.items()}
     return metrics | {
@@ -71,7 +71,7 @@ def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "tokens": trainer.state.num_input_tokens_seen,
-        "train_tokens": train.tokens,
+        "train_tokens": trainer.train_dataset.tokens_a_pass,
         "validation_documents": validation.documents,
         **documents,
         "total_flos": trainer.state.total_flos,
@@ -89,8 +89,9 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     targets = round(batch * trainer.train_dataset.examples.targets / examples)
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    so_far = "" if info["train"].finished else " so far, and more while it trains"
     return [
-        f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {info['train'].tokens:,} tokens",
+        f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
@@ -162,13 +163,20 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
     return {
-        "tokens": f"{metrics['tokens']:,} ({metrics['epochs']:.2f} epochs of {metrics['train_tokens']:,})",
+        "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
         "steps": f"{metrics['steps']:,}",
         "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
         "optimiser": describe_optimizer(args, experiment.optimizer),
         "seed": str(args.seed),
     }
+
+
+def _passes(experiment: LanguageExperiment, metrics: dict) -> str:
+    tokens = metrics["train_tokens"]
+    if not experiment.data.streaming:
+        return f"{metrics['epochs']:.2f} epochs of {tokens:,}"
+    return f"streamed, {metrics['epochs']:.0f} whole passes" + (f" of {tokens:,}" if tokens else "")
 
 
 def _conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:

@@ -149,7 +149,9 @@ def test_another_column_is_read_if_named(tmp_path):
 
 
 def test_a_hub_id_without_network_is_one_sentence():
-    with pytest.raises(ConfigError, match=r"someone/corpus cannot be read: .*check its name, your rights and your connection"):
+    with pytest.raises(
+        ConfigError, match=r"someone/corpus cannot be read: .*check its name, your rights and your connection"
+    ):
         open_corpus(DataSection(source="someone/corpus"))
 
 
