@@ -1,6 +1,6 @@
 """What corpora cost: encoding beside the tokenizers library, loading, resuming, a huge document, a vocabulary.
 
-usage: python -m benchmarks.corpora [--gigabytes 2.2]
+usage: python -m benchmarks.corpora [--gigabytes 2.2] [--megabytes 500]
 
 prints a table and writes experiments/results/corpora.json. Texts are fables and, where KINDLING_DATA names their
 folder, samples of real corpora. Each measurement is a process of its own, so that its peak memory is its own.
@@ -91,6 +91,49 @@ def loading() -> dict:
     return {"tokens_per_s": round(speed), "seconds_to_go_on": seconds}
 
 
+def streaming(megabytes: int) -> dict:
+    """Seconds to the first batch of a run that streams a new corpus, and of one that goes on; and of a preparation."""
+    from data_prep.collator import CausalLMCollator
+    from data_prep.stream import write_on
+    from data_prep.tokens import prepare
+    from sections import DataSection, TokenizerSection
+
+    length, batch = 257, 32
+    with tempfile.TemporaryDirectory() as folder:
+        small = DataSection(source="fables", train_documents=500, validation_documents=5, cache_dir=folder)
+        prepared = prepare(small, TokenizerSection(vocab_size=4000))
+        section = TokenizerSection(kind="pretrained", path=str(prepared.folder / "tokenizer"))
+        with (Path(folder) / "corpus.jsonl").open("w") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in named_fables(megabytes * 1e6))
+        about = {"source": f"{folder}/corpus.jsonl", "validation_documents": 100}
+        started = time.perf_counter()
+        whole = prepare(DataSection(**about, cache_dir=f"{folder}/whole"), section)
+        seconds = {"all tokens prepared": round(time.perf_counter() - started, 2)}
+        steps = whole.info["train"].tokens // (batch * (length - 1))
+
+        def first_batch(step: int) -> float:
+            """From nothing but the folder, as a run that is started or resumed, up to the batch of a step."""
+            from accelerate import skip_first_batches
+            from torch.utils.data import DataLoader
+
+            started = time.perf_counter()
+            data = DataSection(**about, streaming=True, cache_dir=f"{folder}/streamed")
+            begun = prepare(data, section)
+            run = begun.stream(length, seed=0, stop=steps * batch)
+            if not run.tokens.has(run.horizon):
+                write_on(data, section, begun.folder, run.horizon)
+            loader = DataLoader(run, batch_size=batch, collate_fn=CausalLMCollator(1))
+            next(iter(skip_first_batches(loader, step)))
+            taken = round(time.perf_counter() - started, 2)
+            run.tokens.wait_for(run.horizon)
+            return taken
+
+        seconds["first batch of a stream"] = first_batch(0)
+        for share in (0.01, 0.9):
+            seconds[f"going on at {share:.0%} of {steps:,} steps"] = first_batch(int(share * steps))
+    return {"text_MB": megabytes, "tokens": whole.info["train"].tokens, "seconds": seconds}
+
+
 def huge_document(kind: str) -> dict:
     """Peak memory over the baseline, in MB, of preparing one document of 100 MB on one line."""
     from data_prep import fables
@@ -154,11 +197,13 @@ def peak_megabytes() -> float:
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.corpora", description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=2.2, help="text for the vocabulary (default: 2.2)")
+    parser.add_argument("--megabytes", type=int, default=500, help="text for the stream (default: 500)")
     arguments = parser.parse_args()
     names = ["fables", *(SAMPLES if "KINDLING_DATA" in os.environ else [])]
     measurements = {
         **{f"encoding {name}": (encoding, name) for name in names},
         "loading": (loading,),
+        "streaming": (streaming, arguments.megabytes),
         "a document of 100 MB": (huge_document, "stories"),
         "a document of 100 MB with emoji": (huge_document, "emoji"),
         "a vocabulary": (vocabulary, arguments.gigabytes),

@@ -28,7 +28,8 @@ def run(config: str, ledger: Path, kills: list[int]):
     step = KindlingTrainer.training_step
 
     def noted(self, model, inputs, *arguments):
-        row = {"process": os.getpid(), "step": self.state.global_step + 1, "ids": inputs["input_ids"].tolist()}
+        row = {"run": reached, "process": self.args.process_index, "step": self.state.global_step + 1}
+        row["ids"] = inputs["input_ids"].tolist()
         with ledger.open("a") as file:
             file.write(json.dumps(row) + "\n")
         result = step(self, model, inputs, *arguments)

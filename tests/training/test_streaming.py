@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from operator import itemgetter
 
 import pytest
 import torch
@@ -33,8 +34,8 @@ EXPERIMENT = {
 }  # fmt: skip
 
 
-def train(folder, *kills, **training):
-    """Run until it ends by itself; return ids by step, weights, and how often it was killed."""
+def train(folder, *kills, processes=1, **training):
+    """Run until it ends by itself; return the rows of ids by step, weights, and how often it was killed."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SMALL)
     texts = ({"text": " ".join([str(number)] * 3)} for number in range(DOCUMENTS))
@@ -42,7 +43,9 @@ def train(folder, *kills, **training):
     experiment = EXPERIMENT | {"training": EXPERIMENT["training"] | training}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     (folder / "ledger.jsonl").touch()
-    command = [sys.executable, str(ROOT / "tests" / "training" / "killed_run.py"), "experiment.yaml", "ledger.jsonl"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    script = str(ROOT / "tests" / "training" / "killed_run.py")
+    command = [sys.executable, *launcher, script, "experiment.yaml", "ledger.jsonl"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     for count in range(len(kills) + 1):
         done = subprocess.run(
@@ -50,28 +53,31 @@ def train(folder, *kills, **training):
         )
         if done.returncode == 0:
             return ledger_of(folder), load_file(folder / "run" / "model.safetensors"), count
-        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        assert done.returncode == (-signal.SIGKILL if processes == 1 else 1), done.stderr[-3000:]
     raise AssertionError("the run has not ended")
 
 
-def ledger_of(folder) -> list[list[int]]:
-    """The rows of ids in the order they were trained on; a step that was done again must have had the same."""
+def ledger_of(folder) -> list[list[list[int]]]:
+    """The rows of ids of each step, of all processes; a step that was done again must have had the same."""
     attempts = defaultdict(lambda: defaultdict(list))
     for line in (folder / "ledger.jsonl").read_text().splitlines():
         row = json.loads(line)
-        attempts[row["step"]][row["process"]].extend(row["ids"])
-    for step, by_process in attempts.items():
-        first, *others = by_process.values()
-        assert all(ids == first for ids in others), f"step {step} had other data when it was done again"
+        attempts[row["step"]][row["run"]].append((row["process"], row["ids"]))
     assert sorted(attempts) == [*range(1, STEPS + 1)]
-    return [ids for step in sorted(attempts) for ids in next(iter(attempts[step].values()))]
+    steps = []
+    for step in sorted(attempts):
+        by_run = [sorted(rows, key=itemgetter(0)) for rows in attempts[step].values()]  # stable: in the order they came
+        assert all(rows == by_run[0] for rows in by_run), f"step {step} had other data when it was done again"
+        steps.append([row for _, ids in by_run[0] for row in ids])
+    return steps
 
 
-def refuse_lost_and_repeated(rows: list[list[int]], accumulation: int):
+def refuse_lost_and_repeated(steps: list[list[list[int]]], batch: int):
     """In each whole pass each document's number must have been a target three times, and its end once."""
     tokens = 1 + 4 * (DOCUMENTS - HELD_OUT)
     windows = math.ceil((tokens - 1) / 15)
-    assert len(rows) == STEPS * 4 * accumulation
+    rows = [row for step in steps for row in step]
+    assert len(rows) == STEPS * batch
     for start in range(0, len(rows) - windows + 1, windows):
         targets = Counter(token for row in rows[start : start + windows] for token in row[1:])
         counts = Counter(targets.values())
@@ -84,9 +90,21 @@ def refuse_lost_and_repeated(rows: list[list[int]], accumulation: int):
 )
 def test_five_kills_lose_nothing_and_repeat_nothing(tmp_path, workers, accumulation):
     options = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}
-    rows, weights, _ = train(tmp_path / "whole", **options)
-    killed_rows, killed_weights, kills = train(tmp_path / "killed", *KILLS, **options)
+    steps, weights, _ = train(tmp_path / "whole", **options)
+    killed_steps, killed_weights, kills = train(tmp_path / "killed", *KILLS, **options)
     assert kills == len(KILLS)
-    assert killed_rows == rows
-    refuse_lost_and_repeated(rows, accumulation)
+    assert killed_steps == steps
+    refuse_lost_and_repeated(steps, 4 * accumulation)
+    assert all(torch.equal(weights[name], killed_weights[name]) for name in weights)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_stream_and_survive_kills(tmp_path):
+    """They train on what one would with batches of twice the size, and go on after kills as one does."""
+    one, _, _ = train(tmp_path / "one", per_device_train_batch_size=8)
+    two, weights, _ = train(tmp_path / "two", processes=2)
+    assert [sorted(step) for step in two] == [sorted(step) for step in one]
+    refuse_lost_and_repeated(two, 8)
+    killed, killed_weights, kills = train(tmp_path / "killed", *KILLS[:2], processes=2)
+    assert (killed, kills) == (two, 2)
     assert all(torch.equal(weights[name], killed_weights[name]) for name in weights)
