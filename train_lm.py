@@ -10,6 +10,8 @@ The run folder (training.output_dir, by default runs/NAME) is itself the trained
 with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
 """
 
+from functools import partial
+
 from config import load_experiment, run_script
 
 
@@ -21,12 +23,13 @@ def main(path: str, overrides: list[str]):
 
     import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
+    from data_prep.stream import write_on
     from data_prep.tokens import prepare
     from training import language, run
     from training.attention import attention_implementation
     from training.callbacks import Curves, MetricsFile, Progress, Samples, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
-    from training.position import DataPosition
+    from training.position import DataPosition, run_positions
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -41,7 +44,9 @@ def main(path: str, overrides: list[str]):
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set, about_order = language.training_order(experiment, args, prepared, length, checkpoint)
+    train_set = prepared.order(experiment.data, length, partial(run_positions, args=args, checkpoint=checkpoint))
+    if experiment.data.streaming and args.local_process_index == 0:
+        write_on(experiment.data, experiment.tokenizer, train_set)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     text_bytes, group_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
@@ -56,7 +61,7 @@ def main(path: str, overrides: list[str]):
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[DataPosition(train_set, about_order), MetricsFile(folder), Curves(folder, floor), samples],
+        callbacks=[DataPosition(train_set), MetricsFile(folder), Curves(folder, floor), samples],
         text_bytes=text_bytes,
         group_bytes=group_bytes,
         peak_flops=hardware["peak_flops"],

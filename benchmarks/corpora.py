@@ -119,9 +119,8 @@ def streaming(megabytes: int) -> dict:
             started = time.perf_counter()
             data = DataSection(**about, streaming=True, cache_dir=f"{folder}/streamed")
             begun = prepare(data, section)
-            run = begun.stream(length, seed=0, stop=steps * batch)
-            if not run.tokens.has(run.horizon):
-                write_on(data, section, begun.folder, run.horizon)
+            run = begun.order(data, length, lambda *_: {"seed": 0, "stop": steps * batch})
+            write_on(data, section, run)
             loader = DataLoader(run, batch_size=batch, collate_fn=CausalLMCollator(1))
             next(iter(skip_first_batches(loader, step)))
             taken = round(time.perf_counter() - started, 2)

@@ -209,7 +209,7 @@ def _may_pass(error: Exception) -> bool:
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if constants.HF_HUB_OFFLINE or any(isinstance(error, (*PERMANENT, DatasetNotFoundError)) for error in chain):
         return False
     statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]

@@ -193,6 +193,8 @@ SOURCES = {
         about="pages linked from Reddit (Gokaslan and Cohen, 2019), as GPT-2's WebText",
         size="8 million pages, 24 GB",
         licence="CC0-1.0",
+        revision="refs/convert/parquet",  # which the Hub keeps: the data set itself is archives and a script
+        files={"train": "plain_text/train/*.parquet"},
     ),
 }
 
@@ -269,5 +271,5 @@ if __name__ == "__main__":
     for name, source in SOURCES.items():
         about = [source.about, f"{source.size}; {source.licence}"]
         if isinstance(source, HubDataset):
-            about.append(f"{source.id}@{source.revision[:12] if source.revision else 'main'}, {source.text_field}")
+            about.append(f"{source.id}@{(source.revision or 'main')[:20]}, {source.text_field}")
         print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")

@@ -81,8 +81,9 @@ class Stream(Epochs):
     pass is shuffled as a whole. So the order is a function of (`seed`, position) here too, however fast the writer is.
     """
 
-    def __init__(self, tokens: GrowingTokens, length: int, seed: int, stop: int, shift: int = 0):
-        super().__init__(Windows(tokens, length), seed, stop, shift)
+    def __init__(self, tokens: GrowingTokens, length: int, **positions):
+        """`positions` are the other arguments of `Epochs`."""
+        super().__init__(Windows(tokens, length), **positions)
         self.tokens, self.stride = tokens, length - 1
         self.block = max(1, BLOCK_TOKENS // self.stride)
 
@@ -123,10 +124,13 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(locks / folder.name)
 
 
-def write_on(data: DataSection, section: TokenizerSection, folder: Path, until: int):
-    """Start a process that prepares the training split up to `until` ids; it ends with this one, however this ends."""
+def write_on(data: DataSection, section: TokenizerSection, run: Stream):
+    """Start a process that prepares what the run will ask for; it ends with this one, however this one ends."""
+    folder = run.tokens.folder.parent
+    if run.tokens.has(run.horizon):
+        return
     _failure(folder).unlink(missing_ok=True)
-    task = {"data": asdict(data), "tokenizer": asdict(section), "folder": str(folder), "until": until}
+    task = {"data": asdict(data), "tokenizer": asdict(section), "folder": str(folder), "until": run.horizon}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, json.dumps(task)],

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from .files import sha256, write_whole
 from .published import FORMAT, MANIFEST, find_prepared, publish, request
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
-from .windows import Documents, TokenArray, Windows
+from .windows import Documents, Epochs, TokenArray, Windows
 from .writer import Journal, SplitWriter
 
 LONGEST_NAME = 60
@@ -217,10 +218,18 @@ class PreparedData:
             return Windows(ids, length, _documents(ids.parts) if with_groups else None)
         return Documents(ids, _documents(ids.parts), length, with_groups)
 
-    def stream(self, length: int, **positions) -> Stream:
-        """The training split, which may still be being written, as the windows of a run; see `Stream`."""
-        self._refuse_prompts("train")
-        return Stream(GrowingTokens(self.folder / "train"), length, **positions)
+    def order(self, data: DataSection, length: int, positions: Callable[[int | None, dict], dict]) -> Epochs:
+        """The examples of a whole run, whose arguments `positions` tells for a number of examples and what they are.
+
+        The number is None for a stream, whose end is not known.
+        """
+        about = {"data": self.folder.name, "data.context_length": length}
+        about |= {"data.layout": data.layout, "data.streaming": data.streaming}
+        if data.streaming:
+            self._refuse_prompts("train")
+            return Stream(GrowingTokens(self.folder / "train"), length, **positions(None, about))
+        examples = self.examples("train", data.layout, length)
+        return Epochs(examples, **positions(len(examples), about))
 
     def _refuse_prompts(self, split: str):
         if self.info[split].prompt_tokens:

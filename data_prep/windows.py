@@ -135,11 +135,11 @@ class Epochs:
 
     The example at position n of a run is a function of (`seed`, n): no order is stored, and a run goes on from any
     position. Positions end before `stop`; item i is position i + `shift`, for a run that goes on with batches of
-    another size and so has made other items of the positions before.
+    another size and so has made other items of the positions before. `about` names what the order depends on.
     """
 
-    def __init__(self, examples: Sequence, seed: int, stop: int, shift: int = 0):
-        self.examples, self.seed, self.stop, self.shift = examples, seed, stop, shift
+    def __init__(self, examples: Sequence, seed: int, stop: int, shift: int = 0, about: dict | None = None):
+        self.examples, self.seed, self.stop, self.shift, self.about = examples, seed, stop, shift, about or {}
 
     def __len__(self) -> int:
         return self.stop - self.shift

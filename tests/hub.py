@@ -27,7 +27,7 @@ USER = "someone"
 NAME = r"(?P<name>[^/]+/[^/]+)"
 PLACE = rf"(?:(?P<kind>datasets)/)?{NAME}"
 ABOUT = rf"api/(?P<kind>datasets|models)/{NAME}"
-REVISION = r"(?P<revision>[^/]+)"
+REVISION = r"(?P<revision>refs/convert/parquet|[^/]+)"
 LOOKS = {
     rf"GET {ABOUT}(/revision/{REVISION})?": "_info",
     rf"GET {ABOUT}/tree/{REVISION}/?(?P<below>.*)": "_tree",

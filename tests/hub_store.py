@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 COMMIT = "0" * 40
+HEADS = ("main", "refs/convert/parquet")
 LARGE = 1000
 """Bytes from which a file is published with a SHA-256, as files of Git LFS are; smaller ones have a git hash."""
 FIRST_FILES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
@@ -46,7 +47,8 @@ class Repository:
             raise Refusal(404, "Repository not found", "RepoNotFound")
         if not self.folder.is_symlink():
             return self.folder
-        folder = self.folder.parent / self.folder.readlink() if revision == "main" else self.history / revision
+        is_head = revision in HEADS
+        folder = self.folder.parent / self.folder.readlink() if is_head else self.history / revision
         if not folder.is_dir():
             raise Refusal(404, "Revision not found", "RevisionNotFound")
         return folder

@@ -4,34 +4,14 @@ from pathlib import Path
 
 from transformers import Trainer
 
-from data_prep.stream import write_on
-from data_prep.windows import Epochs
 from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
 
 from .card import describe_optimizer, write_card
-from .position import run_positions
 from .run import batch_size, folder_of, read_provenance, write_json
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 TARGETS = "eval_targets/"
-
-
-def training_order(experiment: LanguageExperiment, args, prepared, length: int, checkpoint: str | None):
-    """The examples of the whole run, and what their order depends on; see `training.position`.
-
-    With `data.streaming` it sees to it that tokens go on being written.
-    """
-    data, streaming = experiment.data, experiment.data.streaming
-    about = {"data": prepared.folder.name, "data.context_length": length, "data.layout": data.layout}
-    about |= {"data.streaming": streaming}
-    if not streaming:
-        examples = prepared.examples("train", data.layout, length)
-        return Epochs(examples, **run_positions(len(examples), args, about, checkpoint)), about
-    order = prepared.stream(length, **run_positions(None, args, about, checkpoint))
-    if args.local_process_index == 0 and not order.tokens.has(order.horizon):
-        write_on(data, experiment.tokenizer, prepared.folder, until=order.horizon)
-    return order, about
 
 
 def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:

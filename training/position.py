@@ -11,17 +11,18 @@ from sections import ConfigError
 from .run import batch_size
 
 
-def run_positions(examples: int | None, args: TrainingArguments, data: dict, checkpoint: str | None) -> dict[str, int]:
-    """What `Epochs` needs to know of a run over so many examples: `seed`, `stop` and `shift`.
+def run_positions(examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None) -> dict:
+    """What `Epochs` needs to know of a run over so many examples: `seed`, `stop`, `shift`, and `about` with the seed.
 
-    `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for.
-    `data` names what the order of examples depends on. `args.max_steps` is set where it was epochs that were asked for.
-    `ConfigError` if a checkpoint was trained on other data or in another order.
+    `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for. `about` names
+    what their order depends on. `args.max_steps` is set where it was epochs that were asked for. `ConfigError` if a
+    checkpoint was trained on other data or in another order.
     """
     for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
         if getattr(args, name):
             raise ConfigError(f"training.{name} would lose or repeat examples of the run; leave it out")
     seed = args.seed if args.data_seed is None else args.data_seed
+    about = about | {"training.seed": seed}
     batch, shift, position = batch_size(args), 0, 0
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
@@ -30,7 +31,7 @@ def run_positions(examples: int | None, args: TrainingArguments, data: dict, che
                 f"{checkpoint} does not say where it is in its data; resume one that train_lm.py has written"
             )
         before = state.stateful_callbacks[DataPosition.__name__]["attributes"]
-        for name, now in (data | {"training.seed": seed}).items():
+        for name, now in about.items():
             if before[name] != now:
                 raise ConfigError(
                     f"{checkpoint} was trained with {name}={before[name]} and is resumed with {now}; "
@@ -46,20 +47,19 @@ def run_positions(examples: int | None, args: TrainingArguments, data: dict, che
             "or training.num_train_epochs to go on"
         )
     args.max_steps = math.ceil((stop - shift) / batch)
-    return {"seed": seed, "stop": stop, "shift": shift}
+    return {"seed": seed, "stop": stop, "shift": shift, "about": about}
 
 
 class DataPosition(TrainerCallback, ExportableState):
     """Counts epochs of the data, of which the Trainer knows nothing, and keeps the position in checkpoints' state."""
 
-    def __init__(self, order, data: dict):
-        """`order` is the run's `Epochs`, and `data` names what it depends on."""
-        self.order, self.data, self.position = order, data, 0
+    def __init__(self, order):
+        """`order` is the run's `Epochs`."""
+        self.order, self.position = order, 0
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`, together with the step."""
-        about = self.data | {"training.seed": self.order.seed}
-        return {"args": {}, "attributes": about | {"position": self.position}}
+        return {"args": {}, "attributes": self.order.about | {"position": self.position}}
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         before, self.position = (

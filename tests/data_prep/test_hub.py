@@ -42,6 +42,12 @@ def pile(folder):
     (folder / "test.jsonl.zst").write_bytes(zstandard.compress(lines(PILE[:1])))
 
 
+def openwebtext(folder):
+    (folder / "subsets" / "urlsf_subset00.tar").write_bytes(b"an archive")
+    (folder / "plain_text" / "train").mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), folder / "plain_text" / "train" / "0000.parquet")
+
+
 def own(folder):
     (folder / "train.jsonl").write_bytes(lines({"text": text} for text in TEXTS))
 
@@ -50,6 +56,7 @@ REPOSITORIES = {
     "roneneldan/TinyStories": (stories, "data"),
     "allenai/c4": (c4, "en"),
     "monology/pile-uncopyrighted": (pile, "train"),
+    "Skylion007/openwebtext": (openwebtext, "subsets"),
     "someone/corpus": (own, "."),
 }
 
@@ -91,6 +98,8 @@ def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):
         train, validation = open_corpus(DataSection(source="someone/corpus", train_documents=5, validation_documents=2))
         print(json.dumps([texts(validation), texts(train)]))
         print(json.dumps(train.revisions))
+        train, validation = open_corpus(DataSection(source="openwebtext", validation_documents=2))
+        print(json.dumps([texts(validation), texts(train)]))
     """)
     for train, validation in found[:4]:
         assert [text.strip() for text in train] == [text.strip() for text in TEXTS[:40]]
@@ -98,6 +107,7 @@ def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):
     assert found[4] == ["set 0", "set 1", "set 2", "set 0", "set 1"]
     assert found[5] == [TEXTS[:2], TEXTS[2:7]]  # no split of its own: held out
     assert found[6] == {"someone/corpus": "0" * 40}
+    assert found[7] == [TEXTS[:2], TEXTS[2:]]
     assert not list((tmp_path / "home").rglob("*.parquet"))
     assert not list((tmp_path / "home").rglob(".kindling-shards*"))
 

@@ -28,6 +28,10 @@ def write_shards(folder, shards: list[int], finished: bool) -> GrowingTokens:
     return GrowingTokens(folder)
 
 
+def stream_of(prepared: PreparedData, stop: int) -> Stream:
+    return Stream(GrowingTokens(prepared.folder / "train"), 4, seed=5, stop=stop)
+
+
 def order_of(tokens: GrowingTokens, stop: int, length=4) -> list[int]:
     run = Stream(tokens, length, seed=5, stop=stop)
     return [run.example(position) for position in range(stop)]
@@ -90,7 +94,7 @@ def test_one_block_is_shuffled_as_a_prepared_corpus(tmp_path):
 def test_a_run_asks_for_whole_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)  # blocks of 4 windows of 3 new tokens
     ids = write_shards(tmp_path / "train", [13], finished=False)
-    assert [Stream(ids, 4, 0, stop).horizon for stop in (1, 3, 4, 7, 8)] == [13, 13, 25, 25, 37]
+    assert [Stream(ids, 4, seed=0, stop=stop).horizon for stop in (1, 3, 4, 7, 8)] == [13, 13, 25, 25, 37]
 
 
 def test_a_reader_waits_for_the_writer(corpus, tmp_path, monkeypatch):
@@ -111,7 +115,7 @@ def test_a_reader_waits_for_the_writer(corpus, tmp_path, monkeypatch):
         waits.acquire(timeout=60)
         write_shard(self, *arguments)
 
-    run = begun.stream(4, seed=5, stop=50)
+    run = stream_of(begun, 50)
     monkeypatch.setattr(GrowingTokens, "refresh", noted)
     monkeypatch.setattr(writer.SplitWriter, "_write_shard", held_back)
     thread = threading.Thread(target=Preparation(corpus, NUMBERS).make, args=(None,))
@@ -137,7 +141,7 @@ def test_what_a_stream_leaves_is_gone_on_with_to_the_same_bytes(corpus, tmp_path
 def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
     monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
     begun = prepare(corpus, NUMBERS)
-    run = begun.stream(4, seed=5, stop=50)
+    run = stream_of(begun, 50)
     with pytest.raises(ConfigError, match=r"the process that writes them is gone; resume the run"):
         run.example(45)
     with lock_of(begun.folder):
@@ -153,17 +157,16 @@ def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
     ],
 )
 def test_the_complaint_of_the_writing_process_is_the_run_s(corpus, tmp_path, change, complaint):
-    begun = prepare(corpus, NUMBERS)
+    run = stream_of(prepare(corpus, NUMBERS), 50)
     change(tmp_path / "corpus.jsonl")
-    stream.write_on(corpus, NUMBERS, begun.folder, until=10**6)
+    stream.write_on(corpus, NUMBERS, run)
     with pytest.raises(ConfigError, match=complaint):
-        begun.stream(4, seed=5, stop=50).example(45)
+        run.example(45)
 
 
 def test_the_writing_process_writes_what_the_run_needs(corpus):
-    begun = prepare(corpus, NUMBERS)
-    stream.write_on(corpus, NUMBERS, begun.folder, until=10**6)
-    run = begun.stream(4, seed=5, stop=200)
+    run = stream_of(prepare(corpus, NUMBERS), 200)
+    stream.write_on(corpus, NUMBERS, run)
     run.tokens.wait_for(10**6)
     count = len(run.examples)
     assert sorted(run.example(position) for position in range(count)) == [*range(count)]

@@ -61,14 +61,14 @@ def train(folder, count=7, checkpoint=None, stop=None, data="data", length=LENGT
     args = TrainingArguments(**settings | arguments)
     examples = windows_of(count)
     about = {"data": data, "data.context_length": length}
-    order = Epochs(examples, **run_positions(len(examples), args, about, checkpoint))
+    order = Epochs(examples, **run_positions(len(examples), about, args, checkpoint))
     ledger = collator()
     trainer = KindlingTrainer(
         model=model or AutoModelForCausalLM.from_config(CONFIG),
         args=args,
         train_dataset=order,
         data_collator=ledger,
-        callbacks=[DataPosition(order, about), *([StopAt(stop)] if stop else [])],
+        callbacks=[DataPosition(order), *([StopAt(stop)] if stop else [])],
         text_bytes=None,
         peak_flops=1e9,
     )
@@ -133,7 +133,7 @@ def test_the_end_of_a_pass_weighs_every_token_once(tmp_path, count, accumulation
         gradient_accumulation_steps=accumulation, train_sampling_strategy="sequential",
     )  # fmt: skip
     examples = windows_of(count)
-    order = Epochs(examples, **run_positions(count, args, {}, None))
+    order = Epochs(examples, **run_positions(count, {}, args, None))
     trainer = KindlingTrainer(
         model=model, args=args, train_dataset=order, data_collator=CausalLMCollator(499), callbacks=[Gradients()],
         text_bytes=None, peak_flops=1e9,
