@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sections import ConfigError
 
+from .long_text import Text
+
 END, PAD = "<|endoftext|>", "<|pad|>"
 NO_TEXT = b"\xff\xfe\xff"
 """Bytes that no UTF-8 text holds: what separates texts in a file."""
@@ -21,7 +23,7 @@ FILE_SIZE = 64_000_000
 Merges = list[tuple[bytes, bytes]]
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
     """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
 
     The vocabulary comes out smaller than asked where the texts hold too few different words. It is that of
@@ -42,7 +44,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         return _tokenizer(merges[:learnt])
 
 
-def _write(texts: Iterable[str], folder: Path) -> list[Path]:
+def _write(texts: Iterable[Text], folder: Path) -> list[Path]:
     """The texts in files of some MB, which are mapped into memory one at a time."""
     files, size = [folder / "0"], 0
     file = files[0].open("wb")

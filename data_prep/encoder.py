@@ -12,6 +12,8 @@ import gigatoken
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
+from .long_text import Text, pieces_of
+
 LOGGER = logging.getLogger(__name__)
 PIECE = 4_000_000
 """Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
@@ -56,11 +58,11 @@ class Encoder:
         """Whether gigatoken does the work."""
         return self._fast is not None
 
-    def __call__(self, texts: list[str], dtype=np.uint32) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, texts: list[Text], dtype=np.uint32) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one array, and how many of them each text has."""
         if not self._compared:
             self._compared = True
-            self._compare([text[:10_000] for text in texts[:100]])
+            self._compare([next(pieces_of(text))[:10_000] for text in texts[:100]])
         parts, counts = [np.empty(0, dtype)], np.zeros(len(texts), np.int64)
         for group, owners in self._groups(texts):
             ids, lengths = self._encode(group)
@@ -68,7 +70,7 @@ class Encoder:
             np.add.at(counts, owners, lengths)
         return np.concatenate(parts), counts
 
-    def _groups(self, texts: list[str]) -> Iterator[tuple[list[str], list[int]]]:
+    def _groups(self, texts: list[Text]) -> Iterator[tuple[list[str], list[int]]]:
         """Pieces of the texts, some MB at a time, and of which text each is."""
         group, owners, size = [], [], 0
         for owner, text in enumerate(texts):
@@ -82,15 +84,15 @@ class Encoder:
         if group:
             yield group, owners
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        start = 0
-        while self.can_cut and len(text) - start > PIECE:
-            cut = SAFE_CUT.search(text, start + PIECE)
-            if cut is None:
-                break
-            yield text[start : cut.start()]
-            start = cut.start()
-        yield text[start:] if start else text
+    def _pieces(self, text: Text) -> Iterator[str]:
+        rest = ""
+        for piece in pieces_of(text):
+            piece, start = rest + piece, 0
+            while self.can_cut and len(piece) - start > PIECE and (cut := SAFE_CUT.search(piece, start + PIECE)):
+                yield piece[start : cut.start()]
+                start = cut.start()
+            rest = piece[start:] if start else piece
+        yield rest
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._fast is None:

@@ -21,6 +21,8 @@ import pyarrow.parquet
 
 from sections import ConfigError
 
+from .long_text import Text, load_json, text_from
+
 ROWS_A_BATCH = 1000
 BLOCK = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -68,7 +70,7 @@ class Fields:
         for name in names:
             if name not in row:
                 return Bad(f"{name} is no column; there are {', '.join(row)}")
-            if not isinstance(row[name], str):
+            if not isinstance(row[name], Text):
                 return Bad(f"{name} is {kind_of(row[name])}; it must be text")
         document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
         if self.group:
@@ -127,7 +129,7 @@ def _parse(line: bytes) -> dict | Bad | None:
     if not line.strip():
         return None
     try:
-        row = orjson.loads(line)
+        row = load_json(line)
     except orjson.JSONDecodeError as error:
         return Bad(f"no JSON: {error.msg}")
     return row if isinstance(row, dict) else Bad(f"a line must hold an object, not {kind_of(row)}")
@@ -164,7 +166,7 @@ def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
     for row in zip(*map(_values, batch.columns), strict=True):
         values = zip(batch.schema.names, row, strict=True)
         try:
-            yield {name: value.decode() if isinstance(value, bytes) else value for name, value in values}
+            yield {name: text_from(value) if isinstance(value, bytes) else value for name, value in values}
         except UnicodeDecodeError as error:
             yield Bad(f"invalid UTF-8 at byte {error.start} of the text")
 
@@ -188,7 +190,7 @@ def _text_row(field: str, text: bytes) -> dict | Bad:
     if b"\0" in text:
         return Bad(f"a NUL byte at byte {text.index(0)} of the text")
     try:
-        return {field: text.decode()}
+        return {field: text_from(text)}
     except UnicodeDecodeError as error:
         return Bad(f"invalid UTF-8 at byte {error.start} of the text")
 

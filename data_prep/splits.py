@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .long_text import Text
 from .reading import Fault, Reading
 from .records import Bad, Fields, read_records
 from .shards import HubShard, LocalShard
@@ -92,7 +93,7 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
             document = fields.document(record.fields)
             if isinstance(document, Bad):
                 reading.fault(Fault(shard.name, after, record.offset, document.reason))
-            elif document is not None and not text_of(document):
+            elif document is not None and not any(parts_of(document)):
                 reading.empty_document()
             elif document is not None:
                 reading.document()
@@ -142,11 +143,11 @@ def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) ->
     return Split(read_from, identity, bad_records=bad_records, revisions=revisions)
 
 
-def parts_of(document: dict) -> tuple[str, str]:
+def parts_of(document: dict) -> tuple[Text, Text]:
     """The prompt, which may be nothing, and what follows it."""
     return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
 
 
-def text_of(document: dict) -> str:
+def text_of(document: dict) -> Text:
     """A document's whole text, prompt and completion joined."""
     return document["text"] if "text" in document else document["prompt"] + document["completion"]

@@ -26,6 +26,7 @@ from sections import ConfigError, DataSection, TokenizerSection
 
 from .bpe import END, PAD, train_bpe
 from .encoder import Encoder
+from .long_text import Text, pieces_of
 from .reading import Reading
 from .sources import open_corpus
 from .splits import Split, text_of
@@ -36,18 +37,19 @@ if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` n
 UNKNOWN = "<|unknown|>"
 
 
-def train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+def train_characters(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
     """Each character of the texts is a token; others become the unknown token."""
     characters = set()
     for text in texts:
-        characters.update(text)
+        for piece in pieces_of(text):
+            characters.update(piece)
     return _character_level(sorted(characters))
 
 
-def train_numbers(texts: Iterable[str], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+def train_numbers(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
     """Each run of digits and each other symbol is a token; spaces separate and are not kept."""
     split = _number_split()
-    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(text)}
+    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(str(text))}
     return _number_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
 
 
@@ -169,7 +171,7 @@ class Texts:
         self.most_documents, self.most_bytes = most_documents, most_bytes
         self.documents = self.bytes = 0
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Text]:
         reading = Reading(self.split.bad_records)
         by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
         by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}

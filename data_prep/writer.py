@@ -20,6 +20,7 @@ from sections import ConfigError
 
 from .encoder import Encoder
 from .files import TokenFile, save_array, sha256, write_whole
+from .long_text import Text, pieces_of
 from .reading import Reading
 from .splits import Split, parts_of, text_of
 from .tokenizer import start_token
@@ -253,12 +254,11 @@ def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
         yield batch, place, True
 
 
-def _hash(parts: tuple[str, str]) -> tuple[int, int]:
-    """A hash of a text, and its UTF-8 bytes, some MB at a time."""
+def _hash(parts: tuple[Text, Text]) -> tuple[int, int]:
+    """A hash of a text, and its UTF-8 bytes."""
     hasher, size = xxhash.xxh3_64(), 0
     for part in parts:
-        for start in range(0, len(part), CHARACTERS_A_BATCH):
-            piece = part[start : start + CHARACTERS_A_BATCH].encode()
+        for piece in map(str.encode, pieces_of(part)):
             hasher.update(piece)
             size += len(piece)
     return hasher.intdigest(), size

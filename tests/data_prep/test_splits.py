@@ -64,7 +64,7 @@ def test_mixtures_keep_their_shares_and_continue(first, second, weight, other, s
     sizes = {"a": 0, "b": 0}
     for document in split:
         sizes[document["group"]] += len(document["text"])
-        assert abs(sizes["a"] / weights["a"] - sizes["b"] / weights["b"]) <= 50 / min(weights.values())
+        assert abs(sizes["a"] * other - sizes["b"] * weight) <= 50 * max(weight, other)
     counts = [sum(document["group"] == name for document in split) for name in "ab"]
     assert counts[0] == len(first) or counts[1] == len(second)
     continues(split, stop)
