@@ -53,10 +53,42 @@ def sweep_table(name: str) -> str:
     return (RESULTS / name / "table.md").read_text(encoding="utf-8").partition("\n")[2].strip()
 
 
+def corpora_table() -> str:
+    """What corpora cost, as `benchmarks.corpora` measured it."""
+    found = json.loads((RESULTS / "corpora.json").read_text(encoding="utf-8"))
+    times = {name.removeprefix("encoding "): about["times"] for name, about in found.items() if "times" in about}
+    stream, learnt = found["streaming"]["seconds"], found["a vocabulary"]
+    first, whole = stream["first batch of a stream"], stream["all tokens prepared"]
+    resumed = {name: seconds for name, seconds in stream.items() if name.startswith("going on")}
+    memory = [
+        found[name]["peak_MB_over_baseline"] for name in ("a document of 100 MB", "a document of 100 MB with emoji")
+    ]
+    return _table(
+        (
+            "encoding, beside the tokenizers library, a thread each",
+            ", ".join(f"{factor:.0f}x ({name})" for name, factor in times.items()),
+        ),
+        (
+            f"{found['streaming']['text_MB']} MB, {found['streaming']['tokens'] / 1e6:.0f} million tokens",
+            f"first batch of a stream after {first:.1f} s, all prepared after {whole:.0f} s",
+        ),
+        *((name, f"{seconds:.2f} s") for name, seconds in resumed.items()),
+        (
+            "a document of 100 MB on one line",
+            f"{memory[0]} MB of memory over the baseline, {memory[1]} with emoji in it",
+        ),
+        (
+            f"{learnt['tokens']:,} tokens learnt from {learnt['text_GB']} GB",
+            f"{learnt['seconds']:.0f} s, {learnt['peak_memory_MB']} MB of memory",
+        ),
+    )
+
+
 TABLES = {
     "demo": demo_table,
     "results": results_table,
     "demo story": lambda: story("demo"),
+    "corpora": corpora_table,
     "grokking": lambda: sweep_table("bars"),
     "tinystories story": lambda: story("tinystories-small"),
 }
