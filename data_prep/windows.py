@@ -136,16 +136,25 @@ class Epochs:
     The example at position n of a run is a function of (`seed`, n): no order is stored, and a run goes on from any
     position. Positions end before `stop`; item i is position i + `shift`, for a run that goes on with batches of
     another size and so has made other items of the positions before. `about` names what the order depends on.
+
+    After the last one come `blanks`, examples all of which is prompt, for several processes take the same number each.
     """
 
-    def __init__(self, examples: Sequence, seed: int, stop: int, shift: int = 0, about: dict | None = None):
-        self.examples, self.seed, self.stop, self.shift, self.about = examples, seed, stop, shift, about or {}
+    def __init__(
+        self, examples: Sequence, seed: int, stop: int, shift: int = 0, blanks: int = 0, about: dict | None = None
+    ):
+        self.examples, self.seed, self.stop, self.shift, self.blanks = examples, seed, stop, shift, blanks
+        self.about = about or {}
 
     def __len__(self) -> int:
-        return self.stop - self.shift
+        return self.stop - self.shift + self.blanks
 
     def __getitem__(self, item: int) -> dict:
-        return self.examples[self.example(range(len(self))[item] + self.shift)]
+        position = range(len(self))[item] + self.shift
+        if position < self.stop:
+            return self.examples[self.example(position)]
+        blank = self.examples[self.example(self.stop - 1)]
+        return blank | {"prompt_length": len(blank["input_ids"])}
 
     def example(self, position: int) -> int:
         """Which example stands at a position of the run."""

@@ -12,7 +12,7 @@ from .run import batch_size
 
 
 def run_positions(examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None) -> dict:
-    """What `Epochs` needs to know of a run over so many examples: `seed`, `stop`, `shift`, and `about` with the seed.
+    """What `Epochs` needs to know of a run over so many examples: its arguments, `about` with the seed among them.
 
     `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for. `about` names
     what their order depends on. `args.max_steps` is set where it was epochs that were asked for. `ConfigError` if a
@@ -47,7 +47,9 @@ def run_positions(examples: int | None, about: dict, args: TrainingArguments, ch
             "or training.num_train_epochs to go on"
         )
     args.max_steps = math.ceil((stop - shift) / batch)
-    return {"seed": seed, "stop": stop, "shift": shift, "about": about}
+    # accelerate would fill up the last batches of several processes with examples from the run's beginning
+    blanks = (shift - stop) % (args.train_batch_size * args.world_size) if args.world_size > 1 else 0
+    return {"seed": seed, "stop": stop, "shift": shift, "blanks": blanks, "about": about}
 
 
 class DataPosition(TrainerCallback, ExportableState):

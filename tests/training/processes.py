@@ -1,0 +1,66 @@
+"""Runs of a tiny model on numbered windows, in as many processes as it is started in.
+
+usage: python tests/training/processes.py BATCH FOLDER
+
+FOLDER/PROCESS.jsonl says of each run, with so many windows and such accumulation, what it trained on and how well.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+
+import modeling  # noqa: F401
+from data_prep.collator import CausalLMCollator
+from data_prep.windows import Epochs, TokenArray, Windows
+from modeling.configuration_kindling import KindlingGPTConfig
+from training.position import DataPosition, run_positions
+from training.trainer import KindlingTrainer
+
+LENGTH = 6
+PAD = 499
+
+
+class Noting(KindlingTrainer):
+    """Notes the first id of each row that has targets."""
+
+    def training_step(self, model, inputs, *arguments):
+        rows = zip(inputs["input_ids"], inputs["labels"][:, 1:], strict=True)
+        found = [int(ids[0]) for ids, labels in rows if (labels >= 0).any()]
+        self.noted.append((self.state.global_step + 1, found))
+        return super().training_step(model, inputs, *arguments)
+
+
+def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
+    """Train one and a half epochs of `count` windows."""
+    set_seed(0)
+    config = KindlingGPTConfig(
+        vocab_size=500, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=LENGTH,
+        pad_token_id=PAD, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    args = TrainingArguments(
+        output_dir=folder, use_cpu=True, save_strategy="no", disable_tqdm=True, report_to="none", logging_steps=1,
+        remove_unused_columns=False, train_sampling_strategy="sequential", per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation, num_train_epochs=1.5, learning_rate=1e-2,
+    )  # fmt: skip
+    ids = np.arange(count * (LENGTH - 1) + 1, dtype=np.uint16)
+    order = Epochs(Windows(TokenArray([ids], [len(ids)]), LENGTH), **run_positions(count, {}, args, None))
+    trainer = Noting(
+        model=AutoModelForCausalLM.from_config(config), args=args, train_dataset=order,
+        data_collator=CausalLMCollator(PAD), callbacks=[DataPosition(order)], text_bytes=None, peak_flops=1e9,
+    )  # fmt: skip
+    trainer.noted = []
+    trainer.train()
+    logs = [row for row in trainer.state.log_history if "loss" in row]
+    about = {"count": count, "accumulation": accumulation, "process": args.process_index, "noted": trainer.noted}
+    return about | {"losses": [row["loss"] for row in logs], "tokens": [row["tokens"] for row in logs]}
+
+
+if __name__ == "__main__":
+    for count in range(5, 12):
+        for accumulation in (1, 2):
+            about = run(count, accumulation, int(sys.argv[1]), sys.argv[2])
+            with (Path(sys.argv[2]) / f"{about['process']}.jsonl").open("a") as file:
+                file.write(json.dumps(about) + "\n")
