@@ -1,6 +1,7 @@
 """Files that are on the disk before anything counts on them."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def write_whole(path: Path, text: str):
         file.flush()
         os.fsync(file.fileno())
     os.replace(staging, path)
+
+
+def write_json(path: Path, value):
+    """As `write_whole`, a value that a person may want to read."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -14,13 +14,13 @@ from huggingface_hub import HfApi, constants, errors, get_token, hf_hub_download
 
 from sections import ConfigError, DataSection, TokenizerSection
 
-from .files import sha256
+from .files import sha256, write_json
 from .shards import patiently
 from .sources import SOURCES, HubDataset, LocalFiles, find_source
 from .stream import lock_of
 
 FORMAT = 4
-MANIFEST = "manifest.json"
+MANIFEST, REQUEST = "manifest.json", "request.json"
 FILES = ["tokenizer/*", "*/?????.npy", "*/?????.documents.npy"]
 """What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
 
@@ -43,7 +43,7 @@ python train_lm.py CONFIG data.source={name}
 The tokenizer in `tokenizer/` has {vocabulary:,} tokens ({bytes_per_token} bytes of validation text a token) and loads
 with `AutoTokenizer`. A split's ids lie in its folder in arrays of numpy, `00000.npy` and so on, in a row that reads
 `end document end document end`; `00000.documents.npy` has where each document begins. `manifest.json` has the counts,
-the SHA-256 of each shard, the revision of what was read, and the settings it was prepared with.
+the SHA-256 of each shard and the revision of what was read, `request.json` the settings it was prepared with.
 
 The texts are those of {origin}, and so is their licence.
 """
@@ -51,14 +51,14 @@ The texts are those of {origin}, and so is their licence.
 
 def request(data: DataSection, section: TokenizerSection) -> dict:
     """The settings that decide what is in a prepared folder."""
-    return {"data": data.contents(), "tokenizer": asdict(section)}
+    return {"format": FORMAT, "data": data.contents(), "tokenizer": asdict(section)}
 
 
 def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
     """The finished folder that an experiment uses as it is: `data.source`, on disk or on the Hub.
 
-    Offline (HF_HUB_OFFLINE=1) also one that was prepared with the same settings before; its source is not looked at.
-    None if there is none. `ConfigError` if the folder was prepared with other settings than are given.
+    Offline (HF_HUB_OFFLINE=1) also one that was prepared with the same settings before, or begun if it is streamed; its
+    source is not looked at. None if there is none. `ConfigError` if the folder was prepared with other settings.
     """
     folder = None if data.mixture else _named(data)
     if folder is not None:
@@ -81,25 +81,26 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / "tokenizer").is_dir()
 
 
-def _read(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _made_before(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The newest finished folder of the same settings, if they need the Hub."""
+    """The newest folder of the same settings, if they need the Hub."""
     if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
         return None
-    made = sorted(Path(data.cache_dir).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    needed = "train/journal.json" if data.streaming else MANIFEST
+    made = sorted(Path(data.cache_dir).glob(f"*/{needed}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    folders = [Path(data.cache_dir) / path.relative_to(data.cache_dir).parts[0] for path in made]
     wanted = request(data, section)
-    return next((path.parent for path in made if _read(path.parent).get("request") == wanted), None)
+    return next((one for one in folders if (one / REQUEST).exists() and _read(one / REQUEST) == wanted), None)
 
 
 def _refuse_other_settings(folder: Path, data: DataSection, section: TokenizerSection):
     """What is left out is as the folder says; what is given must be so too."""
-    manifest = _read(folder)
-    if manifest["format"] != FORMAT:
+    made = _read(folder / REQUEST) if (folder / REQUEST).exists() else {}
+    if made.get("format") != FORMAT:
         raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source anew")
-    made = manifest["request"]
     if data.streaming:
         raise ConfigError(f"{data.source} is prepared already, data.streaming has no effect; leave it out")
     for name, given, default in [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]:
@@ -128,7 +129,7 @@ def _fetched(data: DataSection) -> Path | None:
     with lock_of(folder):
         if not folder.exists():
             staging = cache / f".{folder.name}"
-            patterns = [*FILES, MANIFEST]
+            patterns = [*FILES, MANIFEST, REQUEST]
             options = where | {"revision": commit, "local_dir": staging, "allow_patterns": patterns}
             patiently(data.source, lambda: snapshot_download(**options))
             _refuse_damage(staging, data.source)
@@ -143,7 +144,7 @@ def _manifest(where: dict) -> Path:
 
 
 def _refuse_damage(folder: Path, name: str):
-    for split, about in _read(folder)["splits"].items():
+    for split, about in _read(folder / MANIFEST)["splits"].items():
         for index, shard in enumerate(about["shards"]):
             path = folder / split / f"{index:05}.npy"
             if not path.exists() or sha256(path) != shard["sha256"]:
@@ -160,16 +161,17 @@ def publish(folder: Path, name: str):
         raise ConfigError(f"{folder} is not finished; prepare all of it first, with data.streaming=false")
     if get_token() is None:
         raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-    manifest = _read(folder)
-    manifest |= {key: _without_paths(manifest[key]) for key in ("source", "request")}
+    manifest, settings = _read(folder / MANIFEST), _without_paths(_read(folder / REQUEST))
+    manifest["source"] = _without_paths(manifest["source"])
     with tempfile.TemporaryDirectory() as staging:
         for pattern in FILES:
             for path in folder.glob(pattern):
                 link = Path(staging) / path.relative_to(folder)
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(path.resolve())
-        (Path(staging) / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        (Path(staging) / "README.md").write_text(_card(name, manifest), "utf-8")
+        write_json(Path(staging) / MANIFEST, manifest)
+        write_json(Path(staging) / REQUEST, settings)
+        (Path(staging) / "README.md").write_text(_card(name, manifest, settings), "utf-8")
         patiently(name, lambda: _push(staging, name), "pushed")
 
 
@@ -180,17 +182,15 @@ def _push(folder: str, name: str):
 
 
 def _without_paths(value):
-    """A value of the manifest, in which local files are called by their names alone."""
+    """A setting, in which local files are called by their names alone."""
     if isinstance(value, dict):
         return {_without_paths(key): _without_paths(inner) for key, inner in value.items()}
     is_local = isinstance(value, str) and value not in SOURCES and (Path(value).exists() or LocalFiles(value).files())
     return Path(value).name if is_local else value
 
 
-def _card(name: str, manifest: dict) -> str:
-    source = manifest["request"]["data"]["source"]
-    mixture = manifest["request"]["data"]["mixture"]
-    origin = DataSection(source=source, mixture=mixture).origin
+def _card(name: str, manifest: dict, settings: dict) -> str:
+    origin = DataSection(source=settings["data"]["source"], mixture=settings["data"]["mixture"]).origin
     known = getattr(SOURCES.get(origin), "licence", "")
     rows = (
         f"| {split} | {about['documents']:,} | {about['tokens']:,} | {about['text_bytes'] / 1e6:,.1f} |"

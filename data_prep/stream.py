@@ -27,7 +27,7 @@ from .writer import Journal
 BLOCK_TOKENS = 1 << 23
 """Windows of a first pass are shuffled within so many tokens, about 35 MB of English."""
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """How long nobody may be writing, as when a writer is just about to start, before a run that waits gives up."""
 
 
@@ -56,22 +56,27 @@ class GrowingTokens(TokenArray):
 
         `ConfigError` with the writer's complaint, or if there is no writer.
         """
-        alone_since = time.monotonic()
+        patience = PATIENCE_SECONDS
         while not self.has(count):
             is_written = _is_locked(self.folder.parent)  # asked first: what was written since then is seen
             self.refresh()
             if self.has(count):
                 return
-            if is_written:
-                alone_since = time.monotonic()
-            elif (failure := _failure(self.folder.parent)).exists():
-                raise ConfigError(failure.read_text(encoding="utf-8"))
-            elif time.monotonic() - alone_since > PATIENCE_SECONDS:
-                raise ConfigError(
-                    f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes "
-                    "them is gone; resume the run, which starts another"
-                )
+            if not is_written:
+                patience -= POLL_SECONDS
+                self._refuse_to_wait(count, patience)
             time.sleep(POLL_SECONDS)
+
+    def _refuse_to_wait(self, count: int, patience: float):
+        """For a writer that has complained, or has not been seen for too long."""
+        failure = _failure(self.folder.parent)
+        if failure.exists():
+            raise ConfigError(failure.read_text(encoding="utf-8"))
+        if patience <= 0:
+            raise ConfigError(
+                f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes "
+                "them is gone; resume the run, which starts another"
+            )
 
 
 class Stream(Epochs):

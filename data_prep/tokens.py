@@ -1,6 +1,8 @@
 """Documents to tokens on disk, once, in a folder that an interrupted preparation goes on with.
 
-A prepared folder holds `tokenizer/`, the shards of each split in a folder of its name, and last of all `manifest.json`.
+A prepared folder holds `tokenizer/`, `request.json` with the settings that it is made by, the shards of each split in a
+folder of its name, and last of all `manifest.json`.
+
 All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
 followed by the end token, which are one token where a tokenizer does not tell them apart.
 
@@ -29,8 +31,8 @@ from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
 from .encoder import Encoder
-from .files import sha256, write_whole
-from .published import FORMAT, MANIFEST, find_prepared, publish, request
+from .files import sha256, write_json
+from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, request
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
 from .windows import Documents, Epochs, TokenArray, Windows
@@ -138,6 +140,8 @@ class Preparation:
         try:
             if not (self.folder / "tokenizer").exists():
                 self._make_tokenizer()
+            if not (self.folder / REQUEST).exists():
+                write_json(self.folder / REQUEST, request(self.data, self.section))
             self._make_tokens(until)
         finally:
             if not any(self.folder.iterdir()):  # nothing that a next attempt could go on with
@@ -161,9 +165,8 @@ class Preparation:
         if not validation.write().groups and self.data.group_field is not None:
             raise ConfigError(f"data.group_field={self.data.group_field} is in no document of validation; leave it out")
         if train.write(validation.hashes(), until).finished:
-            about = {"format": FORMAT, "source": self.data.mixture or self.data.source}
-            manifest = about | {"request": request(self.data, self.section)} | _summary(self.folder)
-            write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            source = {"source": self.data.mixture or self.data.source}
+            write_json(self.folder / MANIFEST, source | _summary(self.folder))
 
 
 def _summary(folder: Path) -> dict:

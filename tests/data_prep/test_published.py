@@ -97,9 +97,15 @@ def test_nothing_of_this_machine_is_published(corpus, hub):
     push(run, prepare(corpus, CHARACTERS).folder)
     pushed = [path for path in (folder / "hub" / "someone" / "tokens").resolve().rglob("*") if path.is_file()]
     names = {str(path.relative_to((folder / "hub" / "someone" / "tokens").resolve())) for path in pushed}
-    expected = {"README.md", "manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
+    expected = {
+        "README.md",
+        "manifest.json",
+        "request.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    }
     expected |= {f"{split}/00000{kind}.npy" for split in ("train", "validation") for kind in ("", ".documents")}
-    assert names - {".gitattributes"} == expected | {"tokenizer/report.json"}
+    assert names - {".gitattributes"} == expected
     for path in pushed:
         assert b"canary" not in path.read_bytes(), path.name
         assert str(folder).encode() not in path.read_bytes(), path.name
@@ -130,6 +136,24 @@ def test_offline_what_was_prepared_before_is_used(corpus, hub):
     assert run(script, HF_HUB_OFFLINE="1") == online
     (message,) = run('say(complaint(source="someone/texts", train_documents=3))', HF_HUB_OFFLINE="1")
     assert message.startswith("someone/texts cannot be read")
+
+
+def test_offline_a_stream_goes_on_with_what_it_has(hub):
+    folder, run = hub
+    rows = [{"text": f"line {number}"} for number in range(400)]
+    (folder / "hub" / "someone" / "texts").mkdir(parents=True)
+    (folder / "hub" / "someone" / "texts" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = """
+        from data_prep import stream, writer
+        stream.BLOCK_TOKENS = tokens.BLOCK_TOKENS = 500
+        writer.TOKENS_A_SHARD, writer.CHARACTERS_A_BATCH = 200, 100
+        found = prepared(source="someone/texts", streaming=True)
+        say([found.info["train"].tokens, found.info["train"].finished])
+        found.order(DataSection(streaming=True), 11, lambda *_: {"seed": 0, "stop": 40})[39]
+    """
+    (online,) = run(script)
+    assert online[1] is False
+    assert run(script, HF_HUB_OFFLINE="1") == [online]
 
 
 def test_a_hub_that_fails_now_and_then_takes_and_gives_the_same(corpus, hub):
