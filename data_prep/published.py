@@ -1,10 +1,11 @@
-"""Prepared folders as data sets: opened as they are, from disk or from the Hub, and published there.
+"""Prepared folders as data sets: used as they are, from disk or from the Hub, and published there.
 
-A prepared folder brings its own tokenizer and its own choice of documents. One of the Hub is fetched whole into
-`data.cache_dir`, and used from there once all of its shards are what its manifest says.
+A prepared folder brings its own tokenizer and its own choice of documents. A published one has `kindling.json` beside
+its files, with the SHA-256 of each: it is fetched whole into `data.cache_dir`, and used from there once all are right.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -16,13 +17,15 @@ from sections import ConfigError, DataSection, TokenizerSection
 
 from .files import sha256, write_json
 from .shards import patiently
-from .sources import SOURCES, HubDataset, LocalFiles, find_source
+from .sources import SOURCES, HubDataset, find_source
 from .stream import lock_of
 
 FORMAT = 4
-MANIFEST, REQUEST = "manifest.json", "request.json"
-FILES = ["tokenizer/*", "*/?????.npy", "*/?????.documents.npy"]
+MANIFEST, REQUEST, MARK, README = "manifest.json", "request.json", "kindling.json", "README.md"
+FOLDERS = ["tokenizer/*", "train/*", "validation/*"]
+PUBLISHED = re.compile(r"tokenizer/\w[\w.-]*|(train|validation)/\d+(\.documents)?\.npy|manifest\.json|request\.json")
 """What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 CARD = """---
 {licence}tags: [kindling, tokens]
@@ -55,30 +58,25 @@ def request(data: DataSection, section: TokenizerSection) -> dict:
 
 
 def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The finished folder that an experiment uses as it is: `data.source`, on disk or on the Hub.
+    """The folder that an experiment uses as it is: `data.source`, on disk or on the Hub; None if that is not prepared.
 
-    Offline (HF_HUB_OFFLINE=1) also one that was prepared with the same settings before, or begun if it is streamed; its
-    source is not looked at. None if there is none. `ConfigError` if the folder was prepared with other settings.
+    Offline (HF_HUB_OFFLINE=1) also one of this machine that was prepared with the same settings before, or begun if it
+    is streamed; its source is not looked at. `ConfigError` if `data.source` was prepared with other settings.
     """
-    folder = None if data.mixture else _named(data)
-    if folder is not None:
-        _refuse_other_settings(folder, data, section)
-        return folder
-    return _made_before(data, section) if constants.HF_HUB_OFFLINE else None
-
-
-def _named(data: DataSection) -> Path | None:
-    """The finished folder that `data.source` is the path or the Hub id of."""
-    name, folder = data.source, Path(data.source).expanduser()
-    if is_prepared(folder):
-        return folder
-    is_id = name not in SOURCES and name.count("/") == 1 and name[0] not in "./~" and not LocalFiles(name).files()
-    return _fetched(data) if is_id else None
+    folder = None
+    if data.mixture is None and is_prepared(Path(data.source).expanduser()):
+        folder = Path(data.source).expanduser()
+        _refuse_other_settings(folder / REQUEST, data, section)
+    elif data.mixture is None and data.source not in SOURCES and isinstance(find_source(data.source), HubDataset):
+        folder = _fetched(data, section)
+    if folder is None and constants.HF_HUB_OFFLINE:
+        folder = _made_before(data, section)
+    return folder
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds finished tokens."""
-    return (folder / MANIFEST).is_file() and (folder / "tokenizer").is_dir()
+    return all((folder / name).exists() for name in (MANIFEST, REQUEST, "tokenizer"))
 
 
 def _read(path: Path) -> dict:
@@ -86,107 +84,164 @@ def _read(path: Path) -> dict:
 
 
 def _made_before(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The newest folder of the same settings, if they need the Hub."""
+    """The newest folder of the same settings that was made here, if they need the Hub."""
     if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
         return None
-    needed = "train/journal.json" if data.streaming else MANIFEST
-    made = sorted(Path(data.cache_dir).glob(f"*/{needed}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    folders = [Path(data.cache_dir) / path.relative_to(data.cache_dir).parts[0] for path in made]
+    journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
+    folders = [path.parent.parent for path in journals if (path.parent.parent / REQUEST).exists()]
     wanted = request(data, section)
-    return next((one for one in folders if (one / REQUEST).exists() and _read(one / REQUEST) == wanted), None)
+    return next(
+        (one for one in folders if _read(one / REQUEST) == wanted and (data.streaming or is_prepared(one))), None
+    )
 
 
-def _refuse_other_settings(folder: Path, data: DataSection, section: TokenizerSection):
-    """What is left out is as the folder says; what is given must be so too."""
-    made = _read(folder / REQUEST) if (folder / REQUEST).exists() else {}
-    if made.get("format") != FORMAT:
+def _refuse_other_settings(path: Path, data: DataSection, section: TokenizerSection):
+    """What is left out is as the folder's request says; what is given must be so too."""
+    made = _read(path)
+    if made["format"] != FORMAT:
         raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source anew")
-    if data.streaming:
-        raise ConfigError(f"{data.source} is prepared already, data.streaming has no effect; leave it out")
     for name, given, default in [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]:
-        for key, value in made[name].items():
-            if key != "source" and getattr(given, key) not in (value, getattr(default, key)):
+        for key in vars(default).keys() & made[name].keys() - {"source", "revision"}:
+            if getattr(given, key) not in (made[name][key], getattr(default, key)):
                 raise ConfigError(
-                    f"{data.source} was prepared with {name}.{key}={value}, and {getattr(given, key)} is given; "
-                    "leave it out, or prepare the source anew"
+                    f"{data.source} was prepared with {name}.{key}={made[name][key]}, and {getattr(given, key)} is "
+                    "given; leave it out, or prepare the source anew"
                 )
 
 
-def _fetched(data: DataSection) -> Path | None:
-    """A prepared folder of the Hub in the cache, fetched unless it is there; None if the data set is none."""
+def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
+    """A published folder in the cache, fetched unless it is there; None if the data set is none."""
     cache, name = Path(data.cache_dir), data.source.replace("/", "--")
     if constants.HF_HUB_OFFLINE:
-        return max(cache.glob(f"{name}-{'[0-9a-f]' * 12}"), key=lambda path: path.stat().st_mtime, default=None)
+        wanted = data.revision[:12] if data.revision else "[0-9a-f]" * 12
+        return max(cache.glob(f"{name}-{wanted}"), key=lambda path: path.stat().st_mtime, default=None)
     where = {"repo_id": data.source, "repo_type": "dataset"}
     try:
-        manifest = patiently(data.source, lambda: _manifest(where | {"revision": data.revision}))
+        mark = patiently(data.source, lambda: hf_hub_download(filename=MARK, revision=data.revision, **where))
     except ConfigError as error:
         if isinstance(error.__cause__, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
             return None  # for `data_prep.sources` to read, or to say what is wrong
         raise
-    commit = manifest.parent.name
-    folder = cache / f"{name}-{commit[:12]}"
+    where |= {"revision": Path(mark).parent.name}
+    hashes = _hashes(Path(mark), data.source)
+    path = patiently(data.source, lambda: hf_hub_download(filename=REQUEST, **where))
+    _refuse_other_settings(Path(path), data, section)
+    folder = cache / f"{name}-{where['revision'][:12]}"
     with lock_of(folder):
         if not folder.exists():
             staging = cache / f".{folder.name}"
-            patterns = [*FILES, MANIFEST, REQUEST]
-            options = where | {"revision": commit, "local_dir": staging, "allow_patterns": patterns}
-            patiently(data.source, lambda: snapshot_download(**options))
-            _refuse_damage(staging, data.source)
+            patiently(data.source, lambda: snapshot_download(local_dir=staging, allow_patterns=list(hashes), **where))
+            _refuse_damage(staging, hashes, data.source)
             shutil.rmtree(staging / ".cache", ignore_errors=True)
             staging.rename(folder)
     return folder
 
 
-def _manifest(where: dict) -> Path:
-    """The manifest of a data set, in a folder that is named by its commit."""
-    return Path(hf_hub_download(filename=MANIFEST, **where))
+def _hashes(mark: Path, name: str) -> dict[str, str]:
+    """SHA-256 by file, of files that a prepared folder may have."""
+    about = _read(mark)
+    files = about.get("files") if isinstance(about, dict) and about.get("format") == FORMAT else None
+    if not isinstance(files, dict) or not {MANIFEST, REQUEST} <= files.keys():
+        raise ConfigError(f"{name} was published by another version of Kindling; prepare the source anew")
+    if odd := [file for file in files if not PUBLISHED.fullmatch(file)]:
+        raise ConfigError(f"{name} holds {odd[0]!r}, which is no part of prepared tokens; use another data set")
+    return files
 
 
-def _refuse_damage(folder: Path, name: str):
-    for split, about in _read(folder / MANIFEST)["splits"].items():
-        for index, shard in enumerate(about["shards"]):
-            path = folder / split / f"{index:05}.npy"
-            if not path.exists() or sha256(path) != shard["sha256"]:
-                path.unlink(missing_ok=True)
-                raise ConfigError(f"{name}: {split}/{path.name} is not what its manifest says; ask who published it")
+def _refuse_damage(folder: Path, hashes: dict[str, str], name: str):
+    for file, known in hashes.items():
+        if not (folder / file).is_file() or sha256(folder / file) != known:
+            shutil.rmtree(folder)
+            raise ConfigError(f"{name}: {file} is not what its {MARK} says; ask who published it")
+
+
+def refuse_publishing(name: str, data: DataSection):
+    """Before any work: `ConfigError` if tokens cannot be published as `name`."""
+    if not HUB_NAME.fullmatch(name) or "/" not in name:
+        raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
+    if get_token() is None:
+        raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    if data.streaming:
+        raise ConfigError("a stream may never be whole; publish with data.streaming=false")
 
 
 def publish(folder: Path, name: str):
     """Push a finished prepared folder to the Hub as the data set `name`. `ConfigError` if that fails.
 
-    Paths of this machine are not told: of a local source, only the name.
+    Paths of this machine are not told: of a local source, only the name. A data set that holds something else is not
+    touched, and a card that was changed there is kept.
     """
-    if not is_prepared(folder):
-        raise ConfigError(f"{folder} is not finished; prepare all of it first, with data.streaming=false")
-    if get_token() is None:
-        raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-    manifest, settings = _read(folder / MANIFEST), _without_paths(_read(folder / REQUEST))
-    manifest["source"] = _without_paths(manifest["source"])
-    with tempfile.TemporaryDirectory() as staging:
-        for pattern in FILES:
-            for path in folder.glob(pattern):
-                link = Path(staging) / path.relative_to(folder)
-                link.parent.mkdir(exist_ok=True)
-                link.symlink_to(path.resolve())
-        write_json(Path(staging) / MANIFEST, manifest)
-        write_json(Path(staging) / REQUEST, settings)
-        (Path(staging) / "README.md").write_text(_card(name, manifest, settings), "utf-8")
+    there = patiently(name, lambda: _files_of(name))
+    if there - {".gitattributes"} and MARK not in there:
+        raise ConfigError(f"{name} holds other files already; publish under another name")
+    with tempfile.TemporaryDirectory() as temporary:
+        staging = Path(temporary)
+        _stage(folder, staging, name)
+        if README in there and not patiently(name, lambda: _is_our_card(name)):
+            (staging / README).unlink()
         patiently(name, lambda: _push(staging, name), "pushed")
 
 
-def _push(folder: str, name: str):
+def _files_of(name: str) -> set[str]:
+    """What a data set holds, which is made if there is none."""
     HfApi().create_repo(name, repo_type="dataset", exist_ok=True)
-    message = "Tokens prepared with Kindling"
-    HfApi().upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, commit_message=message)
+    return set(HfApi().list_repo_files(name, repo_type="dataset"))
 
 
-def _without_paths(value):
-    """A setting, in which local files are called by their names alone."""
-    if isinstance(value, dict):
-        return {_without_paths(key): _without_paths(inner) for key, inner in value.items()}
-    is_local = isinstance(value, str) and value not in SOURCES and (Path(value).exists() or LocalFiles(value).files())
-    return Path(value).name if is_local else value
+def _is_our_card(name: str) -> bool:
+    mark, card = (Path(hf_hub_download(name, file, repo_type="dataset")) for file in (MARK, README))
+    return sha256(card) == _read(mark).get("card")
+
+
+def _push(folder: Path, name: str):
+    HfApi().upload_folder(
+        repo_id=name,
+        repo_type="dataset",
+        folder_path=folder,
+        delete_patterns=FOLDERS,  # shards of an earlier, longer one
+        commit_message="Tokens prepared with Kindling",
+    )
+
+
+def _stage(folder: Path, staging: Path, name: str):
+    """What is to be published, in a folder of its own."""
+    manifest, settings = _read(folder / MANIFEST), _read(folder / REQUEST)
+    known = {one for about in manifest["splits"].values() for one in about["revisions"]} | SOURCES.keys()
+    _hide_paths(settings, known)
+    manifest["source"] = settings["data"]["mixture"] or settings["data"]["source"]
+    write_json(staging / MANIFEST, manifest)
+    write_json(staging / REQUEST, settings)
+    for path in (path for pattern in FOLDERS for path in folder.glob(pattern)):
+        file = path.relative_to(folder)
+        if PUBLISHED.fullmatch(file.as_posix()):
+            (staging / file).parent.mkdir(exist_ok=True)
+            (staging / file).symlink_to(path.resolve())
+    hashes = {path.relative_to(staging).as_posix(): sha256(path) for path in staging.rglob("*") if path.is_file()}
+    for split, about in manifest["splits"].items():
+        for index, shard in enumerate(about["shards"]):
+            if hashes.get(f"{split}/{index:05}.npy") != shard["sha256"]:
+                raise ConfigError(f"{folder}/{split}/{index:05}.npy is damaged; prepare it again")
+    (staging / README).write_text(_card(name, manifest, settings), encoding="utf-8")
+    write_json(staging / MARK, {"format": FORMAT, "files": hashes, "card": sha256(staging / README)})
+
+
+def _hide_paths(settings: dict, known: set[str]):
+    """Call local files by their names alone. `known` are the sources that are none."""
+
+    def called(source: str) -> str:
+        return source if source in known else f"local:{Path(source).name}"
+
+    data, tokenizer = settings["data"], settings["tokenizer"]
+    data["source"] = called(data["source"])
+    data["validation_source"] = data["validation_source"] and called(data["validation_source"])
+    if data["mixture"]:
+        mixture = {}
+        for source, share in data["mixture"].items():
+            name = called(source)
+            mixture[name if name not in mixture else f"{name} ({len(mixture)})"] = share
+        data["mixture"] = mixture
+    if tokenizer["path"] and not HUB_NAME.fullmatch(tokenizer["path"]):
+        tokenizer["path"] = f"local:{Path(tokenizer['path']).name}"
 
 
 def _card(name: str, manifest: dict, settings: dict) -> str:

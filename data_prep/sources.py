@@ -226,8 +226,8 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
     """What `data.source` names: a row of the table, existing local files, or a Hub id."""
     if name in SOURCES:
         return SOURCES[name]
-    if (Path(name) / "manifest.json").exists() and (Path(name) / "tokenizer").exists():
-        raise ConfigError(f"{name} holds tokens, no texts; it can be data.source, by itself")
+    if (Path(name) / "request.json").exists() and (Path(name) / "tokenizer").exists():
+        raise ConfigError(f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished")
     if LocalFiles(name).files():
         return LocalFiles(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):

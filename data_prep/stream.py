@@ -9,43 +9,67 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from config import ROOT
 from sections import ConfigError, DataSection, TokenizerSection
 
-from .files import write_whole
 from .windows import Epochs, TokenArray, Windows, key, shuffled
 from .writer import Journal
 
 BLOCK_TOKENS = 1 << 23
 """Windows of a first pass are shuffled within so many tokens, about 35 MB of English."""
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 60.0
-"""How long nobody may be writing, as when a writer is just about to start, before a run that waits gives up."""
+PATIENCE_SECONDS = 600.0
+"""How long nobody may be writing before a process that has no writer of its own gives up."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process that writes, and the file that it leaves its complaint in."""
+
+    process: int
+    complaint: Path
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            return psutil.Process(self.process).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
 
 class GrowingTokens(TokenArray):
     """The ids of a split that may still be being written, as far as they are in whole shards."""
 
-    def __init__(self, folder: Path):
-        """`folder` is the split's, in a prepared folder."""
-        super().__init__([], [])
+    def __init__(self, folder: Path, shards: list[dict], finished: bool):
+        """`folder` is the split's, in a prepared folder; `shards` and `finished` tell what there is so far."""
         self.folder = folder
-        self.finished = False
-        self.refresh()
+        self.writer: Writer | None = None
+        self._set(shards, finished)
+        self._mapped = {}
+
+    def _set(self, shards: list[dict], finished: bool):
+        so_far = TokenArray.of_shards(self.folder, shards)
+        self.parts, self.ends, self.finished = so_far.parts, so_far.ends, finished
 
     def refresh(self):
-        """Look at what there is by now."""
+        """Look at what there is by now. `ConfigError` if there are prompts, which a window would count."""
         journal = Journal.load(self.folder)
-        so_far = TokenArray.of_shards(self.folder, journal.shards)
-        self.parts, self.ends, self.finished = so_far.parts, so_far.ends, journal.finished
+        if journal.prompt_tokens:
+            raise ConfigError(
+                "the data has prompts, whose loss data.streaming=true would count; leave it out and give "
+                "data.layout=documents"
+            )
+        self._set(journal.shards, journal.finished)
 
     def has(self, count: int) -> bool:
         """Whether there are `count` ids, or all that there will ever be."""
@@ -58,25 +82,24 @@ class GrowingTokens(TokenArray):
         """
         patience = PATIENCE_SECONDS
         while not self.has(count):
-            is_written = _is_locked(self.folder.parent)  # asked first: what was written since then is seen
+            # Asked before looking: what they have written by then is seen.
+            is_alive, is_written = self.writer and self.writer.is_alive(), _is_locked(self.folder.parent)
             self.refresh()
             if self.has(count):
                 return
-            if not is_written:
+            if not is_written and not is_alive:
                 patience -= POLL_SECONDS
-                self._refuse_to_wait(count, patience)
+                if self.writer or patience <= 0:
+                    raise ConfigError(self._complaint(count))
             time.sleep(POLL_SECONDS)
 
-    def _refuse_to_wait(self, count: int, patience: float):
-        """For a writer that has complained, or has not been seen for too long."""
-        failure = _failure(self.folder.parent)
-        if failure.exists():
-            raise ConfigError(failure.read_text(encoding="utf-8"))
-        if patience <= 0:
-            raise ConfigError(
-                f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes "
-                "them is gone; resume the run, which starts another"
-            )
+    def _complaint(self, count: int) -> str:
+        if self.writer and self.writer.complaint.stat().st_size:
+            return self.writer.complaint.read_text(encoding="utf-8")
+        return (
+            f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes them is "
+            "gone; resume the run, which starts another"
+        )
 
 
 class Stream(Epochs):
@@ -95,7 +118,7 @@ class Stream(Epochs):
     @property
     def horizon(self) -> int:
         """Ids that the run will ask for, if there are so many: whole blocks, so that a longer run reads the same."""
-        return self._end(self.stop // self.block)
+        return self._end((self.stop - 1) // self.block)
 
     def example(self, position: int) -> int:
         """Which window stands at a position of the run."""
@@ -108,14 +131,13 @@ class Stream(Epochs):
         return before + shuffled(index, size, key(self.seed, 0, block))
 
     def passes(self, position: int) -> float:
-        """How often all of the data has been gone through; how long a pass is is not known before its end."""
-        self.tokens.wait_for(self._end(position // self.block))
-        return float(position // len(self.examples)) if self.tokens.finished else 0.0
+        """How many passes have ended: one has when an example of the next is read, which tells how long it is."""
+        return float(max(position - 1, 0) // len(self.examples)) if self.tokens.finished else 0.0
 
     @property
     def tokens_a_pass(self) -> int | None:
-        """Ids of all windows, once the last one is written."""
-        return len(self.tokens) if self.tokens.finished else None
+        """Ids of all windows, where the run goes through all of them."""
+        return len(self.tokens) if self.tokens.finished and self.stop > len(self.examples) else None
 
     def _end(self, block: int) -> int:
         """How many ids there must be for a block to be whole."""
@@ -131,24 +153,28 @@ def lock_of(folder: Path) -> FileLock:
 
 def write_on(data: DataSection, section: TokenizerSection, run: Stream):
     """Start a process that prepares what the run will ask for; it ends with this one, however this one ends."""
-    folder = run.tokens.folder.parent
     if run.tokens.has(run.horizon):
         return
-    _failure(folder).unlink(missing_ok=True)
-    task = {"data": asdict(data), "tokenizer": asdict(section), "folder": str(folder), "until": run.horizon}
+    descriptor, complaint = tempfile.mkstemp(prefix="kindling-writer-")  # not where a full disk may be the complaint
+    os.close(descriptor)
+    task = {"data": asdict(data), "tokenizer": asdict(section), "until": run.horizon, "complaint": complaint}
+    task["folder"] = str(run.tokens.folder.parent)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, json.dumps(task)],
+        [sys.executable, "-P", "-m", __name__, json.dumps(task)],
         stdin=subprocess.PIPE,  # nothing is sent: that it is closed tells that this process has ended
         stdout=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1"},
+        start_new_session=True,  # Ctrl-C is for this process
     )
-    atexit.register(_stop, process)
+    run.tokens.writer = Writer(process.pid, Path(complaint))
+    atexit.register(_stop, process, Path(complaint))
 
 
-def _stop(process: subprocess.Popen):
+def _stop(process: subprocess.Popen, complaint: Path):
     process.kill()  # at any moment: it goes on from its last whole shard
     process.wait()
+    complaint.unlink(missing_ok=True)
     with suppress(OSError):
         process.stdin.close()
 
@@ -158,16 +184,16 @@ def _write(task: dict):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)  # training comes first
-    folder = Path(task["folder"])
     try:
         from .tokens import Preparation
 
         preparation = Preparation(DataSection(**task["data"]), TokenizerSection(**task["tokenizer"]))
-        if preparation.folder != folder:
+        if str(preparation.folder) != task["folder"]:
             raise ConfigError(f"{preparation.data.origin} has changed since the run began; start another run")
         preparation.make(task["until"])
     except Exception as error:
-        write_whole(_failure(folder), str(error) or type(error).__name__)
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        Path(task["complaint"]).write_text(sentence, encoding="utf-8")
         if not isinstance(error, ConfigError):
             raise
 
@@ -175,10 +201,6 @@ def _write(task: dict):
 def _end_with_parent():
     os.read(sys.stdin.fileno(), 1)  # returns once the other end is closed
     os._exit(1)
-
-
-def _failure(folder: Path) -> Path:
-    return folder / "failure.txt"
 
 
 def _is_locked(folder: Path) -> bool:

@@ -32,7 +32,7 @@ from sections import ConfigError, DataSection, TokenizerSection
 from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .files import sha256, write_json
-from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, request
+from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
 from .windows import Documents, Epochs, TokenArray, Windows
@@ -132,8 +132,10 @@ class Preparation:
         return PreparedData(self.folder)
 
     def _has(self, until: int | None) -> bool:
-        is_enough = until is not None and Journal.load(self.folder / "train").tokens >= until
-        return is_enough or (self.folder / MANIFEST).exists()
+        if (self.folder / MANIFEST).exists():
+            return True
+        journal = Journal.load(self.folder / "train")
+        return until is not None and journal.tokens >= until and not journal.finished  # or the manifest is missing
 
     def _make(self, until: int | None):
         self.folder.mkdir(exist_ok=True)
@@ -201,7 +203,7 @@ class PreparedData:
                 except (OSError, ValueError):
                     length = None
                 if length != shard["tokens"]:
-                    raise ConfigError(f"{path} is missing or damaged; delete {self.folder}, it will be prepared anew")
+                    raise ConfigError(f"{path} is missing or damaged; prepare or fetch {self.folder} again")
 
     @property
     def compared_groups(self) -> dict[str, dict]:
@@ -230,7 +232,8 @@ class PreparedData:
         about |= {"data.layout": data.layout, "data.streaming": data.streaming}
         if data.streaming:
             self._refuse_prompts("train")
-            return Stream(GrowingTokens(self.folder / "train"), length, **positions(None, about))
+            tokens = GrowingTokens(self.folder / "train", self.info["train"].shards, self.info["train"].finished)
+            return Stream(tokens, length, **positions(None, about))
         examples = self.examples("train", data.layout, length)
         return Epochs(examples, **positions(len(examples), about))
 
@@ -265,9 +268,9 @@ def main(path: str, overrides: list[str]):
     if "--push-to-hub" in overrides:
         place = overrides.index("--push-to-hub")
         name, overrides = " ".join(overrides[place + 1 : place + 2]), overrides[:place] + overrides[place + 2 :]
-        if name.count("/") != 1:
-            raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
     experiment = load_experiment(path, overrides)
+    if name is not None:
+        refuse_publishing(name, experiment.data)
     prepared = prepare(experiment.data, experiment.tokenizer)
     print("\n".join(prepared.describe()))
     if name is not None:

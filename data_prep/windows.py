@@ -13,6 +13,8 @@ import numpy as np
 
 from sections import ConfigError
 
+MOST_MAPPED = 100
+"""Files that are open at a time, of the thousand or so that a process may have."""
 ROUNDS = 6
 MASK = (1 << 64) - 1
 
@@ -50,6 +52,8 @@ class TokenArray:
         if not isinstance(self.parts[index], Path):
             return self.parts[index]
         if index not in self._mapped:
+            if len(self._mapped) == MOST_MAPPED:
+                self._mapped.pop(next(iter(self._mapped)))
             self._mapped[index] = np.load(self.parts[index], mmap_mode="r")
         return self._mapped[index]
 

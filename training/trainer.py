@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
@@ -50,9 +49,7 @@ class KindlingTrainer(Trainer):
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
         nats_BG, targets_BG = prediction.predictions, prediction.label_ids
-        values = self.metric.compute(
-            nats=nats_BG.sum(1, dtype=np.float64), targets=targets_BG.sum(1), text_bytes=self.text_bytes
-        )
+        values = self.metric.compute(nats=nats_BG[:, 0], targets=targets_BG[:, 0], text_bytes=self.text_bytes)
         for column, (name, text_bytes) in enumerate(self.group_bytes.items(), start=1):
             rows = targets_BG[:, column] > 0  # the others add nothing to any sum
             if rows.any():
@@ -63,10 +60,10 @@ class KindlingTrainer(Trainer):
         return values
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
-        """Return no loss, and each row's nats and targets by group, both (B, G), in the place of logits and labels.
+        """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in the place of logits and labels.
 
         Some numbers a row instead of T x V logits: a validation pass of any size fits in memory, and the Trainer's
-        gathering over processes, which drops repeated rows, stays right. Column 0 has what is of no group.
+        gathering over processes, which drops repeated rows, stays right.
         """
         inputs = self._prepare_inputs(inputs)
         targets_BT = inputs.pop("labels")[:, 1:]
@@ -78,11 +75,12 @@ class KindlingTrainer(Trainer):
         return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
 
     def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
-        """Sums over tokens, (B, G): first of no group, then of each group; of all tokens where nothing tells them."""
-        if groups_BT is None:
-            return values_BT.sum(-1, keepdim=True)
+        """Sums over tokens, (B, 1 + G): of all of them, then of each group."""
         sums_BG = values_BT.new_zeros(len(values_BT), 1 + len(self.group_bytes))
-        return sums_BG.scatter_add_(1, groups_BT + 1, values_BT)
+        if groups_BT is not None:
+            sums_BG.scatter_add_(1, groups_BT + 1, values_BT)
+        sums_BG[:, 0] = values_BT.sum(-1)  # in place of those of no group
+        return sums_BG
 
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of a step on a batch as the model counts them, attention and head included (stock: 0.37x-0.94x)."""

@@ -1,5 +1,7 @@
 """Streams: the same order however far the writer is, each window once a pass, no waiting for a writer that is gone."""
 
+import os
+import signal
 import threading
 
 import numpy as np
@@ -24,12 +26,18 @@ def write_shards(folder, shards: list[int], finished: bool) -> GrowingTokens:
     ends = np.cumsum([0, *shards])
     for index, count in enumerate(shards):
         save_array(folder / f"{index:05}.npy", np.arange(ends[index], ends[index] + count, dtype=np.uint16))
-    Journal(shards=[{"tokens": count, "documents": 1} for count in shards], finished=finished).save(folder)
-    return GrowingTokens(folder)
+    journal = Journal(shards=[{"tokens": count, "documents": 1} for count in shards], finished=finished)
+    journal.save(folder)
+    return GrowingTokens(folder, journal.shards, finished)
+
+
+def growing(prepared: PreparedData) -> GrowingTokens:
+    train = prepared.info["train"]
+    return GrowingTokens(prepared.folder / "train", train.shards, train.finished)
 
 
 def stream_of(prepared: PreparedData, stop: int) -> Stream:
-    return Stream(GrowingTokens(prepared.folder / "train"), 4, seed=5, stop=stop)
+    return Stream(growing(prepared), 4, seed=5, stop=stop)
 
 
 def order_of(tokens: GrowingTokens, stop: int, length=4) -> list[int]:
@@ -94,13 +102,13 @@ def test_one_block_is_shuffled_as_a_prepared_corpus(tmp_path):
 def test_a_run_asks_for_whole_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)  # blocks of 4 windows of 3 new tokens
     ids = write_shards(tmp_path / "train", [13], finished=False)
-    assert [Stream(ids, 4, seed=0, stop=stop).horizon for stop in (1, 3, 4, 7, 8)] == [13, 13, 25, 25, 37]
+    assert [Stream(ids, 4, seed=0, stop=stop).horizon for stop in (1, 3, 4, 5, 8, 9)] == [13, 13, 13, 25, 25, 37]
 
 
 def test_a_reader_waits_for_the_writer(corpus, tmp_path, monkeypatch):
     """A thread writes, shard by shard, only when the reader has come to wait."""
     whole = prepare(DataSection(**vars(corpus) | {"streaming": False, "cache_dir": str(tmp_path / "whole")}), NUMBERS)
-    expected = order_of(GrowingTokens(whole.folder / "train"), 50)
+    expected = order_of(growing(whole), 50)
     begun = prepare(corpus, NUMBERS)
     assert not begun.info["train"].finished
     assert begun.info["train"].tokens < whole.info["train"].tokens
@@ -170,4 +178,44 @@ def test_the_writing_process_writes_what_the_run_needs(corpus):
     run.tokens.wait_for(10**6)
     count = len(run.examples)
     assert sorted(run.example(position) for position in range(count)) == [*range(count)]
-    assert (run.passes(count - 1), run.passes(3 * count)) == (0, 3)
+    assert [run.passes(position) for position in (0, count, count + 1, 3 * count, 3 * count + 1)] == [0, 0, 1, 2, 3]
+
+
+def test_prompts_that_come_late_are_refused_when_they_come(corpus, tmp_path):
+    with (tmp_path / "corpus.jsonl").open("a") as file:
+        file.write('{"prompt": "1", "completion": "2"}\n' * 30)
+    run = stream_of(prepare(corpus, NUMBERS), 100)
+    Preparation(corpus, NUMBERS).make(10**6)
+    with pytest.raises(ConfigError, match=r"the data has prompts, .* data.layout=documents"):
+        run.example(99)
+
+
+def test_a_manifest_that_a_kill_has_prevented_is_written_by_the_next_run(corpus):
+    begun = prepare(corpus, NUMBERS)
+    Preparation(corpus, NUMBERS).make(10**6)
+    (begun.folder / "manifest.json").unlink()
+    prepare(corpus, NUMBERS)
+    assert (begun.folder / "manifest.json").exists()
+
+
+def test_a_writer_that_starts_slowly_is_waited_for_and_one_that_is_killed_is_not(corpus, monkeypatch):
+    run = stream_of(prepare(corpus, NUMBERS), 50)
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.0)  # for runs without a writer of their own
+    with lock_of(run.tokens.folder.parent):  # it cannot begin
+        stream.write_on(corpus, NUMBERS, run)
+        assert run.tokens.writer.is_alive()
+        os.kill(run.tokens.writer.process, signal.SIGSTOP)
+    waiting = threading.Timer(1, os.kill, (run.tokens.writer.process, signal.SIGKILL))
+    waiting.start()
+    with pytest.raises(ConfigError, match=r"the process that writes them is gone"):
+        run.example(45)
+    assert not waiting.is_alive()
+    assert not run.tokens.writer.is_alive()
+
+
+def test_modules_of_the_folder_that_a_run_is_started_in_are_not_kindlings(corpus, tmp_path, monkeypatch):
+    (tmp_path / "config.py").write_text("raise NotImplementedError")
+    monkeypatch.chdir(tmp_path)
+    run = stream_of(prepare(corpus, NUMBERS), 50)
+    stream.write_on(corpus, NUMBERS, run)
+    run.tokens.wait_for(run.horizon)

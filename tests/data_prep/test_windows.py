@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep import windows
 from data_prep.windows import Documents, Epochs, TokenArray, Windows, shuffled
 from sections import ConfigError
 
@@ -40,6 +41,13 @@ def test_each_adjacent_pair_is_a_target_exactly_once(tmp_path_factory, shards, l
     assert all(len(row) == length for row in rows[:-1])
     assert 2 <= len(rows[-1]) <= length
     assert windows.targets == len(ids) - 1
+
+
+def test_no_more_than_some_files_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MOST_MAPPED", 3)
+    ids = array_of(tmp_path, *([number] * 2 for number in range(9)))
+    assert [int(ids.read(place, place + 1)[0]) for place in (0, 17, 5, 3, 17, 9, 0)] == [0, 8, 2, 1, 8, 4, 0]
+    assert len(ids._mapped) == 3
 
 
 def test_windows_end_and_may_be_read_from_the_end(tmp_path):

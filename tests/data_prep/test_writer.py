@@ -109,8 +109,13 @@ def test_groups_are_numbered_as_they_come(tmp_path):
 
 def test_a_field_that_tells_documents_apart_makes_no_groups(tmp_path):
     pages = ({"text": "a", "group": f"http://{index}"} for index in range(writer.MOST_GROUPS + 1))
+    pages = list(pages)
     with pytest.raises(ConfigError, match=r"data\.group_field .* more than 256 groups .*'http://256'"):
         write(tmp_path, split_of(*pages))
+    (tmp_path / "training").mkdir()
+    journal = write(tmp_path / "training", split_of(*pages), held_out=set())
+    assert len(journal.groups) == writer.MOST_GROUPS
+    assert about_of(tmp_path / "training" / "train")["group"].tolist() == [*range(writer.MOST_GROUPS), -1]
 
 
 def test_the_floor_is_the_sum_over_documents(tmp_path):
