@@ -124,14 +124,16 @@ def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
         raise
     where |= {"revision": Path(mark).parent.name}
     hashes = _hashes(Path(mark), data.source)
-    path = patiently(data.source, lambda: hf_hub_download(filename=REQUEST, **where))
-    _refuse_other_settings(Path(path), data, section)
+    asked = Path(patiently(data.source, lambda: hf_hub_download(filename=REQUEST, **where)))
+    _refuse_damage(asked, hashes[REQUEST], f"{data.source}: {REQUEST}")
+    _refuse_other_settings(asked, data, section)  # before all is fetched
     folder = cache / f"{name}-{where['revision'][:12]}"
     with lock_of(folder):
         if not folder.exists():
             staging = cache / f".{folder.name}"
             patiently(data.source, lambda: snapshot_download(local_dir=staging, allow_patterns=list(hashes), **where))
-            _refuse_damage(staging, hashes, data.source)
+            for file, known in hashes.items():
+                _refuse_damage(staging / file, known, f"{data.source}: {file}")
             shutil.rmtree(staging / ".cache", ignore_errors=True)
             staging.rename(folder)
     return folder
@@ -139,7 +141,10 @@ def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
 
 def _hashes(mark: Path, name: str) -> dict[str, str]:
     """SHA-256 by file, of files that a prepared folder may have."""
-    about = _read(mark)
+    try:
+        about = _read(mark)
+    except ValueError:
+        about = None
     files = about.get("files") if isinstance(about, dict) and about.get("format") == FORMAT else None
     if not isinstance(files, dict) or not {MANIFEST, REQUEST} <= files.keys():
         raise ConfigError(f"{name} was published by another version of Kindling; prepare the source anew")
@@ -148,11 +153,10 @@ def _hashes(mark: Path, name: str) -> dict[str, str]:
     return files
 
 
-def _refuse_damage(folder: Path, hashes: dict[str, str], name: str):
-    for file, known in hashes.items():
-        if not (folder / file).is_file() or sha256(folder / file) != known:
-            shutil.rmtree(folder)
-            raise ConfigError(f"{name}: {file} is not what its {MARK} says; ask who published it")
+def _refuse_damage(path: Path, known: str, what: str):
+    if not path.is_file() or sha256(path) != known:
+        path.unlink(missing_ok=True)  # a copy, which would not be fetched again
+        raise ConfigError(f"{what} is not what its {MARK} says; ask who published it")
 
 
 def refuse_publishing(name: str, data: DataSection):

@@ -2,11 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from data_prep import published
-from data_prep.published import publish
 from data_prep.tokens import prepare
 from sections import ConfigError, DataSection, TokenizerSection
 from tests.hub_client import serving
@@ -80,7 +80,7 @@ def test_a_published_folder_trains_as_the_one_it_was_made_from(corpus, hub):
     found, card, again = run("""
         found = prepared(source="someone/tokens")
         say([ids(found), found.tokenizer.get_vocab(), found.folder.name, list(found.info["validation"].groups)])
-        say(list(pathlib.Path("hub/someone/tokens").glob("*.md"))[0].read_text())
+        say(pathlib.Path("hub/someone/tokens/README.md").read_text())
         shards.ATTEMPTS = 1
         say(prepared(source="someone/tokens").folder.name)
     """)
@@ -92,35 +92,110 @@ def test_a_published_folder_trains_as_the_one_it_was_made_from(corpus, hub):
     assert f"| train | {made.info['train'].documents:,} | {made.info['train'].tokens:,} |" in card
 
 
-def test_nothing_of_this_machine_is_published(corpus, hub):
+@pytest.mark.parametrize("sources", ["there", "gone"])
+def test_nothing_of_this_machine_is_published(corpus, hub, sources):
     folder, run = hub
-    push(run, prepare(corpus, CHARACTERS).folder)
-    pushed = [path for path in (folder / "hub" / "someone" / "tokens").resolve().rglob("*") if path.is_file()]
-    names = {str(path.relative_to((folder / "hub" / "someone" / "tokens").resolve())) for path in pushed}
-    expected = {
-        "README.md",
-        "manifest.json",
-        "request.json",
-        "tokenizer/tokenizer.json",
-        "tokenizer/tokenizer_config.json",
-    }
+    made = prepare(corpus, CHARACTERS)
+    if sources == "gone":
+        shutil.rmtree(folder / "canary")
+    push(run, made.folder)
+    tokens = (folder / "hub" / "someone" / "tokens").resolve()
+    pushed = [path for path in tokens.rglob("*") if path.is_file()]
+    expected = {"README.md", "manifest.json", "request.json", "kindling.json"}
+    expected |= {f"tokenizer/{name}.json" for name in ("tokenizer", "tokenizer_config", "report")}
     expected |= {f"{split}/00000{kind}.npy" for split in ("train", "validation") for kind in ("", ".documents")}
-    assert names - {".gitattributes"} == expected
+    assert {str(path.relative_to(tokens)) for path in pushed} - {".gitattributes"} == expected
     for path in pushed:
         assert b"canary" not in path.read_bytes(), path.name
         assert str(folder).encode() not in path.read_bytes(), path.name
+    assert json.loads((tokens / "manifest.json").read_text())["source"] == {"local:one.jsonl": 2, "local:two.jsonl": 1}
 
 
-def test_what_is_not_as_published_is_never_used(corpus, hub):
+def test_files_of_one_name_stay_two(tmp_path):
+    settings = {"data": {"source": "fables", "validation_source": None}, "tokenizer": {"path": "/home/me/tokenizer"}}
+    settings["data"]["mixture"] = {"/a/x.txt": 1, "/b/x.txt": 3, "c4": 2, str(tmp_path / "c4"): 1}
+    published._hide_paths(settings, {"c4", "fables"})
+    assert settings["data"]["mixture"] == {"local:x.txt": 1, "local:x.txt (1)": 3, "c4": 2, "local:c4": 1}
+    assert settings["tokenizer"]["path"] == "local:tokenizer"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["train/00000.npy", "validation/00000.documents.npy", "tokenizer/tokenizer.json", "manifest.json", "request.json"],
+)
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_what_is_not_as_published_is_never_used(corpus, hub, file, damage):
     folder, run = hub
     push(run, prepare(corpus, CHARACTERS).folder)
-    manifest = (folder / "hub" / "someone" / "tokens").resolve() / "manifest.json"
-    about = json.loads(manifest.read_text())
-    about["splits"]["train"]["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(about))
-    (message,) = run('say(complaint(source="someone/tokens"))')
-    assert message == "someone/tokens: train/00000.npy is not what its manifest says; ask who published it"
+    path = (folder / "hub" / "someone" / "tokens").resolve() / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+    (message,) = run('shards.ATTEMPTS = 1; say(complaint(source="someone/tokens"))')
+    if (file, damage) == ("request.json", "missing"):
+        assert message.startswith("someone/tokens cannot be read: ")
+    else:
+        assert message == f"someone/tokens: {file} is not what its kindling.json says; ask who published it"
     assert not list((folder / "fetched").glob("[!.]*"))
+
+
+def marked(folder, mark):
+    """A data set that says of itself what `mark` says, beside a text."""
+    (folder / "hub" / "someone" / "odd").mkdir(parents=True)
+    (folder / "hub" / "someone" / "odd" / "train.jsonl").write_text('{"text": "a"}\n' * 20)
+    if mark is not None:
+        name = "kindling.json" if "format" in mark or mark == [] else "manifest.json"
+        (folder / "hub" / "someone" / "odd" / name).write_text(json.dumps(mark))
+
+
+@pytest.mark.parametrize(
+    ("mark", "complaint"),
+    [
+        (None, None),
+        ({"name": "my files"}, None),  # a manifest of something else
+        ([], "published by another version"),
+        ({"format": 3, "files": {}}, "published by another version"),
+        ({"format": 4, "files": ["a"]}, "published by another version"),
+        ({"format": 4, "files": {"manifest.json": "0", "request.json": "0", "/tmp/x/00000.npy": "0"}}, "no part of"),
+        ({"format": 4, "files": {"manifest.json": "0", "request.json": "0", "tokenizer/../../a": "0"}}, "no part of"),
+    ],
+)
+def test_a_data_set_that_is_no_prepared_folder_is_read_or_refused(hub, mark, complaint):
+    folder, run = hub
+    marked(folder, mark)
+    (said,) = run('shards.ATTEMPTS = 1; say(complaint(source="someone/odd"))')
+    assert said == complaint or complaint in said
+
+
+def test_other_peoples_data_sets_are_not_written_into_and_cards_are_kept(corpus, hub):
+    folder, run = hub
+    made = prepare(corpus, CHARACTERS)
+    marked(folder, None)
+    script = f"""
+        from huggingface_hub import HfApi
+        from data_prep.published import publish
+        made = pathlib.Path({str(made.folder)!r})
+        try:
+            publish(made, "someone/odd")
+        except ConfigError as error:
+            say(str(error))
+        publish(made, "someone/tokens")
+        HfApi().upload_file(path_or_fileobj=b"stale", path_in_repo="train/00001.npy", **{{
+            "repo_id": "someone/tokens", "repo_type": "dataset"}})
+        publish(made, "someone/tokens")
+        say(sorted(path.name for path in pathlib.Path("hub/someone/tokens/train").iterdir()))
+        HfApi().upload_file(path_or_fileobj=b"my own words", path_in_repo="README.md", **{{
+            "repo_id": "someone/tokens", "repo_type": "dataset"}})
+        publish(made, "someone/tokens")
+        say(pathlib.Path("hub/someone/tokens/README.md").read_text())
+    """
+    refused, shards, card = run(script)
+    assert refused == "someone/odd holds other files already; publish under another name"
+    assert shards == ["00000.documents.npy", "00000.npy"]
+    assert card == "my own words"
 
 
 def test_offline_what_was_prepared_before_is_used(corpus, hub):
@@ -165,14 +240,43 @@ def test_a_hub_that_fails_now_and_then_takes_and_gives_the_same(corpus, hub):
     assert found == ids_of(made)
 
 
-def test_without_a_token_or_a_whole_folder_nothing_is_published(corpus, monkeypatch):
-    made = prepare(corpus, CHARACTERS)
+def test_what_cannot_be_published_is_said_before_any_work(corpus, monkeypatch):
+    monkeypatch.setattr(published, "get_token", lambda: "hf_of_someone")
+    published.refuse_publishing("someone/tokens", corpus)
+    for name in ("", "tokens", "a/b/c", "data.seed=1"):
+        with pytest.raises(ConfigError, match=r"names no data set; write USER/NAME"):
+            published.refuse_publishing(name, corpus)
+    with pytest.raises(ConfigError, match=r"publish with data.streaming=false"):
+        published.refuse_publishing("someone/tokens", replace(corpus, streaming=True))
     monkeypatch.setattr(published, "get_token", lambda: None)
     with pytest.raises(ConfigError, match=r"nobody is logged in to the Hub"):
-        publish(made.folder, "someone/tokens")
-    (made.folder / "manifest.json").unlink()
-    with pytest.raises(ConfigError, match=r"is not finished; prepare all of it first"):
-        publish(made.folder, "someone/tokens")
+        published.refuse_publishing("someone/tokens", corpus)
+
+
+def test_a_damaged_folder_is_not_published(corpus, tmp_path):
+    made = prepare(corpus, CHARACTERS)
+    path = made.folder / "train" / "00000.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (tmp_path / "staging").mkdir()
+    with pytest.raises(ConfigError, match=r"train/00000.npy is damaged; prepare it again"):
+        published._stage(made.folder, tmp_path / "staging", "someone/tokens")
+
+
+def test_a_prepared_folder_streams_as_its_source_does(corpus):
+    made = prepare(corpus, CHARACTERS)
+    source = replace(corpus, streaming=True)
+    folder = DataSection(source=str(made.folder), streaming=True)
+
+    def order(data):
+        run = prepare(data, CHARACTERS).order(data, 5, lambda *_: {"seed": 1, "stop": 80})
+        return [run[item]["input_ids"].tolist() for item in range(80)]
+
+    expected = order(source)
+    for journal in made.folder.glob("*/journal.json"):
+        journal.unlink()  # as in a published one
+    assert order(folder) == expected
 
 
 def test_a_prepared_folder_is_a_source(corpus, tmp_path):
@@ -190,7 +294,6 @@ def test_a_prepared_folder_is_a_source(corpus, tmp_path):
         ({"train_documents": 7}, {}, r"prepared with data.train_documents=None, and 7 is given; leave it out"),
         ({}, {"vocab_size": 999}, r"prepared with tokenizer.vocab_size=4096, and 999 is given"),
         ({}, {"kind": "numbers"}, r"prepared with tokenizer.kind=characters, and numbers is given"),
-        ({"streaming": True}, {}, r"is prepared already, data.streaming has no effect"),
     ],
 )
 def test_other_settings_than_a_folder_was_prepared_with_are_refused(corpus, options, section, complaint):
