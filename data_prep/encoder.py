@@ -85,10 +85,13 @@ class Encoder:
             yield group, owners
 
     def _pieces(self, text: Text) -> Iterator[str]:
+        if not self.can_cut:
+            yield str(text)
+            return
         rest = ""
         for piece in pieces_of(text):
             piece, start = rest + piece, 0
-            while self.can_cut and len(piece) - start > PIECE and (cut := SAFE_CUT.search(piece, start + PIECE)):
+            while len(piece) - start > PIECE and (cut := SAFE_CUT.search(piece, start + PIECE)):
                 yield piece[start : cut.start()]
                 start = cut.start()
             rest = piece[start:] if start else piece

@@ -56,6 +56,7 @@ class GrowingTokens(TokenArray):
         self.writer: Writer | None = None
         self._set(shards, finished)
         self._mapped = {}
+        self._last = None
 
     def _set(self, shards: list[dict], finished: bool):
         so_far = TokenArray.of_shards(self.folder, shards)
@@ -63,6 +64,9 @@ class GrowingTokens(TokenArray):
 
     def refresh(self):
         """Look at what there is by now. `ConfigError` if there are prompts, which a window would count."""
+        about = (self.folder / "journal.json").stat()
+        if self._last == (about.st_mtime_ns, about.st_size):
+            return
         journal = Journal.load(self.folder)
         if journal.prompt_tokens:
             raise ConfigError(
@@ -70,6 +74,7 @@ class GrowingTokens(TokenArray):
                 "data.layout=documents"
             )
         self._set(journal.shards, journal.finished)
+        self._last = about.st_mtime_ns, about.st_size
 
     def has(self, count: int) -> bool:
         """Whether there are `count` ids, or all that there will ever be."""
