@@ -99,6 +99,17 @@ def test_one_block_is_shuffled_as_a_prepared_corpus(tmp_path):
     assert order_of(ids, 99) == [prepared.example(position) for position in range(99)]
 
 
+def test_a_run_that_goes_on_with_other_batches_reads_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)
+    ids = write_shards(tmp_path / "train", [50, 50], finished=True)
+    whole = Stream(ids, 4, seed=5, stop=80)
+    other = Stream(ids, 4, seed=5, stop=80, shift=-7, blanks=2)  # step 7 of batches of 3, gone on with in batches of 4
+    assert len(other) == 89
+    for item in range(7, 87):
+        assert np.array_equal(other[item]["input_ids"], whole[item - 7]["input_ids"])
+    assert [other[item]["prompt_length"] for item in (87, 88)] == [4, 4]
+
+
 def test_a_run_asks_for_whole_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)  # blocks of 4 windows of 3 new tokens
     ids = write_shards(tmp_path / "train", [13], finished=False)
