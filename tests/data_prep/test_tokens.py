@@ -123,7 +123,7 @@ def test_a_group_field_that_is_nowhere_is_refused(corpus):
 def test_shards_that_are_missing_or_cut_are_seen_on_opening(corpus, damage):
     prepared = prepare(corpus, TokenizerSection(kind="characters"))
     damage(prepared.folder / "train" / "00000.npy")
-    with pytest.raises(ConfigError, match=r"00000.npy is missing or damaged; delete .* it will be prepared anew"):
+    with pytest.raises(ConfigError, match=r"00000.npy is missing or damaged; prepare or fetch .* again"):
         prepare(corpus, TokenizerSection(kind="characters"))
 
 
