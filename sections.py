@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+LAYOUT = {
+    "bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n", "mask_up_to",
+    "cache_dir",
+}  # fmt: skip
+"""Settings of the data section that decide nothing about which documents there are."""
+
 
 class ConfigError(Exception):
     """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
@@ -92,9 +98,8 @@ class DataSection:
             )
 
     def contents(self) -> dict:
-        """The settings that decide which documents there are; the others, how they are laid out and kept."""
-        layout = {"bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n"}
-        return {key: value for key, value in vars(self).items() if key not in layout | {"mask_up_to", "cache_dir"}}
+        """The settings that decide which documents there are."""
+        return {key: value for key, value in vars(self).items() if key not in LAYOUT}
 
     @property
     def origin(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, errors, get_token, hf_hub_download, snapshot_download
+from huggingface_hub.utils import validate_repo_id
 
 from sections import ConfigError, DataSection, TokenizerSection
 
@@ -25,7 +26,6 @@ MANIFEST, REQUEST, MARK, README = "manifest.json", "request.json", "kindling.jso
 FOLDERS = ["tokenizer/*", "train/*", "validation/*"]
 PUBLISHED = re.compile(r"tokenizer/\w[\w.-]*|(train|validation)/\d+(\.documents)?\.npy|manifest\.json|request\.json")
 """What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 CARD = """---
 {licence}tags: [kindling, tokens]
@@ -161,7 +161,7 @@ def _refuse_damage(path: Path, known: str, what: str):
 
 def refuse_publishing(name: str, data: DataSection):
     """Before any work: `ConfigError` if tokens cannot be published as `name`."""
-    if not HUB_NAME.fullmatch(name) or "/" not in name:
+    if not _is_hub_name(name) or "/" not in name:
         raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
     if get_token() is None:
         raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
@@ -244,8 +244,16 @@ def _hide_paths(settings: dict, known: set[str]):
             name = called(source)
             mixture[name if name not in mixture else f"{name} ({len(mixture)})"] = share
         data["mixture"] = mixture
-    if tokenizer["path"] and not HUB_NAME.fullmatch(tokenizer["path"]):
+    if tokenizer["path"] and not _is_hub_name(tokenizer["path"]):
         tokenizer["path"] = f"local:{Path(tokenizer['path']).name}"
+
+
+def _is_hub_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError:
+        return False
+    return True
 
 
 def _card(name: str, manifest: dict, settings: dict) -> str:

@@ -52,10 +52,10 @@ class GrowingTokens(TokenArray):
 
     def __init__(self, folder: Path, shards: list[dict], finished: bool):
         """`folder` is the split's, in a prepared folder; `shards` and `finished` tell what there is so far."""
+        super().__init__([], [])
         self.folder = folder
         self.writer: Writer | None = None
         self._set(shards, finished)
-        self._mapped = {}
         self._last = None
 
     def _set(self, shards: list[dict], finished: bool):
