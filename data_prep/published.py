@@ -11,13 +11,12 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, errors, get_token, hf_hub_download, snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
 
+from hub import is_hub_name, patiently, refuse_anonymous
 from sections import ConfigError, DataSection, TokenizerSection
 
 from .files import sha256, write_json
-from .shards import patiently
 from .sources import SOURCES, HubDataset, find_source
 from .stream import lock_of
 
@@ -161,10 +160,9 @@ def _refuse_damage(path: Path, known: str, what: str):
 
 def refuse_publishing(name: str, data: DataSection):
     """Before any work: `ConfigError` if tokens cannot be published as `name`."""
-    if not _is_hub_name(name) or "/" not in name:
+    if not is_hub_name(name) or "/" not in name:
         raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
-    if get_token() is None:
-        raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    refuse_anonymous()
     if data.streaming:
         raise ConfigError("a stream may never be whole; publish with data.streaming=false")
 
@@ -244,16 +242,8 @@ def _hide_paths(settings: dict, known: set[str]):
             name = called(source)
             mixture[name if name not in mixture else f"{name} ({len(mixture)})"] = share
         data["mixture"] = mixture
-    if tokenizer["path"] and not _is_hub_name(tokenizer["path"]):
+    if tokenizer["path"] and not is_hub_name(tokenizer["path"]):
         tokenizer["path"] = f"local:{Path(tokenizer['path']).name}"
-
-
-def _is_hub_name(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except errors.HFValidationError:
-        return False
-    return True
 
 
 def _card(name: str, manifest: dict, settings: dict) -> str:

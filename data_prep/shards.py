@@ -6,39 +6,23 @@ size passes through the disk space of two shards, and nothing unverified is ever
 
 import atexit
 import hashlib
-import itertools
-import logging
-import random
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants, errors, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 
+from hub import patiently
 from sections import ConfigError
 
 from .files import sha256
 
-LOGGER = logging.getLogger(__name__)
-ATTEMPTS = 8
-FIRST_WAIT = 1.0
-LONGEST_WAIT = 60.0
 PATHS_A_REQUEST = 500
 PREFIX = ".kindling-shards-"
-PERMANENT = (
-    errors.RepositoryNotFoundError,
-    errors.RevisionNotFoundError,
-    errors.RemoteEntryNotFoundError,
-    errors.HFValidationError,
-    errors.OfflineModeIsEnabled,
-)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -180,39 +164,3 @@ def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]
         found |= {row.path: row for row in rows}
     rows = [found[file] for file in files]
     return [HubShard(repository, commit, row.path, row.size, row.lfs and row.lfs.sha256, row.blob_id) for row in rows]
-
-
-def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Result:
-    """The result of an action over the network, tried again with growing waits while its failures may pass.
-
-    `ConfigError` says that `what` cannot be `done`.
-    """
-    for attempt in itertools.count(1):
-        try:
-            return action()
-        except Exception as error:  # from OSError to the HTTP library's own, of whatever version
-            if attempt == ATTEMPTS or not _may_pass(error):
-                reason = " ".join(str(error).split()) or type(error).__name__
-                tried = f" after {attempt} attempts" if attempt > 1 else ""
-                raise ConfigError(
-                    f"{what} cannot be {done}{tried}: {reason}; check its name, your rights and your connection"
-                ) from error
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-            LOGGER.warning("%s: %s; trying again in %.0f s", what, type(error).__name__, wait)
-            time.sleep(wait)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether a failure is of the network or the server, told by it or by any failure behind it."""
-    from datasets.exceptions import DatasetNotFoundError
-
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if constants.HF_HUB_OFFLINE or any(isinstance(error, (*PERMANENT, DatasetNotFoundError)) for error in chain):
-        return False
-    statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]
-    if statuses:
-        return statuses[0] in (408, 429) or statuses[0] >= 500
-    return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub import patiently
 from sections import ConfigError, DataSection
 
 from . import fables
 from .reading import Reading
 from .records import SUFFIXES, Fields, format_of
-from .shards import HubShard, LocalShard, hub_shards, patiently
+from .shards import HubShard, LocalShard, hub_shards
 from .splits import Place, Split, mixed, one_after_another, split_of_files
 
 HELD_OUT_DOCUMENTS = 1000

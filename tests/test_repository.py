@@ -22,12 +22,12 @@ PYTHON = sorted(
     if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
-OWN = ROOMS | {"config", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
+OWN = ROOMS | {"config", "hub", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
-    "data_prep": {"config", "sections", "data_prep"},
-    "training": {"config", "sections", "modeling", "training"},
+    "data_prep": {"config", "hub", "sections", "data_prep"},
+    "training": {"config", "hub", "sections", "modeling", "training"},
     "experiments": {"config", "sections", "modeling", "experiments"},
 }
 

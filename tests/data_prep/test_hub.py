@@ -63,10 +63,10 @@ REPOSITORIES = {
 
 START = """
     import json, pathlib
-    from data_prep import shards
+    import hub
     from data_prep.sources import open_corpus
     from sections import ConfigError, DataSection
-    shards.FIRST_WAIT = 0.01
+    hub.FIRST_WAIT = 0.01
 
     def texts(split):
         return [document["text"] for document in split]
@@ -136,7 +136,7 @@ def test_a_hub_that_stays_down_is_one_sentence(hub):
         time.sleep = lambda seconds: None
         train, validation = corpus("c4")
         pathlib.Path("hub/faults.json").write_text(json.dumps({"rate": 1, "kinds": ["503"], "seed": 0}))
-        shards.ATTEMPTS = 3
+        hub.ATTEMPTS = 3
         try:
             texts(train)
         except ConfigError as error:
@@ -180,7 +180,7 @@ def test_a_shard_that_changes_is_never_read(hub, damage):
 def test_what_is_not_there_is_said_at_once(hub):
     _, run = hub
     messages = run("""
-        shards.FIRST_WAIT = 1000
+        hub.FIRST_WAIT = 1000
         for options in ({"source": "someone/else"}, {"source": "someone/corpus", "subset": "none"}):
             try:
                 open_corpus(DataSection(**options))

@@ -14,9 +14,10 @@ from tests.hub_client import serving
 CHARACTERS = TokenizerSection(kind="characters")
 START = """
     import contextlib, json, pathlib, sys
-    from data_prep import shards, tokens
+    import hub
+    from data_prep import tokens
     from sections import ConfigError, DataSection, TokenizerSection
-    shards.FIRST_WAIT = 0.01
+    hub.FIRST_WAIT = 0.01
 
     def prepared(**options):
         options = {"cache_dir": "fetched", "validation_documents": 5} | options
@@ -81,7 +82,7 @@ def test_a_published_folder_trains_as_the_one_it_was_made_from(corpus, hub):
         found = prepared(source="someone/tokens")
         say([ids(found), found.tokenizer.get_vocab(), found.folder.name, list(found.info["validation"].groups)])
         say(pathlib.Path("hub/someone/tokens/README.md").read_text())
-        shards.ATTEMPTS = 1
+        hub.ATTEMPTS = 1
         say(prepared(source="someone/tokens").folder.name)
     """)
     assert found[0] == ids_of(made)
@@ -126,7 +127,7 @@ def test_what_is_not_as_published_is_never_used(corpus, hub):
     said = run(f"""
         import shutil
         from huggingface_hub import constants
-        shards.ATTEMPTS = 1
+        hub.ATTEMPTS = 1
         for file in {[*files, "request.json"]}:
             path = pathlib.Path("hub/someone/tokens").resolve() / file
             content = path.read_bytes()
@@ -171,7 +172,7 @@ def test_a_data_set_that_is_no_prepared_folder_is_read_or_refused(hub):
         (odd / "train.jsonl").write_text('{"text": "a"}\n' * 20)
         (odd / name).write_text(json.dumps(mark))
     said = run("""
-        shards.ATTEMPTS = 1
+        hub.ATTEMPTS = 1
         for number in range(6):
             say(complaint(source=f"someone/odd{number}"))
     """)
@@ -251,14 +252,18 @@ def test_a_hub_that_fails_now_and_then_takes_and_gives_the_same(corpus, hub):
 
 
 def test_what_cannot_be_published_is_said_before_any_work(corpus, monkeypatch):
-    monkeypatch.setattr(published, "get_token", lambda: "hf_of_someone")
+    monkeypatch.setattr("hub.get_token", lambda: "hf_of_someone")
+    monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", False)
     published.refuse_publishing("someone/tokens", corpus)
     for name in ("", "tokens", "a/b/c", "data.seed=1"):
         with pytest.raises(ConfigError, match=r"names no data set; write USER/NAME"):
             published.refuse_publishing(name, corpus)
     with pytest.raises(ConfigError, match=r"publish with data.streaming=false"):
         published.refuse_publishing("someone/tokens", replace(corpus, streaming=True))
-    monkeypatch.setattr(published, "get_token", lambda: None)
+    monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE=1 forbids to push"):
+        published.refuse_publishing("someone/tokens", corpus)
+    monkeypatch.setattr("hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match=r"nobody is logged in to the Hub"):
         published.refuse_publishing("someone/tokens", corpus)
 

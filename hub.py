@@ -1,0 +1,79 @@
+"""Asking the Hugging Face Hub: patiently while a failure may pass, and in one sentence where it will not."""
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from huggingface_hub import constants, errors, get_token
+from huggingface_hub.utils import validate_repo_id
+
+from sections import ConfigError
+
+LOGGER = logging.getLogger(__name__)
+ATTEMPTS = 8
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 60.0
+PERMANENT = (
+    errors.RepositoryNotFoundError,
+    errors.RevisionNotFoundError,
+    errors.RemoteEntryNotFoundError,
+    errors.HFValidationError,
+    errors.OfflineModeIsEnabled,
+)
+Result = TypeVar("Result")
+
+
+def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Result:
+    """The result of an action over the network, tried again with growing waits while its failures may pass.
+
+    `ConfigError` says that `what` cannot be `done`.
+    """
+    for attempt in itertools.count(1):
+        try:
+            return action()
+        except Exception as error:  # from OSError to the HTTP library's own, of whatever version
+            if attempt == ATTEMPTS or not _may_pass(error):
+                reason = " ".join(str(error).split()) or type(error).__name__
+                tried = f" after {attempt} attempts" if attempt > 1 else ""
+                raise ConfigError(
+                    f"{what} cannot be {done}{tried}: {reason}; check its name, your rights and your connection"
+                ) from error
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
+            LOGGER.warning("%s: %s; trying again in %.0f s", what, type(error).__name__, wait)
+            time.sleep(wait)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a failure is of the network or the server, told by it or by any failure behind it."""
+    from datasets.exceptions import DatasetNotFoundError
+
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if constants.HF_HUB_OFFLINE or any(isinstance(error, (*PERMANENT, DatasetNotFoundError)) for error in chain):
+        return False
+    statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]
+    if statuses:
+        return statuses[0] in (408, 429) or statuses[0] >= 500
+    return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the Hub can have something of this name."""
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError:
+        return False
+    return True
+
+
+def refuse_anonymous():
+    """`ConfigError` if nobody is there whom the Hub would let push."""
+    if get_token() is None:
+        raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    if constants.HF_HUB_OFFLINE:
+        raise ConfigError("HF_HUB_OFFLINE=1 forbids to push to the Hub; unset it, or leave the push out")
