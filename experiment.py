@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from sections import DataSection, EquationsSection, EvaluationSection, OptimizerSection, SampleSection, TokenizerSection
+from sections import (
+    CardSection,
+    DataSection,
+    EquationsSection,
+    EvaluationSection,
+    OptimizerSection,
+    SampleSection,
+    TokenizerSection,
+)
 
 # Where pre-training wants something else than transformers' fine-tuning defaults.
 LM_TRAINING = {
@@ -71,6 +79,7 @@ class Experiment:
     data: DataSection | EquationsSection
     training: dict
     optimizer: OptimizerSection
+    card: CardSection
 
     script: ClassVar[str]
     model_defaults: ClassVar[dict] = {}

@@ -194,6 +194,14 @@ class SampleSection:
         _at_least("sample", self, max_new_tokens=1, temperature=0)
 
 
+@dataclass(kw_only=True)
+class CardSection:
+    license: str | None = None
+    """Licence of the model, as the Hub names it: apache-2.0, mit, cc-by-4.0; null says that none is given."""
+    language: str | None = None
+    """Language of the text, as en or de; null means the source's, where it is known."""
+
+
 def _at_least(section: str, values, **minima):
     for key, least in minima.items():
         if (value := getattr(values, key)) is not None and value < least:

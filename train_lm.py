@@ -25,11 +25,9 @@ def main(path: str, overrides: list[str]):
     from data_prep.collator import build_collator
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import language, run
-    from training.attention import attention_implementation
+    from training import attention, language, position, run
     from training.callbacks import Curves, MetricsFile, Progress, Samples, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
-    from training.position import DataPosition, run_positions
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -44,37 +42,45 @@ def main(path: str, overrides: list[str]):
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.order(experiment.data, length, partial(run_positions, args=args, checkpoint=checkpoint))
+    train_set = prepared.order(
+        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
+    )
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
-    text_bytes, group_bytes, floor = language.what_to_compare_with(experiment, prepared, validation_set)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
     samples = Samples(folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
+    report = language.Report(experiment, prepared, train_set, validation_set, samples)
     trainer = KindlingTrainer(
-        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args)),
+        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention.attention_implementation(args)),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[DataPosition(train_set), MetricsFile(folder), Curves(folder, floor), samples],
-        text_bytes=text_bytes,
-        group_bytes=group_bytes,
+        callbacks=[
+            position.DataPosition(train_set),
+            MetricsFile(folder),
+            Curves(folder, report.floor),
+            samples,
+            report,
+        ],
+        text_bytes=report.text_bytes,
+        group_bytes=report.group_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
     )
-    show_progress(trainer, Progress(floor, samples))
+    show_progress(trainer, Progress(report.floor, samples))
 
     if args.should_save:
         run.write_provenance(settings, folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    language.finish(experiment, trainer, prepared, floor, samples.last)
+    report.finish(trainer)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Generated:
     about: str
     size: str = "endless"
     licence: str = "no licence needed"
+    language: str | None = None
 
     def splits(self, data: DataSection) -> dict[str, Split]:
         """Validation comes from another seed than training, so that its documents are new."""
@@ -60,6 +61,7 @@ class HubDataset:
     about: str = ""
     size: str = ""
     licence: str = "see its page"
+    language: str | None = None
     revision: str | None = None
     """The commit that is read; None is the newest one. The manifest of what is prepared from it says which."""
     subset: str | None = None
@@ -142,6 +144,7 @@ SOURCES = {
         fables.__file__,
         default_documents=50_000,
         about="seeded children's stories whose entropy is known exactly; needs no network",
+        language="en",
     ),
     "uniform_integers": Generated(
         uniform_integers,
@@ -155,6 +158,7 @@ SOURCES = {
         about="short stories in simple words by GPT-3.5 and GPT-4 (Eldan and Li, 2023)",
         size="2.1 million stories, 1.9 GB",
         licence="CDLA-Sharing-1.0",
+        language="en",
         revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
     ),
     "tinystories-v2": HubDataset(
@@ -162,6 +166,7 @@ SOURCES = {
         about="those by GPT-4 only, as the text files that courses use",
         size="2.7 million stories, 2.2 GB",
         licence="CDLA-Sharing-1.0",
+        language="en",
         revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
         files={"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"},
         sample_by="<|endoftext|>",
@@ -171,6 +176,7 @@ SOURCES = {
         about="web pages of April 2019, cleaned (Raffel et al., 2020), the English part",
         size="365 million pages, 305 GB packed",
         licence="ODC-BY",
+        language="en",
         revision="607bd4c8450a42878aa9ddc051a65a055450ef87",
         files={"train": "en/c4-train.*.json.gz", "validation": "en/c4-validation.*.json.gz"},
     ),
@@ -179,6 +185,7 @@ SOURCES = {
         about="the Pile (Gao et al., 2020) without its copyrighted parts; each document knows its subset",
         size="177 million documents, 330 GB packed",
         licence="mixed, see its page",
+        language="en",
         files={"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"},
         group_field="meta.pile_set_name",
     ),
@@ -187,6 +194,7 @@ SOURCES = {
         about="educational web pages (Penedo et al., 2024), the sample of 10 billion tokens",
         size="9.7 million pages, 27 GB",
         licence="ODC-BY",
+        language="en",
         subset="sample-10BT",
     ),
     "openwebtext": HubDataset(
@@ -194,6 +202,7 @@ SOURCES = {
         about="pages linked from Reddit (Gokaslan and Cohen, 2019), as GPT-2's WebText",
         size="8 million pages, 24 GB",
         licence="CC0-1.0",
+        language="en",
         revision="refs/convert/parquet",  # which the Hub keeps: the data set itself is archives and a script
         files={"train": "plain_text/train/*.parquet"},
     ),

@@ -33,7 +33,7 @@ from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .files import sha256, write_json
 from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
-from .sources import open_corpus
+from .sources import SOURCES, open_corpus
 from .stream import BLOCK_TOKENS, POLL_SECONDS, GrowingTokens, Stream, lock_of
 from .windows import Documents, Epochs, TokenArray, Windows
 from .writer import Journal, SplitWriter
@@ -204,6 +204,16 @@ class PreparedData:
                     length = None
                 if length != shard["tokens"]:
                     raise ConfigError(f"{path} is missing or damaged; prepare or fetch {self.folder} again")
+
+    def origins(self) -> dict[str, list[str]]:
+        """The `datasets` of the Hub that it was made from, and the `licenses` and `languages` that are known."""
+        made = json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))["data"]
+        known = [SOURCES[name] for name in made["mixture"] or [made["source"]] if name in SOURCES]
+        return {
+            "datasets": sorted({name for info in self.info.values() for name in info.revisions}),
+            "licenses": sorted({source.licence for source in known}),
+            "languages": sorted({source.language for source in known if source.language}),
+        }
 
     @property
     def compared_groups(self) -> dict[str, dict]:

@@ -115,7 +115,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["evaluation.evals_per_decade=0"], "at least 1"),
         (["sample.prompt=x"], "is not a section of train_algorithmic.py"),
         (["model.max_position_embeddings=4"], "too small for equations of 5 tokens"),
-        (["training.push_to_hub=true"], "hf upload"),
+        (["training.push_to_hub=true"], "training.publish"),
         (["training.num_train_epochs=3"], "set training.max_steps"),
         (["training.load_best_model_at_end=true"], "leave it out"),
         (["training.save_strategy=best"], "the last model is kept"),

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import EvalResult, ModelCardData
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
-from sections import OptimizerSection
+from sections import CardSection, OptimizerSection
 
 ARCHITECTURE = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
@@ -16,10 +17,10 @@ ARCHITECTURE = (
     "tie_word_embeddings",
 )  # fmt: skip
 
+NO_ORIGINS = {"datasets": [], "licenses": [], "languages": []}
+
 CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [kindling, {model_type}]
+{metadata}
 ---
 
 # {name}
@@ -64,23 +65,48 @@ Every setting is in `experiment.yaml`; versions and hardware are in `provenance.
 
 ## Limits
 
-The model knows nothing but {source}. It is meant for experiments on training, not for use by others without
-further evaluation.
+The model knows nothing but {source}, and sees {positions:,} tokens at a time. It was made for experiments on training:
+nobody has checked it for errors, prejudice or harm in what it says. {licence}
 """
 
 
 def write_card(
-    folder: Path, config: KindlingConfig, provenance: dict, results: dict, training: dict, groups=(), **words
+    folder: Path,
+    config: KindlingConfig,
+    provenance: dict,
+    about: CardSection,
+    *,
+    name: str,
+    measured: dict[str, float],
+    results: dict,
+    training: dict,
+    origins: dict[str, list[str]] = NO_ORIGINS,
+    groups: Sequence[Sequence[str]] = (),
+    **words,
 ):
     """Write the run folder's README.md; `results` and `training` are rows of its tables.
 
-    `groups` are the rows of a table by group, its head first, or nothing. `words` are its `name`, `source` (of what it
-    was trained on), `prompt`, `do_sample` and `sample`.
+    `measured` are the values of metrics on held-out data, by name. `origins` has the `datasets`, `licenses` and
+    `languages` of what it was trained on. `groups` are the rows of a table by group, its head first, or nothing.
+    `words` are its `source` (of what it was trained on), `prompt`, `do_sample` and `sample`.
     """
     hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
+    metadata = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=about.license or "unknown",
+        language=about.language or origins["languages"] or None,
+        datasets=origins["datasets"] or None,
+        tags=["kindling", config.model_type],
+        metrics=list(measured) or None,
+        eval_results=_eval_results(measured, words["source"], origins["datasets"]) or None,
+    )
     (folder / "README.md").write_text(
         CARD.format(
+            metadata=metadata.to_yaml(),
+            name=name,
             folder=folder,
             model_type=config.model_type,
             total=sum(parameters(config).values()),
@@ -90,10 +116,27 @@ def write_card(
             training=_table(training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
+            positions=config.max_position_embeddings,
+            licence=_licence(about.license, origins["licenses"]),
             **words,
         ),
         encoding="utf-8",
     )
+
+
+def _eval_results(measured: dict[str, float], source: str, datasets: list[str]) -> list[EvalResult]:
+    """The same numbers as the Hub shows them beside a model."""
+    validation = {"dataset_type": datasets[0] if datasets else "local", "dataset_name": source.replace("`", "")}
+    return [
+        EvalResult("text-generation", **validation, dataset_split="validation", metric_type=metric, metric_value=value)
+        for metric, value in measured.items()
+    ]
+
+
+def _licence(given: str | None, licences: list[str]) -> str:
+    """Under which terms it may be used, as far as anybody has said."""
+    own = f"Its licence is {given}" if given else "Its author has given it no licence"
+    return f"{own}; that of the data is {', '.join(licences)}." if licences else f"{own}."
 
 
 def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> str:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
+from modeling.configuration_kindling import KindlingConfig
 
 from .card import describe_optimizer, write_card
 from .run import batch_size, folder_of, read_provenance, write_json
@@ -27,37 +28,78 @@ def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_se
     return validation.text_bytes, group_bytes, validation.floor(validation_set.targets)
 
 
-def finish(experiment: LanguageExperiment, trainer: Trainer, prepared, floor, sample: str):
-    """Evaluate what the run ended with, write it down, and say what came out."""
-    metrics, folder = _final_metrics(trainer, prepared, floor), folder_of(experiment)
-    if trainer.args.should_save:
-        _keep(folder, experiment, trainer, metrics, sample)
-        print("\n".join(_conclusion(folder, metrics, sample)))
+class Report(TrainerCallback):
+    """What a run comes to: its model card, written anew at each checkpoint, and its last numbers and words.
 
+    Its validation has `text_bytes`, `group_bytes` and a `floor`, each as far as it is known.
+    """
 
-def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
-    """The run's final numbers; evaluates once more if the weights at the end were not evaluated."""
-    if trainer.args.load_best_model_at_end or not any(
-        row.get("step") == trainer.state.global_step and "eval_loss" in row for row in trainer.state.log_history
-    ):
-        trainer.evaluate()
-    last = next(row for row in reversed(trainer.state.log_history) if "eval_loss" in row)
-    validation = prepared.info["validation"]
-    metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
-    documents = {f"validation_documents/{name}": about["documents"] for name, about in prepared.compared_groups.items()}
-    return metrics | {
-        "floor_loss": floor and floor.loss,
-        "floor_bits_per_byte": floor and floor.bits_per_byte,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "tokens": trainer.state.num_input_tokens_seen,
-        "train_tokens": trainer.train_dataset.tokens_a_pass,
-        "validation_documents": validation.documents,
-        **documents,
-        "total_flos": trainer.state.total_flos,
-        "seconds": last["seconds"],
-        "vocabulary": len(prepared.tokenizer),
-    }
+    def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, samples):
+        """`train_set` is the run's `Epochs`, `samples` the `Samples` that it draws."""
+        self.experiment, self.prepared, self.train_set = experiment, prepared, train_set
+        self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(experiment, prepared, validation_set)
+        self.samples = samples
+        self.folder = folder_of(experiment)
+
+    def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            self.write_card(args, model.config, self.metrics(state))
+
+    def finish(self, trainer: Trainer):
+        """Evaluate what the run ended with, write it down, and say what came out."""
+        state = trainer.state
+        if trainer.args.load_best_model_at_end or not any(
+            row.get("step") == state.global_step and "eval_loss" in row for row in state.log_history
+        ):
+            trainer.evaluate()
+        if trainer.args.should_save:
+            metrics = self.metrics(state)
+            write_json(self.folder / "metrics.json", metrics)
+            self.write_card(trainer.args, trainer.model.config, metrics)
+            print("\n".join(_conclusion(self.folder, metrics, self.samples.last)))
+
+    def metrics(self, state: TrainerState) -> dict:
+        """The run's numbers so far; those of the last evaluation among them, if there was one."""
+        last = next((row for row in reversed(state.log_history) if "eval_loss" in row), {})
+        groups, validation = self.prepared.compared_groups, self.prepared.info["validation"]
+        metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
+        documents = {f"validation_documents/{name}": about["documents"] for name, about in groups.items()}
+        return metrics | {
+            "floor_loss": self.floor and self.floor.loss,
+            "floor_bits_per_byte": self.floor and self.floor.bits_per_byte,
+            "steps": state.global_step,
+            "epochs": state.epoch,
+            "tokens": state.num_input_tokens_seen,
+            "train_tokens": self.train_set.tokens_a_pass,
+            "validation_documents": validation.documents,
+            **documents,
+            "total_flos": state.total_flos,
+            "seconds": next((row["seconds"] for row in reversed(state.log_history) if "seconds" in row), 0.0),
+            "vocabulary": len(self.prepared.tokenizer),
+        }
+
+    def write_card(self, args: TrainingArguments, config: KindlingConfig, metrics: dict):
+        """The run folder's README.md."""
+        section, sample = self.experiment.sample, self.samples.last
+        after = f", after the prompt {section.prompt!r}" if section.prompt else ""
+        quoted = sample.replace("\n", "\n> ")
+        named = {"loss": "eval_loss", "perplexity": "eval_perplexity", "bits_per_byte": "eval_bits_per_byte"}
+        write_card(
+            self.folder,
+            config,
+            read_provenance(self.folder),
+            self.experiment.card,
+            name=self.experiment.name,
+            measured={name: metrics[key] for name, key in named.items() if key in metrics},
+            results=_results(metrics),
+            groups=_groups(metrics),
+            training=_training(args, self.experiment, metrics, self.prepared),
+            origins=self.prepared.origins(),
+            source=f"`{self.experiment.data.origin}`",
+            prompt=section.prompt,
+            do_sample=True,
+            sample=f"A sample, temperature {section.temperature}{after}:\n\n> {quoted}" if sample else "",
+        )
 
 
 def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
@@ -83,28 +125,9 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     ]
 
 
-def _keep(folder: Path, experiment: LanguageExperiment, trainer: Trainer, metrics: dict, sample: str):
-    """Write the final numbers and the model card."""
-    write_json(folder / "metrics.json", metrics)
-    prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
-    heading = f"A sample, temperature {temperature}{f', after the prompt {prompt!r}' if prompt else ''}:"
-    quoted = sample.replace("\n", "\n> ")
-    write_card(
-        folder,
-        trainer.model.config,
-        read_provenance(folder),
-        results=_results(metrics),
-        groups=_groups(metrics),
-        training=_training(trainer.args, experiment, metrics),
-        name=experiment.name,
-        source=f"`{experiment.data.origin}`",
-        prompt=prompt,
-        do_sample=True,
-        sample=f"{heading}\n\n> {quoted}",
-    )
-
-
 def _results(metrics: dict) -> dict:
+    if "eval_loss" not in metrics:
+        return {"validation loss": "not evaluated yet"}
     rows = {
         "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
         "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
@@ -141,10 +164,13 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
 
 
-def _training(args, experiment: LanguageExperiment, metrics: dict) -> dict:
+def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
+    size, about = len(prepared.tokenizer), prepared.about_tokenizer
     return {
+        "data": f"`{experiment.data.origin}`, {prepared.info['train'].documents:,} documents",
+        "tokenizer": f"{experiment.tokenizer.kind}, {size:,} tokens, {about['bytes_per_token']} bytes a token",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
-        "steps": f"{metrics['steps']:,}",
+        "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
         "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
         "optimiser": describe_optimizer(args, experiment.optimizer),

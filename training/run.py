@@ -214,7 +214,7 @@ def refuse_other_experiment(settings: dict, folder: Path, checkpoint: str | None
     if checkpoint is None or not (folder / "experiment.yaml").exists():
         return
     saved = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
-    for section in settings.keys() - {"training", "sample"}:
+    for section in settings.keys() - {"training", "sample", "card"}:
         for name, value in settings[section].items():
             if saved.get(section, {}).get(name, value) != value:
                 raise ConfigError(

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from sections import OptimizerSection
 
@@ -85,6 +87,12 @@ class KindlingTrainer(Trainer):
     def floating_point_ops(self, inputs) -> int:
         """FLOPs of a step on a batch as the model counts them, attention and head included (stock: 0.37x-0.94x)."""
         return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """As the Trainer's, without its pickle of the arguments: they are in experiment.yaml, tokens left out."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink()
 
     def create_optimizer(self, model=None):
         """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""
