@@ -26,7 +26,7 @@ def main(path: str, overrides: list[str]):
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
     from training import attention, language, position, run
-    from training.callbacks import Curves, MetricsFile, Progress, Samples, show_progress
+    from training.callbacks import Progress, Publisher, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.trainer import KindlingTrainer
 
@@ -42,9 +42,8 @@ def main(path: str, overrides: list[str]):
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.order(
-        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
-    )
+    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
+    train_set = prepared.order(experiment.data, length, positions)
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
@@ -52,8 +51,8 @@ def main(path: str, overrides: list[str]):
 
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
-    samples = Samples(folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
-    report = language.Report(experiment, prepared, train_set, validation_set, samples)
+    report = language.Report(experiment, prepared, train_set, validation_set, config)
+    publisher = Publisher(args, folder)
     trainer = KindlingTrainer(
         model=AutoModelForCausalLM.from_config(config, attn_implementation=attention.attention_implementation(args)),
         args=args,
@@ -61,19 +60,13 @@ def main(path: str, overrides: list[str]):
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[
-            position.DataPosition(train_set),
-            MetricsFile(folder),
-            Curves(folder, report.floor),
-            samples,
-            report,
-        ],
+        callbacks=[position.DataPosition(train_set), *report.callbacks(), publisher],
         text_bytes=report.text_bytes,
         group_bytes=report.group_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
     )
-    show_progress(trainer, Progress(report.floor, samples))
+    show_progress(trainer, Progress(report.floor, report.samples))
 
     if args.should_save:
         run.write_provenance(settings, folder, hardware, checkpoint)
@@ -81,6 +74,7 @@ def main(path: str, overrides: list[str]):
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     report.finish(trainer)
+    publisher.finish()
 
 
 if __name__ == "__main__":

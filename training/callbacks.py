@@ -1,13 +1,21 @@
-"""What a run shows and keeps while it trains: a progress line, metrics.jsonl, samples, curves."""
+"""What a run shows, keeps and publishes while it trains: a progress line, metrics.jsonl, samples, curves, its model."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
+from config import ROOT
 from sections import ConfigError, SampleSection
 
+from . import publish
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt
 
@@ -81,6 +89,88 @@ class Samples(TrainerCallback):
             drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         model.train(was_training)
         return self.tokenizer.decode(drawn[0], skip_special_tokens=True)
+
+
+class Push(NamedTuple):
+    """A snapshot of a run on its way to the Hub, and the process that brings it there."""
+
+    step: int
+    snapshot: Path
+    process: subprocess.Popen
+
+
+class Publisher(TrainerCallback):
+    """Publishes checkpoints while training goes on, as `training.hub_strategy` says, and at the end what came out.
+
+    A push is a process of its own, of a finished checkpoint: nothing that the Hub does, or does not, is felt by the
+    training. A checkpoint that comes while another is on its way is left out, unless `training.hub_always_push`.
+    """
+
+    KEPT_AS = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: "checkpoint-{}"}
+    OPTIONS = ()
+
+    def __init__(self, args: TrainingArguments, folder: Path):
+        """Takes over from the Trainer, which would push pickles, and folders without the model's code."""
+        self.folder = folder
+        self.wanted = args.push_to_hub and args.should_save
+        self.command = [sys.executable, "-m", "training.publish", *self.OPTIONS]
+        self.command += ["--to", args.hub_model_id or folder.resolve().name]
+        self.command += ["--private"] * bool(args.hub_private_repo)
+        self.waiting: list[tuple[int, Path]] = []
+        self.push: Push | None = None
+        args.push_to_hub = False
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        if self.wanted:
+            for left in self.folder.glob(f"{publish.SNAPSHOT}*"):
+                shutil.rmtree(left)
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: ARG002
+        self._go_on()
+        busy = self.push is not None and not args.hub_always_push
+        if not self.wanted or args.hub_strategy == HubStrategy.END or busy:
+            return
+        kept_as = self.KEPT_AS.get(args.hub_strategy, "").format(state.global_step) or None
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        try:
+            self.waiting.append((state.global_step, publish.snapshot(self.folder, checkpoint, kept_as)))
+        except OSError as error:
+            self._complain(state.global_step, str(error))
+        self._go_on()
+
+    def on_log(self, args, state, control, **kwargs):  # noqa: ARG002
+        self._go_on()
+
+    def finish(self):
+        """Publish the finished run. If that fails, exit with code 1 and say how to do it later."""
+        if not self.wanted:
+            return
+        while self.push is not None:
+            self.push.process.wait()
+            self._go_on()
+        if subprocess.run([*self.command, str(self.folder.resolve())], cwd=ROOT, check=False).returncode:
+            name = self.command[self.command.index("--to") + 1]
+            later = f"python -m training.publish {self.folder} --to {name}"
+            sys.exit(f"not published: the run is finished, whole and in {self.folder}; publish it later: {later}")
+
+    def _go_on(self):
+        """See to the push that has ended, and start the next."""
+        if self.push is not None and self.push.process.poll() is not None:
+            if self.push.process.returncode:
+                self._complain(self.push.step, self.push.process.stderr.read())
+            self.push.process.stderr.close()
+            shutil.rmtree(self.push.snapshot)
+            self.push = None
+        if self.push is None and self.waiting:
+            step, snapshot = self.waiting.pop(0)
+            command = [*self.command, "--tries", "1", str(snapshot.resolve())]
+            output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output)
+            self.push = Push(step, snapshot, process)
+
+    def _complain(self, step: int, why: str):
+        last = (why.strip().splitlines() or ["no reason given"])[-1]
+        tqdm.write(f"step {step:,} is not published ({last}); training goes on", file=sys.stderr)
 
 
 class Progress(ProgressCallback):

@@ -8,6 +8,7 @@ from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 
+from .callbacks import Curves, MetricsFile, Samples
 from .card import describe_optimizer, write_card
 from .run import batch_size, folder_of, read_provenance, write_json
 
@@ -34,12 +35,16 @@ class Report(TrainerCallback):
     Its validation has `text_bytes`, `group_bytes` and a `floor`, each as far as it is known.
     """
 
-    def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, samples):
-        """`train_set` is the run's `Epochs`, `samples` the `Samples` that it draws."""
+    def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, config: KindlingConfig):
+        """`train_set` is the run's `Epochs`, `config` its model's. `ConfigError` if the samples' prompt does not fit."""
         self.experiment, self.prepared, self.train_set = experiment, prepared, train_set
         self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(experiment, prepared, validation_set)
-        self.samples = samples
         self.folder = folder_of(experiment)
+        self.samples = Samples(self.folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """All that writes into the run folder, the card last."""
+        return [MetricsFile(self.folder), Curves(self.folder, self.floor), self.samples, self]
 
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:

@@ -17,10 +17,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from config import ROOT, build, section_fields
 from experiment import Experiment
+from hub import refuse_anonymous
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .hardware import has_bf16
+from .publish import refuse_name
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
 
@@ -53,6 +55,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     args = build(TrainingArguments, "training", values)
     _check_ranges(args)
     _check_schedule(args)
+    _check_publishing(args)
     return args
 
 
@@ -73,6 +76,19 @@ def _check_ranges(args: TrainingArguments):
             f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
             f"training.max_steps={args.max_steps}; lower num_decay_steps"
         )
+
+
+def _check_publishing(args: TrainingArguments):
+    """What would be refused by the Hub in the end, or must not be written down."""
+    if args.hub_token is not None:
+        raise ConfigError("training.hub_token would be written into the run; leave it out and run `hf auth login`")
+    if args.hub_revision is not None:
+        raise ConfigError(
+            f"training.hub_revision={args.hub_revision} is not supported; leave it out: main is pushed to"
+        )
+    if args.push_to_hub:
+        refuse_anonymous()
+        refuse_name(args.hub_model_id or Path(args.output_dir).resolve().name)
 
 
 def _check_schedule(args: TrainingArguments):
