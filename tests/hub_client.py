@@ -35,10 +35,12 @@ def serving(folder: Path, start: str, **settings: str) -> Iterator[Callable[...,
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=200,
+                timeout=500,
             )
             assert done.returncode == 0, done.stderr[-3000:]
             return [json.loads(line) for line in done.stdout.splitlines()]
 
-        yield run
-        server.terminate()
+        try:
+            yield run
+        finally:
+            server.terminate()

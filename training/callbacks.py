@@ -107,13 +107,12 @@ class Publisher(TrainerCallback):
     """
 
     KEPT_AS = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: "checkpoint-{}"}
-    OPTIONS = ()
 
     def __init__(self, args: TrainingArguments, folder: Path):
         """Takes over from the Trainer, which would push pickles, and folders without the model's code."""
         self.folder = folder
         self.wanted = args.push_to_hub and args.should_save
-        self.command = [sys.executable, "-m", "training.publish", *self.OPTIONS]
+        self.command = [sys.executable, "-m", "training.publish"]
         self.command += ["--to", args.hub_model_id or folder.resolve().name]
         self.command += ["--private"] * bool(args.hub_private_repo)
         self.waiting: list[tuple[int, Path]] = []
@@ -148,7 +147,10 @@ class Publisher(TrainerCallback):
         while self.push is not None:
             self.push.process.wait()
             self._go_on()
-        if subprocess.run([*self.command, str(self.folder.resolve())], cwd=ROOT, check=False).returncode:
+        last = [*self.command, str(self.folder.resolve())]
+        done = subprocess.run(last, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        print(done.stdout, end="")
+        if done.returncode:
             name = self.command[self.command.index("--to") + 1]
             later = f"python -m training.publish {self.folder} --to {name}"
             sys.exit(f"not published: the run is finished, whole and in {self.folder}; publish it later: {later}")

@@ -36,7 +36,7 @@ class Report(TrainerCallback):
     """
 
     def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, config: KindlingConfig):
-        """`train_set` is the run's `Epochs`, `config` its model's. `ConfigError` if the samples' prompt does not fit."""
+        """`train_set` is the run's `Epochs`, `config` its model's. `ConfigError` if the prompt does not fit."""
         self.experiment, self.prepared, self.train_set = experiment, prepared, train_set
         self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(experiment, prepared, validation_set)
         self.folder = folder_of(experiment)

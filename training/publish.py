@@ -49,10 +49,10 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
     """
     there = Path(tempfile.mkdtemp(prefix=SNAPSHOT, dir=folder))
     try:
-        for target in [there] + [there / kept_as] * (kept_as is not None):
+        for target in (there, there / (kept_as or ".")):
             target.mkdir(exist_ok=True)
             for path in model.iterdir():
-                if path.name in MODEL or SHARD.fullmatch(path.name):
+                if (path.name in MODEL or SHARD.fullmatch(path.name)) and not (target / path.name).exists():
                     _link(path, target / path.name)
         for name in RUN:
             if (folder / name).is_file():
@@ -133,7 +133,8 @@ def push(there: Path, name: str, private: bool) -> str:
         repo_id=repository,
         folder_path=there,
         ignore_patterns=[] if _is_our_card(repository, known) else [CARD],
-        delete_patterns=["model*.safetensors*", "last-checkpoint/*"],  # weights that were in other files before
+        # what was in other files before
+        delete_patterns=["model*.safetensors*", *[f"{one.name}/*" for one in there.iterdir() if one.is_dir()]],
         commit_message=f"{Path(name).name} by Kindling",
     )
     return f"{constants.ENDPOINT}/{repository}"

@@ -1,0 +1,375 @@
+"""Runs on the Hub, pushed and fetched by its real client: each commit explains itself, and tells nothing it should not.
+
+The Hub is on loopback (tests/hub.py). Whoever fetches is a process that has neither this repository nor any cache.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from config import ROOT, load_experiment
+from modeling.modeling_kindling import CODE_FILES
+from sections import ConfigError
+from tests.hub_client import serving
+from training import publish, run
+
+TINY = """
+model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
+tokenizer: {kind: characters}
+data: {source: CANARY/stories.jsonl, validation_documents: 10, cache_dir: CANARY/prepared}
+training:
+  output_dir: CANARY/run
+  per_device_train_batch_size: 4
+  max_steps: 6
+  eval_steps: 3
+  save_steps: 2
+  save_total_limit: 1
+  logging_steps: 1
+  use_cpu: true
+  bf16: false
+  disable_tqdm: true
+  push_to_hub: true
+  hub_always_push: true
+sample: {max_new_tokens: 10}
+"""
+START = """
+    import contextlib, io, json, os, pathlib, shutil, subprocess, sys
+
+    def say(*values):
+        print(json.dumps(values))
+
+    def train(name, *overrides):
+        "Train below the folder `canary` and return what it says on stderr, and how it ends."
+        import train_lm
+        canary, told, code = pathlib.Path("canary").resolve(), io.StringIO(), 0
+        given = [f"training.output_dir={canary / name}", *overrides]
+        sys.argv = ["train_lm.py", str(canary / "tiny.yaml"), *given]
+        with contextlib.redirect_stdout(sys.stderr), contextlib.redirect_stderr(told):
+            try:
+                train_lm.main(sys.argv[1], given)
+            except SystemExit as exit_:
+                code = exit_.code
+        return told.getvalue(), code
+
+    def published(*arguments):
+        command = [sys.executable, "-m", "training.publish", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1]
+
+"""
+STRANGER = """
+    import torch
+    from huggingface_hub import HfApi, snapshot_download
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+
+    for name in NAMES:
+        tell = pipeline("text-generation", model=f"someone/{name}", trust_remote_code=True)
+        say(tell("a story", do_sample=False)[0]["generated_text"])
+    for name in NAMES:
+        for commit in reversed(HfApi().list_repo_commits(f"someone/{name}")):
+            where = {"pretrained_model_name_or_path": f"someone/{name}", "revision": commit.commit_id}
+            code = {"trust_remote_code": True, "code_revision": commit.commit_id}
+            files = HfApi().list_repo_files(f"someone/{name}", revision=commit.commit_id)
+            if "config.json" not in files:
+                continue
+            config = AutoConfig.from_pretrained(**where, **code)
+            backbone = AutoModel.from_pretrained(**where, **code)
+            model = AutoModelForCausalLM.from_pretrained(**where, **code)
+            tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+            length = GenerationConfig.from_pretrained(f"someone/{name}", revision=commit.commit_id).max_length
+            logits = model(tokenizer("a b", return_tensors="pt").input_ids).logits
+            say(name, files, config.model_type, type(backbone).__name__, length, logits.sum().item())
+    assert "modeling" not in sys.modules and type(model).__module__.startswith("transformers_modules")
+"""
+ROOT_FILES = publish.CODE | publish.RUN | {
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+}  # fmt: skip
+
+
+def workplace(folder: Path) -> Path:
+    """An experiment and a corpus under a name that must not leave the machine."""
+    canary = folder / "canary"
+    (canary / "home").mkdir(parents=True)
+    (folder / "hub").mkdir()
+    (canary / "tiny.yaml").write_text(TINY.replace("CANARY", str(canary)))
+    rows = ({"text": f"a story of {number} bears and {number * number} bees"} for number in range(100))
+    (canary / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return canary
+
+
+def hub_of(folder: Path):
+    settings = {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_canary0123456789", "HOME": str(folder / "canary" / "home")}
+    return serving(folder, START, **settings)
+
+
+def fail(folder: Path, *kinds: str, rate: float = 1.0):
+    (folder / "hub" / "faults.json").write_text(json.dumps({"rate": rate, "kinds": kinds, "seed": 0}))
+
+
+def pushed(folder: Path) -> dict[str, bytes]:
+    """Every file of every commit that the Hub was ever sent."""
+    files = (path for path in (folder / "hub").rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# ---- each commit
+
+
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+
+
+@pytest.fixture(scope="module")
+def strategies(tmp_path_factory):
+    """A run by each strategy: the folder, how each ended and generates, and what a stranger sees of each commit."""
+    folder = tmp_path_factory.mktemp("strategies")
+    workplace(folder)
+    settings = {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_canary0123456789", "HOME": str(folder / "canary" / "home")}
+    names = [f"run-{strategy}" for strategy in STRATEGIES]
+    with serving(folder, START, **settings) as run_script:
+        ended = run_script(f"""
+            from transformers import pipeline
+            for strategy in {STRATEGIES}:
+                _, code = train(f"run-{{strategy}}", f"training.hub_strategy={{strategy}}")
+                tell = pipeline("text-generation", model=f"canary/run-{{strategy}}", trust_remote_code=True)
+                say(strategy, code, tell("a story", do_sample=False)[0]["generated_text"])
+        """)
+        seen = run_script(STRANGER.replace("NAMES", str(names)), PYTHONPATH="", HF_HOME=str(folder / "empty"))
+        yield folder, run_script, ended, seen
+
+
+def test_a_published_model_says_the_same_from_an_empty_cache(strategies):
+    *_, ended, seen = strategies
+    texts = [row[0] for row in seen if len(row) == 1]
+    assert [code for _, code, _ in ended] == [0] * 4
+    assert texts == [text for *_, text in ended]
+    assert all(len(text) > len("a story") for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "commits", "subfolders"),
+    [
+        ("end", 1, set()),
+        ("every_save", 4, set()),
+        ("checkpoint", 4, {"last-checkpoint"}),
+        ("all_checkpoints", 4, {"checkpoint-2", "checkpoint-4", "checkpoint-6"}),
+    ],
+)
+def test_each_commit_loads_in_a_process_that_knows_nothing(strategies, strategy, commits, subfolders):
+    """By all Auto classes, with its generation config, mid-run as at the end, where the last two are the same model."""
+    *_, seen = strategies
+    rows = [row for row in seen if row[0] == f"run-{strategy}"]
+    assert len(rows) == commits
+    for _, files, kind, backbone, length, _ in rows:
+        missing = {"metrics.json", "curves.png", "samples.jsonl"} if (kind and len(rows) > 1) else set()
+        at_root = {name for name in files if "/" not in name}
+        assert ROOT_FILES - missing <= at_root <= ROOT_FILES | {".gitattributes"}
+        assert (kind, backbone, length) == ("kindling_llama", "KindlingLlamaModel", 32)
+    last = rows[-1][1]
+    assert {"metrics.json", "curves.png", "samples.jsonl"} <= set(last)
+    assert {name.partition("/")[0] for name in last if "/" in name} == subfolders
+    sums = [row[-1] for row in rows]
+    assert len(set(sums)) == max(1, commits - 1)
+    assert sums[-1] == sums[-2:][0]
+
+
+def test_nothing_secret_and_no_pickle_leaves(strategies):
+    """No token, no path of this machine, no name of a folder, in any file of any commit; names are on the list."""
+    folder, *_ = strategies
+    files = pushed(folder)
+    assert len(files) > 100
+    for name, content in files.items():
+        for secret in (b"canary", str(ROOT).encode(), str(folder).encode(), str(Path.home()).encode() + b"/"):
+            assert secret not in content, (name, secret)
+        if ".lfs" not in name and not name.endswith((".gitattributes", ".json")):
+            assert Path(name).name in publish.RUN | publish.MODEL, name
+    commands = [content.decode() for name, content in files.items() if name.endswith("provenance.json")]
+    assert all("output_dir=run-" in command for command in commands)
+
+
+def test_published_settings_are_otherwise_those_of_the_run(strategies):
+    folder, *_ = strategies
+    there, here = folder / "hub" / "models" / "someone" / "run-end", folder / "canary" / "run-end"
+    assert (there / "metrics.json").read_bytes() == (here / "metrics.json").read_bytes()
+    experiment = (there / "experiment.yaml").read_text()
+    assert "source: stories.jsonl" in experiment
+    assert (
+        experiment.replace("stories.jsonl", f"{folder}/canary/stories.jsonl")
+        .replace("cache_dir: prepared", f"cache_dir: {folder}/canary/prepared")
+        .replace("output_dir: run-end", f"output_dir: {here}")
+        == (here / "experiment.yaml").read_text()
+    )
+
+
+def test_the_card_tells_all_of_it(strategies):
+    """Metadata as the Hub's library reads it; the same numbers as metrics.json; half-way and at the end."""
+    folder, *_ = strategies
+    run_folder = folder / "canary" / "run-every_save"
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    cards = [ModelCard(content.decode()) for name, content in pushed(folder).items() if name.endswith("/README.md")]
+    assert len(cards) > 10
+    for card in cards:
+        assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
+        assert card.data.license == "unknown"
+        assert {"kindling", "kindling_llama"} <= set(card.data.tags)
+        assert "ore information needed" not in card.text
+        assert "None" not in card.text
+        assert 'model="someone/run-' in card.text
+    final = ModelCard((folder / "hub" / "models" / "someone" / "run-every_save" / "README.md").read_text())
+    shown = {result.metric_type: result.metric_value for result in final.data.eval_results}
+    assert shown == {
+        "loss": metrics["eval_loss"],
+        "perplexity": metrics["eval_perplexity"],
+        "bits_per_byte": metrics["eval_bits_per_byte"],
+    }
+    for word in ("6 of 6", "vocabulary of", "training FLOPs", "x86_64" if "x86" in final.text else "cores", "seed"):
+        assert word in final.text
+
+
+# ---- a Hub that is not well
+
+
+def test_training_never_stops_for_the_hub(strategies):
+    """It refuses everything; it is broken until the end; it is slow and answers every other time."""
+    folder, run_script, *_ = strategies
+    fail(folder, "403")
+    refused, back = run_script("""
+        faults = pathlib.Path("hub/faults.json")
+        say(*train("refused", "training.hub_strategy=every_save"))
+
+        from training.callbacks import Publisher
+        finish = Publisher.finish
+        def come_back(publisher):
+            faults.unlink()
+            finish(publisher)
+        Publisher.finish = come_back
+        faults.write_text(json.dumps({"rate": 1, "kinds": ["500"], "seed": 0}))
+        say(*train("back", "training.hub_strategy=every_save"))
+    """)
+    told, code = refused
+    assert [f"step {step} is not published (" in told for step in (2, 4, 6)] == [True, True, True]
+    assert code.startswith("not published: the run is finished, whole and in")
+    assert "python -m training.publish" in code
+    steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 6
+    assert not list((folder / "canary").rglob(f"{publish.SNAPSHOT}*"))
+
+    assert "step 2 is not published (" in back[0]
+    assert back[1] == 0
+    assert (folder / "hub/models/someone/back/model.safetensors").exists()
+
+    later, slow, silent, nobody = run_script("""
+        say(*published("canary/refused", "--to", "later"))
+        faults = pathlib.Path("hub/faults.json")
+        faults.write_text('{"rate": 0.15, "kinds": ["503", "drop", "stall"], "seed": 0}')
+        say(*published("canary/refused", "--to", "slow"))
+        faults.write_text('{"rate": 1, "kinds": ["stall"], "seed": 0}')
+        say(*published("canary/refused", "--to", "silent", "--tries", 1, "--timeout", 0.5))
+        os.environ["HF_TOKEN"] = ""
+        say(*published("canary/refused"))
+        faults.unlink()
+    """)
+    assert later[0] == 0
+    assert later[1].endswith("/someone/later")
+    assert slow == [0, later[1].replace("later", "slow")]
+    assert silent[0] == 2
+    assert "silent cannot be published" in silent[1]
+    assert nobody == [2, "training.publish: nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN"]
+
+
+def test_what_others_made_is_kept(strategies):
+    """Another model is not written into, and a card that was edited on the Hub stays; an untouched one is renewed."""
+    folder, run_script, *_ = strategies
+    foreign, first, edited, again, fresh = run_script("""
+        from huggingface_hub import HfApi
+        HfApi().create_repo("someone/foreign")
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="someone/foreign")
+        say(*published("canary/run-end", "--to", "someone/foreign"))
+        say(*published("canary/run-end", "--to", "someone/thing"))
+        HfApi().upload_file(path_or_fileobj=b"my words", path_in_repo="README.md", repo_id="someone/thing")
+        say(*published("canary/run-end", "--to", "someone/thing"))
+        card = pathlib.Path("canary/run-end/README.md")
+        card.write_text(card.read_text() + "renewed")
+        say(*published("canary/run-end", "--to", "someone/other"))
+        card.write_text(card.read_text() + " twice")
+        say(*published("canary/run-end", "--to", "someone/other"))
+    """)
+    assert foreign[0] == 2
+    assert "someone/foreign holds something else already" in foreign[1]
+    assert (folder / "hub/models/someone/foreign/config.json").read_text() == "{}"
+    assert [row[0] for row in (first, edited, again, fresh)] == [0, 0, 0, 0]
+    assert (folder / "hub/models/someone/thing/README.md").read_text() == "my words"
+    assert (folder / "hub/models/someone/other/README.md").read_text().endswith("renewed twice")
+
+
+# ---- what is published, and what is refused before any work
+
+
+def test_the_list_has_the_models_code():
+    assert set(CODE_FILES) == publish.CODE
+
+
+def test_of_an_unfinished_run_it_is_the_newest_checkpoint(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "optimizer.bin"):
+            (tmp_path / f"checkpoint-{step}" / name).write_text(str(step))
+    with pytest.raises(ConfigError, match=r"has no README.md; give a folder that a training script has written"):
+        publish.model_of(tmp_path)
+    (tmp_path / "README.md").write_text(f"in {tmp_path} and https://a.b/c/d, 91 / 7")
+    (tmp_path / "training_args.bin").write_text("a pickle")
+    assert publish.model_of(tmp_path) == tmp_path / "checkpoint-10"
+    there = publish.snapshot(tmp_path, tmp_path / "checkpoint-10")
+    files = {path.name: path.read_text() for path in there.iterdir()}
+    assert files == {
+        "config.json": "10",
+        "tokenizer.json": "10",
+        "model.safetensors": "10",
+        "README.md": f"in {tmp_path.name} and https://a.b/c/d, 91 / 7",
+    }
+    with pytest.raises(ConfigError, match=r"holds no model; give the folder of a run that has saved one"):
+        publish.model_of(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        ("python train_lm.py /a/b.yaml data.source=/home/me/x", "python train_lm.py b.yaml data.source=x"),
+        ("python x.py 'data.mixture={/home/me/one: 1, c4: 2}'", "python x.py 'data.mixture={one: 1, c4: 2}'"),
+        ("python train_lm.py '/home/me/my files/a.yaml'", "python train_lm.py 'a.yaml'"),
+        ("python train_lm.py configs/lm/demo.yaml", "python train_lm.py configs/lm/demo.yaml"),
+    ],
+)  # fmt: skip
+def test_paths_are_hidden_wherever_they_stand(tmp_path, command, left):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "provenance.json").write_text(json.dumps({"command": command}))
+    there = publish.snapshot(tmp_path, tmp_path / "model")
+    assert json.loads((there / "provenance.json").read_text())["command"] == left
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["training.hub_token=hf_secret"], "training.hub_token would be written into the run"),
+        (["training.hub_revision=dev"], "training.hub_revision=dev is not supported"),
+        (["training.push_to_hub=true"], "nobody is logged in to the Hub"),
+    ],
+)
+def test_what_cannot_be_published_is_said_before_any_work(tmp_path, monkeypatch, overrides, complaint):
+    monkeypatch.setattr("hub.get_token", lambda: None)
+    (tmp_path / "tiny.yaml").write_text("training: {use_cpu: true}")
+    with pytest.raises(ConfigError, match=complaint):
+        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), overrides))
+
+
+def test_names_and_offline_are_checked_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("hub.get_token", lambda: "hf_of_someone")
+    monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", False)
+    (tmp_path / "tiny.yaml").write_text("training: {use_cpu: true, push_to_hub: true}")
+    run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
+    with pytest.raises(ConfigError, match=r"'a/b/c' is no name for a model"):
+        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), ["training.hub_model_id=a/b/c"]))
+    monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE=1"):
+        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
