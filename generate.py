@@ -5,7 +5,9 @@ Without a prompt the model starts a text of its own. Text goes to the terminal a
     python generate.py runs/demo
     python generate.py runs/demo --prompt "Once, by the river," --temperature 0.7 --seed 1
     python generate.py runs/demo --prompt "In a small house" "Far beyond" --max-new-tokens 50
+    python generate.py runs/demo --prompt "Far beyond" --samples 3
     python generate.py runs/demo --interactive
+    python generate.py runs/demo --score story.txt
 """
 
 import argparse
@@ -22,28 +24,46 @@ def parse_arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", nargs="+", help="one or several prompts")
     source.add_argument("--file", type=Path, help="a file with one prompt a line")
+    source.add_argument("--score", type=Path, metavar="FILE", nargs="+", help="say how well it foresees these texts")
     source.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line")
+    parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default 1)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
     parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest tokens only (default: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest with this share (default 1)")
     parser.add_argument("--max-new-tokens", type=int, help="default: as many as the model has positions for")
     parser.add_argument("--ignore-end", action="store_true", help="go on after an end of text")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0); samples add 1 each")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace):
-    from transformers import set_seed
+    from training.generation import Sampling, describe_score, load_model
 
-    from training.generation import Sampling, load_model, stream
-
+    if arguments.samples < 1:
+        raise ConfigError(f"samples={arguments.samples} must be at least 1")
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
+    texts = {str(path): read(path) for path in arguments.score or []}
     model, tokenizer = load_model(arguments.model)
+    for name, text in texts.items():
+        print(describe_score(model, tokenizer, text, name))
+    if not texts:
+        tell(model, tokenizer, arguments, sampling)
+
+
+def tell(model, tokenizer, arguments: argparse.Namespace, sampling):
+    """Stream every prompt's continuations; several are numbered by their seeds."""
+    from transformers import set_seed
+
+    from training.generation import stream
+
     for prompt in prompts(arguments):
-        set_seed(arguments.seed)
-        stream(model, tokenizer, prompt, sampling)
+        for seed in range(arguments.seed, arguments.seed + arguments.samples):
+            if arguments.samples > 1:
+                print(f"--seed {seed}:")
+            set_seed(seed)
+            stream(model, tokenizer, prompt, sampling)
 
 
 def prompts(arguments: argparse.Namespace) -> Iterator[str]:
@@ -53,13 +73,18 @@ def prompts(arguments: argparse.Namespace) -> Iterator[str]:
             yield prompt
     elif arguments.file is None:
         yield from arguments.prompt or [""]
-    elif arguments.file.is_file():
-        try:
-            yield from arguments.file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise ConfigError(f"{arguments.file} is not UTF-8; save it as UTF-8 text") from None
     else:
-        raise ConfigError(f"there is no file {arguments.file}; give a text file with one prompt a line")
+        yield from read(arguments.file).splitlines()
+
+
+def read(path: Path) -> str:
+    """The text of a file."""
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}; give a text file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8; save it as UTF-8 text") from None
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from .sources import open_corpus
 from .splits import Split, text_of
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
-    from transformers import PreTrainedTokenizerFast
+    from .fast_tokenizer import PreTrainedTokenizerFast
 
 UNKNOWN = "<|unknown|>"
 
@@ -109,7 +109,7 @@ def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerF
     """Make it a transformers tokenizer which puts the start token (None: no token) before a prompt, and never special
     ids into text.
     """
-    from transformers import PreTrainedTokenizerFast
+    from .fast_tokenizer import PreTrainedTokenizerFast
 
     if start is not None:
         ids = [(start, tokenizer.token_to_id(start))]
@@ -129,8 +129,12 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     """An existing tokenizer, from a folder or the Hub, given a pad token of its own if it has none."""
     from transformers import AutoTokenizer
 
+    from .fast_tokenizer import PreTrainedTokenizerFast, TokenizersBackend
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True, trust_remote_code=False)
+        if type(tokenizer) is TokenizersBackend:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"tokenizer.path={path} cannot be loaded: {reason}") from None

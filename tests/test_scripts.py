@@ -16,7 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import generate
 import train_lm
 from config import ROOT, ConfigError, run_script
-from training.generation import Sampling, encode_prompt, load_model, stream
+from data_prep import fables
+from data_prep.tokens import prepare
+from sections import DataSection, TokenizerSection
+from training.generation import Sampling, encode_prompt, load_model, score, stream
 
 TINY = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
@@ -191,6 +194,51 @@ def test_generate_streams_every_prompt(tiny, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == several
 
 
+def test_tokens_are_shown_as_they_are_drawn(tiny, monkeypatch):
+    """Interactive, one prompt of two words and twelve tokens: the terminal is written to many times."""
+    written, answers = [], iter(["Near the", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    monkeypatch.setattr(sys.stdout, "write", lambda text: written.append(text))
+    run_generate(monkeypatch, str(tiny), "--interactive", "--max-new-tokens", "30", "--ignore-end")
+    assert len([text for text in written if text.strip()]) > 4
+
+
+def test_several_samples_are_those_of_their_seeds(tiny, monkeypatch, capsys):
+    common = (str(tiny), "--prompt", "Near the", "--max-new-tokens", "12")
+    run_generate(monkeypatch, *common, "--seed", "5", "--samples", "3")
+    together = capsys.readouterr().out
+    apart = ""
+    for seed in (5, 6, 7):
+        run_generate(monkeypatch, *common, "--seed", str(seed))
+        apart += f"--seed {seed}:\n" + capsys.readouterr().out
+    assert together == apart
+    assert len(set(together.split("--seed"))) == 4
+
+
+def test_the_score_of_a_text_is_what_validation_says_of_it(tiny, tmp_path, monkeypatch, capsys):
+    """A text of thousands of letters is cut into windows, its end is a target: loss and bits per byte are a run's own."""
+    story = "\n\n".join(fables.fable("a test", index) for index in range(8))
+    (tmp_path / "story.txt").write_text(story)
+    path = tmp_path / "story.jsonl"
+    path.write_text(json.dumps({"text": story}))
+    data = DataSection(source=str(path), validation_source=str(path), cache_dir=str(tmp_path))
+    prepared = prepare(data, TokenizerSection(kind="pretrained", path=str(tiny)))
+    windows = prepared.examples("validation", "packed", 64)
+    model, tokenizer = load_model(str(tiny))
+    nats = 0.0
+    for row in windows:
+        ids = torch.as_tensor(row["input_ids"].astype("int64"))[None]
+        nats += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+    found = score(model, tokenizer, story, "a story")
+    assert found["targets"] == windows.targets
+    assert found["loss"] == pytest.approx(nats / windows.targets, rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(story), rel=1e-5)
+    run_generate(monkeypatch, str(tiny), "--score", str(tmp_path / "story.txt"))
+    said = capsys.readouterr().out
+    assert f"{found['loss']:.4f} nats a token, perplexity {math.exp(found['loss']):.2f} (vocabulary of 400)" in said
+    assert f"{windows.targets:,} tokens, {len(story):,} bytes" in said
+
+
 def test_settings_of_generation_change_the_text(tiny):
     model, tokenizer = load_model(str(tiny))
 
@@ -213,11 +261,16 @@ def test_settings_of_generation_change_the_text(tiny):
         (["RUN", "--temperature", "-1"], "is negative"),
         (["RUN", "--top-p", "0"], "must be above 0"),
         (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
+        (["RUN", "--samples", "0"], "samples=0 must be at least 1"),
+        (["RUN", "--score", "missing.txt"], "there is no file missing.txt"),
+        (["RUN", "--score", "EMPTY"], "is empty; give some text"),
     ],
 )
-def test_generate_refuses_in_one_sentence(tiny, monkeypatch, arguments, complaint):
+def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments, complaint):
+    (tmp_path / "empty.txt").touch()
+    places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt")}
     with pytest.raises(ConfigError) as error:
-        run_generate(monkeypatch, *(str(tiny) if argument == "RUN" else argument for argument in arguments))
+        run_generate(monkeypatch, *(places.get(argument, argument) for argument in arguments))
     assert complaint in str(error.value)
 
 

@@ -1,9 +1,10 @@
-"""Text from a trained model: loading it, checking what was asked, streaming what it says."""
+"""Text from a trained model: loading it, checking what was asked, streaming what it says, scoring what others say."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
@@ -55,8 +56,9 @@ def load_model(name: str):
     path = str(folder) if folder.is_dir() else name
     disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path)
+        # Said explicitly, for otherwise transformers asks on stdin whether to run a stranger's code.
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{name} cannot be loaded as a language model: {reason}") from None
@@ -71,10 +73,7 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     """
     ids = encode_prompt(tokenizer, prompt).to(model.device)
     positions = getattr(model.config, "max_position_embeddings", 1024)
-    special = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's unknown token is its end of text
-    if tokenizer.unk_token_id not in (None, *special) and tokenizer.unk_token_id in ids:
-        known = tokenizer.decode(ids[0])
-        raise ConfigError(f"the prompt {prompt!r} has text that the tokenizer does not know: it reads {known!r}")
+    _refuse_unknown(tokenizer, ids[0], f"the prompt {prompt!r}")
     if ids.shape[1] >= positions:
         raise ConfigError(f"the prompt has {ids.shape[1]} tokens and the model {positions} positions; shorten it")
     with torch.no_grad():
@@ -88,8 +87,53 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     return tokenizer.decode(drawn[0], skip_special_tokens=True)
 
 
-def encode_prompt(tokenizer, prompt: str) -> torch.Tensor:
+def score(model, tokenizer, text: str, name: str) -> dict[str, float]:
+    """How well a model foresees a text, as `LanguageModeling` measures it, with `targets` and `text_bytes`.
+
+    The text is one document, its end a target too. A longer one than the model has positions for is cut as in
+    validation: into windows in which each token is a target once, of those before it in its window. `ConfigError` if
+    there is no text, or some that the tokenizer has no token for; `name` is what the text is called then.
+    """
+    from .metrics import LanguageModeling  # whose libraries take a second to import
+
+    if not text:
+        raise ConfigError(f"{name} is empty; give some text")
+    ids = encode_prompt(tokenizer, text, split_special_tokens=True)[0]
+    _refuse_unknown(tokenizer, ids, name)
+    start = ids[:0] if tokenizer.bos_token_id == ids[0] else encode_prompt(tokenizer, "")[0][:1]
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = torch.cat([start, ids, torch.tensor(ends, dtype=ids.dtype)]).to(model.device)
+    nats, targets = [], []
+    with torch.no_grad():
+        for first in range(0, len(ids) - 1, model.config.max_position_embeddings - 1):
+            window = ids[first : first + model.config.max_position_embeddings]
+            logits = model(window[None, :-1], use_cache=False).logits[0]
+            nats.append(nn.functional.cross_entropy(logits.float(), window[1:], reduction="sum").item())
+            targets.append(len(window) - 1)
+    size = len(text.encode())
+    measured = LanguageModeling().compute(nats=nats, targets=targets, text_bytes=size)
+    return measured | {"targets": sum(targets), "text_bytes": size}
+
+
+def describe_score(model, tokenizer, text: str, name: str) -> str:
+    """The same in a line."""
+    found = score(model, tokenizer, text, name)
+    return (
+        f"{name}: {found['loss']:.4f} nats a token, perplexity {found['perplexity']:.2f} "
+        f"(vocabulary of {len(tokenizer):,}), {found['bits_per_byte']:.4f} bits per byte; "
+        f"{found['targets']:,} tokens, {found['text_bytes']:,} bytes"
+    )
+
+
+def _refuse_unknown(tokenizer, ids: torch.Tensor, name: str):
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's unknown token is its end of text
+    if tokenizer.unk_token_id not in (None, *special) and tokenizer.unk_token_id in ids:
+        known = tokenizer.decode(ids[:100])
+        raise ConfigError(f"{name} has text that the tokenizer does not know: it reads {known!r}")
+
+
+def encode_prompt(tokenizer, prompt: str, **options) -> torch.Tensor:
     """Ids (1, T) of a prompt; of an empty one the start token, whether or not the tokenizer writes it itself."""
-    ids = tokenizer(prompt)["input_ids"]
+    ids = tokenizer(prompt, **options)["input_ids"]
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return torch.tensor([ids or [start]])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from data_prep import fables
 from data_prep.records import Fields
@@ -108,9 +108,32 @@ def test_training_is_deterministic(bpe):
 
 
 def test_the_pre_tokenizer_is_gpt2s(bpe):
-    assert bpe.backend_tokenizer.pre_tokenizer.pre_tokenize_str("I've 12 cats!") == pre_tokenizers.ByteLevel(
-        add_prefix_space=False
-    ).pre_tokenize_str("I've 12 cats!")
+    """To the letter, for converters compare what they read with what they know."""
+    model = bpe.backend_tokenizer.model
+    state = json.loads(bpe.backend_tokenizer.to_str())
+    gpt2 = GPT2Tokenizer(vocab=state["model"]["vocab"], merges=[tuple(pair) for pair in state["model"]["merges"]])
+    theirs = json.loads(gpt2.backend_tokenizer.to_str())
+    assert state["pre_tokenizer"] == theirs["pre_tokenizer"]
+    assert state["pre_tokenizer"]["type"] == "ByteLevel"
+    assert state["decoder"] == theirs["decoder"]
+    assert state["model"]["type"] == theirs["model"]["type"] == "BPE"
+    assert type(model) is type(gpt2.backend_tokenizer.model)
+    for text in (*TEXTS, "I've 12 cats!  \n\n 3.5é"):
+        assert gpt2(text)["input_ids"] == bpe(text, add_special_tokens=False)["input_ids"]
+
+
+def test_it_is_saved_under_a_name_that_older_tools_know(bpe, tmp_path):
+    """However often it is loaded and saved; and by the tokenizers library alone it is the same."""
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        bpe.save_pretrained(folder)
+        assert (
+            json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+        )
+        alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        for text in TEXTS:
+            assert alone.encode(text).ids == bpe(text)["input_ids"]
+            assert alone.decode(alone.encode(text).ids) == text
+        bpe = load_tokenizer(str(folder))
 
 
 def test_saved_it_loads_as_any_other(bpe, tmp_path):
