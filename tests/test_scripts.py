@@ -216,7 +216,7 @@ def test_several_samples_are_those_of_their_seeds(tiny, monkeypatch, capsys):
 
 
 def test_the_score_of_a_text_is_what_validation_says_of_it(tiny, tmp_path, monkeypatch, capsys):
-    """A text of thousands of letters is cut into windows, its end is a target: loss and bits per byte are a run's own."""
+    """A text of thousands of letters is cut into windows, its end is a target: the numbers are a run's own."""
     story = "\n\n".join(fables.fable("a test", index) for index in range(8))
     (tmp_path / "story.txt").write_text(story)
     path = tmp_path / "story.jsonl"

@@ -41,9 +41,7 @@ print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 |---|---|
 {results}
 {groups}
-![curves](curves.png)
-
-{sample}
+{curves}{sample}
 
 ## How it was trained
 
@@ -113,6 +111,7 @@ def write_card(
             embedding=embedding_parameters(config),
             results=_table(results),
             groups=_group_table(groups),
+            curves="![curves](curves.png)\n\n" if (folder / "curves.png").exists() else "",
             training=_table(training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
