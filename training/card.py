@@ -20,11 +20,11 @@ CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [kindling, {model_type}]
----
+{metadata}---
 
 # {name}
 
-A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained from scratch with
+A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained {origin} with
 Kindling (`kindling-lm`) on {source}.
 
 ```python
@@ -64,18 +64,26 @@ Every setting is in `experiment.yaml`; versions and hardware are in `provenance.
 
 ## Limits
 
-The model knows nothing but {source}. It is meant for experiments on training, not for use by others without
+The model knows nothing but {source}{knowledge}. It is meant for experiments on training, not for use by others without
 further evaluation.
 """
 
 
 def write_card(
-    folder: Path, config: KindlingConfig, provenance: dict, results: dict, training: dict, groups=(), **words
+    folder: Path,
+    config: KindlingConfig,
+    provenance: dict,
+    results: dict,
+    training: dict,
+    *,
+    groups=(),
+    start=None,
+    **words,
 ):
     """Write the run folder's README.md; `results` and `training` are rows of its tables.
 
-    `groups` are the rows of a table by group, its head first, or nothing. `words` are its `name`, `source` (of what it
-    was trained on), `prompt`, `do_sample` and `sample`.
+    `groups` are the rows of a table by group, its head first, or nothing. `start` is the checkpoint that it started
+    from, if any. `words` are its `name`, `source` (of what it was trained on), `prompt`, `do_sample` and `sample`.
     """
     hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
@@ -90,10 +98,24 @@ def write_card(
             training=_table(training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
+            **_origin(start),
             **words,
         ),
         encoding="utf-8",
     )
+
+
+def _origin(start: str | None) -> dict:
+    """What the card says of where the weights come from; of a folder of this machine, the name alone."""
+    if start is None:
+        return {"metadata": "", "origin": "from scratch", "knowledge": ""}
+    local = Path(start).expanduser().exists()
+    name = Path(start).name if local else start
+    return {
+        "metadata": "" if local else f"base_model: {start}\n",
+        "origin": f"from the checkpoint `{name}`",
+        "knowledge": f" and what `{name}` had learnt",
+    }
 
 
 def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> str:
