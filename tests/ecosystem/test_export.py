@@ -35,7 +35,7 @@ def test_the_files_are_a_stock_llamas(export):
     assert names == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
     }  # fmt: skip
-    config, generation = (json.loads((export / name).read_text()) for name in ("config.json", "generation_config.json"))
+    config = json.loads((export / "config.json").read_text())
     assert config["model_type"] == "llama"
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert "auto_map" not in config
