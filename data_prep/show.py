@@ -33,7 +33,7 @@ def show(path: str, overrides: list[str]):
     data = experiment.data
     if "path" in experiment.model and data.context_length is None:
         raise ConfigError(
-            f"how long windows are for model.path={experiment.model['path']} is not known here; give data.context_length"
+            f"the positions of model.path={experiment.model['path']} are not known here; give data.context_length"
         )
     prepared = prepare(data, experiment.tokenizer)
     collate = build_collator(data, prepared.tokenizer)

@@ -35,7 +35,7 @@ def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys, monkeypatch):
 
 def test_windows_for_a_checkpoint_are_as_long_as_one_says(tmp_path):
     (tmp_path / "show.yaml").write_text("model: {path: somebody/llama}")
-    with pytest.raises(ConfigError, match=r"model\.path=somebody/llama is not known here; give data\.context_length"):
+    with pytest.raises(ConfigError, match=r"model\.path=somebody/llama are not known here; give data\.context_length"):
         show(str(tmp_path / "show.yaml"), [])
 
 
