@@ -130,7 +130,7 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"tokenizer.path={path} cannot be loaded: {reason}") from None
