@@ -28,10 +28,19 @@ ROOT = Path(__file__).resolve().parent
 
 MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
+DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
 RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
+
+
+START = Field(
+    ["str", "None"],
+    None,
+    "Checkpoint to start from, a folder or a Hub id: a GPT-2, a Llama or one of Kindling's, which brings its tokenizer "
+    "and every setting of this section but the dropouts; null means from scratch.",
+)
 
 
 @cache
@@ -44,7 +53,8 @@ def sections_of(kind: type[Experiment]) -> dict[str, type]:
 def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:
     """Every key that a section may hold, with the defaults of a kind of experiment."""
     if section == "model":
-        return _with_defaults(_model_fields(), kind.model_defaults)
+        start = {"path": START} if kind is LanguageExperiment else {}
+        return start | _with_defaults(_model_fields(), kind.model_defaults)
     if section == "training":
         package = importlib.util.find_spec("transformers").submodule_search_locations[0]
         fields = read_fields(Path(package) / "training_args.py", "TrainingArguments")
@@ -94,7 +104,10 @@ def load_experiment(
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
     _refuse_replicated(given, checked.get("replicas", {}))
     checked["training"] = kind.training_defaults | {"output_dir": f"runs/{Path(path).stem}"} | checked["training"]
-    checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | checked["model"]
+    if checked["model"].get("path") is None:
+        checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | _without(checked["model"], "path")
+    else:
+        checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
     return kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
 
 
@@ -130,6 +143,26 @@ def _refuse_replicated(given: dict, replicas: dict[str, dict]):
                     f"{name}={given[name]} has no effect, for replicas.{name}={values} are trained side by side; "
                     f"give replicas.{name}=[{given[name]}]"
                 )
+
+
+def _without(values: dict, key: str) -> dict:
+    return {name: value for name, value in values.items() if name != key}
+
+
+def _tokenizer_of_start(model: dict, tokenizer: dict) -> dict:
+    """The tokenizer section of a run that starts from `model.path`: by default, the checkpoint's own."""
+    path = model["path"]
+    if given := [f"model.{key}={value}" for key, value in model.items() if key not in ("path", *DROPOUTS)]:
+        raise ConfigError(
+            f"model.path={path} brings its own settings, and {', '.join(given)} would be others; leave out all of "
+            f"this section but path, {', '.join(DROPOUTS)}"
+        )
+    if (made := tokenizer.get("kind", "pretrained")) != "pretrained":
+        raise ConfigError(
+            f"tokenizer.kind={made} makes a vocabulary that model.path={path} has not learnt; leave out the section "
+            "tokenizer"
+        )
+    return {"kind": "pretrained", "path": path} | tokenizer
 
 
 def check_section(section: str, values: dict, kind: type[Experiment] = LanguageExperiment) -> dict:

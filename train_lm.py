@@ -1,10 +1,11 @@
-"""Train a GPT or a LLaMA from scratch: text -> tokenizer -> model -> Trainer -> checkpoint.
+"""Train a GPT or a LLaMA, from scratch or from a checkpoint: text -> tokenizer -> model -> Trainer -> checkpoint.
 
 usage: python train_lm.py CONFIG [section.key=value ...]
 
     python train_lm.py configs/lm/demo.yaml
     python train_lm.py configs/lm/demo.yaml model.norm=layernorm training.learning_rate=3e-4
     python train_lm.py configs/lm/demo.yaml training.resume_from_checkpoint=true
+    python train_lm.py configs/lm/continue.yaml model.path=openai-community/gpt2
 
 The run folder (training.output_dir, by default runs/NAME) is itself the trained model: tokenizer, weights and code,
 with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
@@ -18,27 +19,28 @@ from config import load_experiment, run_script
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import attention, language, position, run
+    from training import language, position, run
     from training.callbacks import Progress, Publisher, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
     args = run.training_arguments(experiment)
-    run.check_shape(experiment)
     checkpoint = run.checkpoint_to_resume(experiment)
+    start = run.start_of(experiment, checkpoint)
+    run.check_shape(experiment, start)
     folder = run.folder_of(experiment)
 
     with args.main_process_first(desc="preparing tokens"):
         prepared = prepare(experiment.data, experiment.tokenizer)
-    config = run.model_config(experiment, prepared.tokenizer)
+    config = run.model_config(experiment, prepared.tokenizer, start)
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
     length = experiment.data.context_length or config.max_position_embeddings
@@ -54,7 +56,7 @@ def main(path: str, overrides: list[str]):
     report = language.Report(experiment, prepared, train_set, validation_set, config)
     publisher = Publisher(args, folder)
     trainer = KindlingTrainer(
-        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention.attention_implementation(args)),
+        model=run.build_model(config, args, start),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config import load_experiment, run_script, section_fields
+from sections import ConfigError
 
 ROWS = 3
 SHOWN = 48
@@ -30,6 +31,10 @@ def show(path: str, overrides: list[str]):
 
     experiment = load_experiment(path, overrides)
     data = experiment.data
+    if "path" in experiment.model and data.context_length is None:
+        raise ConfigError(
+            f"the positions of model.path={experiment.model['path']} are not known here; give data.context_length"
+        )
     prepared = prepare(data, experiment.tokenizer)
     collate = build_collator(data, prepared.tokenizer)
     length = data.context_length or experiment.model.get("max_position_embeddings", DEFAULT_POSITIONS)

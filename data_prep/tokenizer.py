@@ -138,6 +138,8 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"tokenizer.path={path} cannot be loaded: {reason}") from None
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without any
+        raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"tokenizer.path={path} has no end-of-text token; give a tokenizer that has an eos_token")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):

@@ -117,10 +117,21 @@ class Preparation:
         self.splits = {"validation": validation, "train": train}
         identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
         if section.kind == "pretrained":
-            identity["vocabulary"] = tokenizers.load_tokenizer(section.path).backend_tokenizer.to_str()
+            identity["vocabulary"] = self._load_tokenizer().backend_tokenizer.to_str()
         fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         names = "-".join(Path(name).stem for name in data.mixture or [data.source])
         self.folder = Path(data.cache_dir) / f"{names[:LONGEST_NAME]}-{section.kind}-{fingerprint}"
+
+    def _load_tokenizer(self):
+        """The one at `tokenizer.path`, or a copy that an earlier preparation has made, if there is none any more."""
+        try:
+            return tokenizers.load_tokenizer(self.section.path)
+        except ConfigError:
+            wanted = request(self.data, self.section)
+            for path in Path(self.data.cache_dir).glob(f"[!.]*/{REQUEST}"):
+                if json.loads(path.read_text(encoding="utf-8")) == wanted:
+                    return tokenizers.load_tokenizer(str(path.with_name("tokenizer")))
+            raise
 
     def make(self, until: int | None) -> "PreparedData":
         """Prepare all of validation, and of training at least `until` ids (None: all)."""

@@ -4,7 +4,7 @@ usage: python -m experiments.plan CONFIG [section.key=value ...]
 
     python -m experiments.plan configs/lm/tinystories.yaml model.hidden_size=768
 
-The vocabulary is model.vocab_size if given, else tokenizer.vocab_size.
+The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with model.path, the checkpoint's.
 """
 
 from config import build, load_experiment, run_script
@@ -20,16 +20,8 @@ def main(path: str, overrides: list[str]):
 def plan(experiment: LanguageExperiment) -> list[str]:
     """The lines of the plan: a table a quantity, a row a part."""
     from modeling import accounting
-    from modeling.configuration_kindling import FAMILIES
 
-    values = {key: value for key, value in experiment.model.items() if key != "type" and value is not None}
-    if experiment.tokenizer.kind == "bpe":
-        values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
-    elif "vocab_size" not in values:
-        raise ConfigError(
-            f"tokenizer.kind={experiment.tokenizer.kind} has no size before it is made; give model.vocab_size"
-        )
-    config = build(FAMILIES[experiment.model["type"]], "model", values)
+    config = model_config(experiment)
     length = experiment.data.context_length or config.max_position_embeddings
     batch = experiment.training["per_device_train_batch_size"]
     matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)
@@ -50,6 +42,24 @@ def plan(experiment: LanguageExperiment) -> list[str]:
             accounting.training_memory(config, length, batch),
         ),
     ]
+
+
+def model_config(experiment: LanguageExperiment):
+    """The model's configuration, as far as it is known before there is a tokenizer."""
+    from modeling.configuration_kindling import FAMILIES
+    from modeling.native import read_config
+
+    values = {key: value for key, value in experiment.model.items() if value is not None}
+    if "path" in values:
+        return build(read_config, "model.path", {"source": values.pop("path"), **values})
+    family = FAMILIES[values.pop("type")]
+    if experiment.tokenizer.kind == "bpe":
+        values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
+    elif "vocab_size" not in values:
+        raise ConfigError(
+            f"tokenizer.kind={experiment.tokenizer.kind} has no size before it is made; give model.vocab_size"
+        )
+    return build(family, "model", values)
 
 
 def table(title: str, parts: dict[str, int]) -> list[str]:

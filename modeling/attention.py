@@ -73,7 +73,8 @@ class KindlingAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             **kwargs,
         )
-        return self.dropout(self.o_proj(attended_BTNH.flatten(2))), weights
+        # vLLM's attention returns (B T, N H): the shape is the input's, whatever comes back
+        return self.dropout(self.o_proj(attended_BTNH.reshape(*hidden_states.shape[:-1], -1))), weights
 
     def _split_heads(self, x_BTD):
         return x_BTD.unflatten(-1, (-1, self.head_dim))

@@ -108,6 +108,8 @@ class KindlingConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             ratio = 8 / 3 if self.mlp in GATED_MLPS else 4
             self.intermediate_size = max(64, 64 * round(ratio * self.hidden_size / 64))
+        if self.position == "learned":
+            self.base_model_pp_plan = None  # each stage would add the positions again
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

@@ -2,7 +2,8 @@
 
 A Kindling model that is a stock Llama or GPT-2 in all but name can leave as one, so that vLLM, llama.cpp and every
 other tool reads it without our code. Whatever has no exact counterpart raises; nothing is approximated. How weights
-started (`residual_init`, `linear_init`, `embedding_init_std`) has no place in a native configuration and is dropped.
+started (`residual_init`, `linear_init`, `embedding_init_std`) has no place in a native configuration and is dropped,
+as is `use_cache`, which a Trainer turns off for itself and leaves in what it saves. Pickled weights are not read.
 
     python -m modeling.native SOURCE OUT
 """
@@ -11,20 +12,30 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import cached_file, logging
 
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+from .gpt2 import gpt2_weights, weights_of_gpt2
 
 # Their names of a configuration's fields to ours.
 SHARED_FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-    "initializer_range", "tie_word_embeddings", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id",
+    "initializer_range", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 LLAMA_FIELDS = {name: name for name in SHARED_FIELDS} | {
     "num_key_value_heads": "num_key_value_heads",
@@ -43,56 +54,6 @@ GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
     "resid_pdrop": "hidden_dropout",
     "embd_pdrop": "embedding_dropout",
 }
-
-# GPT-2's modules and the modules of ours that they hold, stacked along the outputs where they are several.
-GPT2_ENDS = {
-    "transformer.wte": ["model.embed_tokens"],
-    "transformer.wpe": ["model.embed_positions"],
-    "transformer.ln_f": ["model.norm"],
-    "lm_head": ["lm_head"],
-}
-GPT2_BLOCK = {
-    "ln_1": ["input_layernorm"],
-    "attn.c_attn": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "attn.c_proj": ["self_attn.o_proj"],
-    "ln_2": ["post_attention_layernorm"],
-    "mlp.c_fc": ["mlp.up_proj"],
-    "mlp.c_proj": ["mlp.down_proj"],
-}
-
-
-def gpt2_weights(ours: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Our tensors by parameter name (weights, or gradients) as GPT-2 names, stacks and transposes them."""
-    names = _gpt2_names(layers).items()
-    return {name: _turn(name, torch.cat([ours[part] for part in parts])) for name, parts in names if parts[0] in ours}
-
-
-def weights_of_gpt2(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """The inverse of `gpt2_weights`."""
-    ours = {}
-    for name, parts in _gpt2_names(layers).items():
-        if name in theirs:
-            ours |= zip(parts, _turn(name, theirs[name]).chunk(len(parts)), strict=True)
-    return ours
-
-
-def _gpt2_names(layers):
-    """Each of GPT-2's parameters, to the parameters of ours that it holds."""
-    modules = GPT2_ENDS | {
-        f"transformer.h.{i}.{theirs}": [f"model.layers.{i}.{part}" for part in ours]
-        for i in range(layers)
-        for theirs, ours in GPT2_BLOCK.items()
-    }
-    return {
-        f"{theirs}.{kind}": [f"{part}.{kind}" for part in ours]
-        for theirs, ours in modules.items()
-        for kind in ("weight", "bias")
-    }
-
-
-def _turn(name, tensor):
-    """GPT-2's projections (c_attn, c_proj, c_fc) are Conv1D: in x out, where nn.Linear is out x in."""
-    return tensor.T if ".c_" in name and tensor.ndim == 2 else tensor
 
 
 @dataclass(frozen=True)
@@ -177,23 +138,22 @@ def from_native(model: PreTrainedModel) -> PreTrainedModel:
     native = NATIVES.get(type(model).__name__)
     if native is None:
         raise ValueError(f"{type(model).__name__} has no place in Kindling; give one of {', '.join(NATIVES)}")
-    theirs = _flat(model.config)
-    _require(theirs, native.their_axes, f"Kindling's {native.name}")
-    ours = _rebuild(model, _our_config(native, theirs), native.to_ours)
+    ours = _rebuild(model, our_config(model.config), native.to_ours)
     # The limit that our constructor sets: a native configuration may leave it open.
     ours.generation_config.max_length = ours.generation_config.max_length or ours.config.max_position_embeddings
     return ours
 
 
-def _flat(config):
-    """A native configuration as one dict, under transformers' common names too and with the rotary settings."""
-    given = config.to_dict()
-    aliases = {common: given[own] for common, own in config.attribute_map.items()}
-    return given | aliases | (given.get("rope_parameters") or {})
+def our_config(config: PreTrainedConfig) -> KindlingConfig:
+    """Our configuration of what a `LlamaConfig` or `GPT2Config` describes; a `ValueError` says why there is none.
 
-
-def _our_config(native, theirs):
-    """Our configuration from theirs, flat, which may leave the MLP's width open and write a rate as an int or null."""
+    Theirs may leave the MLP's width open, and write a rate as an int or null.
+    """
+    native = next((one for one in NATIVES.values() if type(config) is one.config), None)
+    if native is None:
+        raise ValueError(f"model_type={config.model_type} has no place in Kindling; give a llama or a gpt2")
+    theirs = _flat(config)
+    _require(theirs, native.their_axes, f"Kindling's {native.name}")
     if native is LLAMA and theirs["attention_bias"] != theirs["mlp_bias"]:
         raise ValueError(
             f"attention_bias={theirs['attention_bias']}, mlp_bias={theirs['mlp_bias']} has no place in Kindling's "
@@ -203,6 +163,13 @@ def _our_config(native, theirs):
     ours["intermediate_size"] = ours["intermediate_size"] or 4 * ours["hidden_size"]
     floats = {field.name for field in fields(KindlingConfig) if field.type is float}
     return native.family(**{name: float(value or 0) if name in floats else value for name, value in ours.items()})
+
+
+def _flat(config):
+    """A native configuration as one dict, under transformers' common names too and with the rotary settings."""
+    given = config.to_dict()
+    aliases = {common: given[own] for common, own in config.attribute_map.items()}
+    return given | aliases | (given.get("rope_parameters") or {})
 
 
 def _rebuild(model, config, convert):
@@ -231,6 +198,26 @@ def _listed(values):
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
+def read_config(source: str, **changes) -> KindlingConfig:
+    """Our configuration, with `changes`, of a checkpoint of ours, a Llama or a GPT-2: a folder or a Hub id.
+
+    No weight is read. A `ValueError` says why it does not load, or what our families cannot express.
+    """
+    with _told_of(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    ours = config if isinstance(config, KindlingConfig) else our_config(config)
+    ours.update(changes)
+    ours.validate()
+    return ours
+
+
+def read_model(source: str) -> PreTrainedModel:
+    """A checkpoint of ours, a Llama or a GPT-2 as a model of ours in float32. `ValueError` as from `read_config`."""
+    with _told_of(source):
+        model = _load_model(source, dtype=torch.float32)
+    return model if isinstance(model.config, KindlingConfig) else from_native(model)
+
+
 def convert(source: str, out: Path) -> str:
     """Write the counterpart of the checkpoint `source` (a folder or a Hub id) to `out`, and say so in one line.
 
@@ -240,10 +227,9 @@ def convert(source: str, out: Path) -> str:
     out = Path(out).resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already; give a new or an empty folder")
-    try:
-        model, tokenizer = _load_model(source), _load_tokenizer(source)
-    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
-        raise ValueError(f"{source} does not load: {error}") from error
+    with _told_of(source):
+        model = _load_model(source)
+    tokenizer = read_tokenizer(source)
     converted = to_native(model) if isinstance(model.config, KindlingConfig) else from_native(model)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -257,11 +243,25 @@ def convert(source: str, out: Path) -> str:
     return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}"
 
 
-def _load_model(source):
+@contextmanager
+def _told_of(source):
+    """Whatever goes wrong is said of the source, in one line: a `ValueError`."""
+    try:
+        yield
+    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
+        raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from error
+
+
+def _load_model(source, **settings):
     """The model, with every weight accounted for: of those missing, left over or misshapen transformers only warns."""
     # Without an explicit False, transformers asks on stdin whether to run the code of a family that is not ours.
     model, report = AutoModelForCausalLM.from_pretrained(
-        source, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        source,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **settings,
     )
     misshapen = {name for name, *_ in report["mismatched_keys"]}
     if wrong := sorted(report["missing_keys"] | report["unexpected_keys"] | misshapen):
@@ -269,11 +269,12 @@ def _load_model(source):
     return model
 
 
-def _load_tokenizer(source):
+def read_tokenizer(source: str):
     """The tokenizer, or None. Looked for first, because AutoTokenizer makes up an empty one for a GPT-2 without any."""
-    if cached_file(source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False) is None:
-        return None
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with _told_of(source):
+        if cached_file(source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False) is None:
+            return None
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def main():

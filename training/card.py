@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from hub import is_hub_name
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
 from sections import CardSection, OptimizerSection
@@ -25,7 +26,7 @@ CARD = """---
 
 # {name}
 
-A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained from scratch with
+A {total:,}-parameter `{model_type}` language model ({embedding:,} of them embeddings), trained {origin} with
 Kindling (`kindling-lm`) on {source}.
 
 ```python
@@ -63,8 +64,8 @@ Every setting is in `experiment.yaml`; versions and hardware are in `provenance.
 
 ## Limits
 
-The model knows nothing but {source}, and sees {positions:,} tokens at a time. It was made for experiments on training:
-nobody has checked it for errors, prejudice or harm in what it says. {licence}
+The model knows nothing but {source}{knowledge}, and sees {positions:,} tokens at a time. It was made for experiments on
+training: nobody has checked it for errors, prejudice or harm in what it says. {licence}
 """
 
 
@@ -80,13 +81,15 @@ def write_card(
     training: dict,
     origins: dict[str, list[str]] = NO_ORIGINS,
     groups: Sequence[Sequence[str]] = (),
+    start: str | None = None,
     **words,
 ):
     """Write the run folder's README.md; `results` and `training` are rows of its tables.
 
     `measured` are the values of metrics on held-out data, by name. `origins` has the `datasets`, `licenses` and
     `languages` of what it was trained on. `groups` are the rows of a table by group, its head first, or nothing.
-    `words` are its `source` (of what it was trained on), `prompt`, `do_sample` and `sample`.
+    `start` is the checkpoint that it started from, if any. `words` are its `source` (of what it was trained on),
+    `prompt`, `do_sample` and `sample`.
     """
     hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
@@ -95,6 +98,7 @@ def write_card(
         library_name="transformers",
         pipeline_tag="text-generation",
         license=about.license or "unknown",
+        base_model=start if start and _is_on_hub(start) else None,
         language=about.language or origins["languages"] or None,
         datasets=origins["datasets"] or None,
         tags=["kindling", config.model_type],
@@ -117,6 +121,7 @@ def write_card(
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
             positions=config.max_position_embeddings,
             licence=_licence(about.license, origins["licenses"]),
+            **_origin(start),
             **words,
         ),
         encoding="utf-8",
@@ -136,6 +141,21 @@ def _licence(given: str | None, licences: list[str]) -> str:
     """Under which terms it may be used, as far as anybody has said."""
     own = f"Its licence is {given}" if given else "Its author has given it no licence"
     return f"{own}; that of the data is {', '.join(licences)}." if licences else f"{own}."
+
+
+def _is_on_hub(start: str) -> bool:
+    return not Path(start).expanduser().exists() and is_hub_name(start)
+
+
+def _origin(start: str | None) -> dict:
+    """What the card says of where the weights come from; of a folder of this machine, the name alone."""
+    if start is None:
+        return {"origin": "from scratch", "knowledge": ""}
+    name = start if _is_on_hub(start) else Path(start).name
+    return {
+        "origin": f"from the checkpoint `{name}`",
+        "knowledge": f" and what `{name}` had learnt",
+    }
 
 
 def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> str:

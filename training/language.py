@@ -100,6 +100,7 @@ class Report(TrainerCallback):
             groups=_groups(metrics),
             training=_training(args, self.experiment, metrics, self.prepared),
             origins=self.prepared.origins(),
+            start=self.experiment.model.get("path"),
             source=f"`{self.experiment.data.origin}`",
             prompt=section.prompt,
             do_sample=True,
@@ -110,18 +111,20 @@ class Report(TrainerCallback):
 def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
     config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
-    info = prepared.info
+    info, start = prepared.info, experiment.model.get("path")
     # On average: documents differ in length.
     examples, tokens = len(trainer.train_dataset.examples), info["train"].tokens
     targets = round(batch * trainer.train_dataset.examples.targets / examples)
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     so_far = "" if info["train"].finished else " so far, and more while it trains"
+    origin = f", started from {start}" if start else ""
     return [
         f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
-        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
+        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
+        f"{origin}",
         f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
         f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import get_last_checkpoint
 
-from config import ROOT, build, section_fields
+from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
 from hub import refuse_anonymous
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
+from .attention import attention_implementation
 from .hardware import has_bf16
 from .publish import refuse_name
+from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
 
@@ -110,34 +112,59 @@ def _check_schedule(args: TrainingArguments):
         ) from None
 
 
-def check_shape(experiment: Experiment):
+def start_of(experiment: Experiment, checkpoint: str | None) -> str | None:
+    """The checkpoint that the model is read from: `model.path`, or what such a run is resumed from; or None."""
+    path = experiment.model.get("path")
+    return path and (checkpoint or path)
+
+
+def check_shape(experiment: Experiment, start: str | None = None):
     """Build the model's configuration and compare the sections with it, before any data is read."""
     section = experiment.model
     if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
-    config = build_config(section, {})
+    config = build_config(section, {}, start)
     window, positions = experiment.data.context_length, config.max_position_embeddings
     if window is not None and window > positions:
+        remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
         raise ConfigError(
-            f"data.context_length={window} is longer than model.max_position_embeddings={positions}; "
-            "lower the one or raise the other"
+            f"data.context_length={window} is longer than model.max_position_embeddings={positions}{remedy}"
         )
+    if start is not None and start == section["path"]:  # what a run has written itself is right
+        check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
         _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
 
 
-def model_config(experiment: Experiment, tokenizer, **derived) -> KindlingConfig:
-    """The model's configuration: vocabulary and special ids from the tokenizer, and what else is `derived`."""
+def model_config(experiment: Experiment, tokenizer, start: str | None = None, **derived) -> KindlingConfig:
+    """The model's configuration: vocabulary and special ids from the tokenizer, and what else is `derived`.
+
+    That of a checkpoint to `start` from has a row for each token of the tokenizer, and no fewer than it had.
+    """
+    derived = {"vocab_size": len(tokenizer)} | derived
+    if start is not None:
+        refuse_other_tokenizer(start, tokenizer)
+        derived["vocab_size"] = max(len(tokenizer), build_config(experiment.model, {}, start).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    config = build_config(experiment.model, ids | {"vocab_size": len(tokenizer)} | derived)
+    config = build_config(experiment.model, ids | derived, start)
     _refuse_small_vocabulary(config, len(tokenizer))
     return config
 
 
-def build_config(section: dict, derived: dict) -> KindlingConfig:
-    """A configuration from a `model` section over values derived from elsewhere."""
+def build_config(section: dict, derived: dict, start: str | None = None) -> KindlingConfig:
+    """A configuration from a `model` section, or from a checkpoint and its dropouts, over values from elsewhere."""
+    if start is not None:
+        return start_config(start, derived | {key: section[key] for key in DROPOUTS if key in section})
     given = {key: value for key, value in section.items() if key != "type" and (key, value) != ("vocab_size", None)}
     return build(FAMILIES[section["type"]], "model", derived | given)
+
+
+def build_model(config: KindlingConfig, args: TrainingArguments, start: str | None = None) -> PreTrainedModel:
+    """The model to train, in the attention that trains fastest, its weights random or those of a checkpoint."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args))
+    if start is not None:
+        take_weights(model, start)
+    return model
 
 
 def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
@@ -192,7 +219,8 @@ def batch_size(args: TrainingArguments) -> int:
 def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
     """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
     settings = experiment.as_dict()
-    settings["model"] |= {name: getattr(config, name) for name in section_fields("model") if name != "type"}
+    of_model = DROPOUTS if "path" in experiment.model else section_fields("model")
+    settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}
     settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
     settings["training"].pop("resume_from_checkpoint", None)
     return settings
@@ -217,6 +245,8 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "hardware": hardware,
     }
+    if path := settings["model"].get("path"):
+        about["started_from"] = describe_start(path)
     write_json(folder / "provenance.json", about)
 
 

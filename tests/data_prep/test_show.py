@@ -4,9 +4,11 @@ import json
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from data_prep.collator import CausalLMCollator
 from data_prep.show import draw_batch, show
+from sections import ConfigError
 
 CONFIG = """
 model: {max_position_embeddings: 32}
@@ -29,6 +31,12 @@ def test_rows_show_text_ids_labels_and_masks(tmp_path, capsys, monkeypatch):
         "5",
     ]
     assert "picture: batch.png" in printed
+
+
+def test_windows_for_a_checkpoint_are_as_long_as_one_says(tmp_path):
+    (tmp_path / "show.yaml").write_text("model: {path: somebody/llama}")
+    with pytest.raises(ConfigError, match=r"model\.path=somebody/llama are not known here; give data\.context_length"):
+        show(str(tmp_path / "show.yaml"), [])
 
 
 def test_the_picture_tells_documents_prompts_and_padding_apart(tmp_path):

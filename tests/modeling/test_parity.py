@@ -24,7 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from modeling.native import from_native, gpt2_weights, main, to_native
+from modeling.gpt2 import gpt2_weights
+from modeling.native import from_native, main, to_native
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SHAPE = {

@@ -1,0 +1,63 @@
+"""A run's native export, in the hands of someone who has transformers and has never heard of Kindling."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling.native import convert
+
+STRANGER = """
+import sys
+from transformers import AutoModel, AutoModelForCausalLM, pipeline
+
+for folder in sys.argv[1:]:
+    assert type(AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)).__name__ == "LlamaForCausalLM"
+    assert type(AutoModel.from_pretrained(folder, trust_remote_code=False)).__name__ == "LlamaModel"
+    tell = pipeline("text-generation", model=folder, trust_remote_code=False)
+    print(repr(tell("Once upon", max_new_tokens=12, do_sample=False, return_full_text=False)[0]["generated_text"]))
+assert "modeling" not in sys.modules
+"""
+
+
+def test_a_stranger_hears_the_same_without_our_code(export, elsewhere, greedy):
+    command = [sys.executable, "-P", "-c", STRANGER, str(export)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120, **elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [repr(greedy("Once upon"))]
+
+
+def test_the_files_are_a_stock_llamas(export):
+    names = {path.name for path in export.iterdir()}
+    assert names == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    config = json.loads((export / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert "auto_map" not in config
+    assert "kindling" not in json.dumps(config).lower()
+
+
+def test_nothing_of_the_training_is_left_in_it(run, export, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(export)
+    assert json.loads((run / "config.json").read_text())["use_cache"] is False, "then there is nothing to test here"
+    assert model.config.use_cache
+    for about in (model.config, model.generation_config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            assert getattr(about, name) == getattr(tokenizer, name) is not None
+    assert model.generation_config.max_length == model.config.max_position_embeddings == 64
+    theirs = AutoTokenizer.from_pretrained(export)
+    text = "Once <|endoftext|> upon"
+    assert theirs(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+@pytest.mark.parametrize("folder", ["", "checkpoint-2"])
+def test_logits_are_the_runs_and_its_checkpoints(run, folder, tmp_path):
+    convert(str(run / folder), tmp_path / "out")
+    ids = torch.arange(60)[None]
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(where) for where in (run / folder, tmp_path / "out"))
+    torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, atol=1e-5, rtol=0)
