@@ -69,7 +69,6 @@ def main(path: str, overrides: list[str]):
         optimizer=experiment.optimizer,
     )
     show_progress(trainer, Progress(report.floor, report.samples))
-
     if args.should_save:
         run.write_provenance(settings, folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))

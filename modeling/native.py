@@ -237,10 +237,18 @@ def convert(source: str, out: Path) -> str:
         staged = Path(staging) / out.name
         converted.save_pretrained(staged)
         if tokenizer is not None:
-            tokenizer.save_pretrained(staged)
+            _save_tokenizer(tokenizer, staged)
         staged.replace(out)
     with_tokenizer = "no tokenizer" if tokenizer is None else "with its tokenizer"
     return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}"
+
+
+def _save_tokenizer(tokenizer, folder):
+    """Under the class name that transformers 4, and converters built on it, know as well."""
+    tokenizer.save_pretrained(folder)
+    about = folder / "tokenizer_config.json"
+    text = about.read_text(encoding="utf-8")
+    about.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
 
 
 @contextmanager
@@ -255,14 +263,8 @@ def _told_of(source):
 def _load_model(source, **settings):
     """The model, with every weight accounted for: of those missing, left over or misshapen transformers only warns."""
     # Without an explicit False, transformers asks on stdin whether to run the code of a family that is not ours.
-    model, report = AutoModelForCausalLM.from_pretrained(
-        source,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        **settings,
-    )
+    settings |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    model, report = AutoModelForCausalLM.from_pretrained(source, ignore_mismatched_sizes=True, **settings)
     misshapen = {name for name, *_ in report["mismatched_keys"]}
     if wrong := sorted(report["missing_keys"] | report["unexpected_keys"] | misshapen):
         raise ValueError(f"{len(wrong)} weights, such as {wrong[0]}, are not as its config.json says")

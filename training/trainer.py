@@ -89,8 +89,11 @@ class KindlingTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
 
     def _save(self, output_dir=None, state_dict=None):
-        """As the Trainer's, without its pickle of the arguments: they are in experiment.yaml, tokens left out."""
+        """As the Trainer's, without its pickle of the arguments, and with the cache that only training lacks."""
+        config = self.accelerator.unwrap_model(self.model).config
+        before, config.use_cache = config.use_cache, True
         super()._save(output_dir, state_dict)
+        config.use_cache = before
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink()
 

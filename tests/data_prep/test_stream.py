@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from data_prep import stream, tokens, writer
 from data_prep.files import save_array
+from data_prep.prepared import PreparedData
 from data_prep.stream import GrowingTokens, Stream, lock_of
-from data_prep.tokens import Preparation, PreparedData, prepare
+from data_prep.tokens import Preparation, prepare
 from data_prep.windows import Epochs, TokenArray, Windows
 from data_prep.writer import Journal
 from sections import ConfigError, DataSection, TokenizerSection

@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 from data_prep import writer
-from data_prep.tokens import SplitInfo, prepare
+from data_prep.prepared import SplitInfo
+from data_prep.tokens import prepare
 from sections import ConfigError, DataSection, TokenizerSection
 
 

@@ -42,10 +42,15 @@ def test_the_files_are_a_stock_llamas(export):
     assert "kindling" not in json.dumps(config).lower()
 
 
-def test_nothing_of_the_training_is_left_in_it(run, export, tokenizer):
+@pytest.mark.parametrize("folder", ["", "checkpoint-2"])
+def test_training_without_a_cache_is_not_for_ever(run, folder):
+    assert AutoModelForCausalLM.from_pretrained(run / folder).config.use_cache
+
+
+def test_nothing_of_the_training_is_left_in_it(export, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(export)
-    assert json.loads((run / "config.json").read_text())["use_cache"] is False, "then there is nothing to test here"
     assert model.config.use_cache
+    assert json.loads((export / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     for about in (model.config, model.generation_config):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             assert getattr(about, name) == getattr(tokenizer, name) is not None
