@@ -13,14 +13,13 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel, initialization
 from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .accounting import training_flops
-from .attention import KindlingAttention
+from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
 
@@ -138,16 +137,10 @@ class KindlingModel(KindlingPreTrainedModel):
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        mask = causal_mask(self.config, x_BTD, attention_mask, past_key_values, position_ids)
         if position_ids is None:
-            position_ids = _count_positions(x_BTD, attention_mask, past_key_values)
+            position_ids = count_positions(x_BTD, attention_mask, past_key_values)
 
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x_BTD,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
         if self.embed_positions is not None:
             x_BTD = x_BTD + self.embed_positions(position_ids)
         rotary = self.rotary(position_ids) if self.rotary is not None else None
@@ -219,15 +212,6 @@ class KindlingForCausalLM(KindlingPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _count_positions(x_BTD, attention_mask, past_key_values):
-    """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
-    length = x_BTD.shape[1]
-    if attention_mask is not None and attention_mask.ndim == 2:
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-    return (torch.arange(length, device=x_BTD.device) + seen)[None]
 
 
 class KindlingGPTModel(KindlingModel):
