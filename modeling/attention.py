@@ -15,11 +15,16 @@ from .layers import rotate
 
 
 def eager_attention(module, q_BNTH, k_BGSH, v_BGSH, mask, scaling, dropout=0.0, **_):
-    """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S)."""
+    """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S).
+
+    A mask of booleans, as sdpa takes, is False where nothing may be seen.
+    """
     k_BNSH = k_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
     v_BNSH = v_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
     scores_BNTS = q_BNTH @ k_BNSH.transpose(2, 3) * scaling
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
+        scores_BNTS = scores_BNTS.masked_fill(~mask, torch.finfo(scores_BNTS.dtype).min)
+    elif mask is not None:
         scores_BNTS = scores_BNTS + mask
     weights_BNTS = nn.functional.softmax(scores_BNTS, dim=-1, dtype=torch.float32).to(q_BNTH.dtype)
     weights_BNTS = nn.functional.dropout(weights_BNTS, p=dropout, training=module.training)
@@ -86,7 +91,8 @@ def count_positions(inputs_embeds, attention_mask, past_key_values):
     """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
     length = inputs_embeds.shape[1]
     if _is_padding(attention_mask):
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        counts = attention_mask.sum(-1, keepdim=True) if length == 1 else attention_mask.cumsum(-1)[:, -length:]
+        return (counts.long() - 1).clamp(min=0)
     return (torch.arange(length, device=inputs_embeds.device) + _seen(past_key_values))[None]
 
 
@@ -104,10 +110,8 @@ def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position
         return create_causal_mask(*given)
 
     starts_BT = count_positions(inputs_embeds, attention_mask, past_key_values) - position_ids.to(inputs_embeds.device)
-    if attention_mask is not None:  # documents start at real tokens
-        starts_BT = starts_BT * attention_mask[:, -starts_BT.shape[1] :].bool()
     # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
-    if not is_tracing(starts_BT) and not (starts_BT > 0).any():
+    if not is_tracing(starts_BT) and starts_BT.max().item() <= 0:
         return create_causal_mask(*given)
 
     if attention_mask is not None:  # from a count of real tokens to the place where it is reached

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel, initialization
+from transformers import PreTrainedModel, initialization
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -21,9 +21,12 @@ from transformers.utils.output_capturing import capture_outputs
 from .accounting import training_flops
 from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+from .generation import KindlingGenerationMixin
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
 
-CODE_FILES = ("configuration_kindling.py", "layers.py", "attention.py", "modeling_kindling.py", "accounting.py")
+CODE_FILES = (
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+)  # fmt: skip
 
 
 class KindlingBlock(GradientCheckpointingLayer):
@@ -137,7 +140,13 @@ class KindlingModel(KindlingPreTrainedModel):
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        mask = causal_mask(self.config, x_BTD, attention_mask, past_key_values, position_ids)
+        mask = causal_mask(
+            config=self.config,
+            inputs_embeds=x_BTD,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
         if position_ids is None:
             position_ids = count_positions(x_BTD, attention_mask, past_key_values)
 
@@ -158,7 +167,7 @@ class KindlingModel(KindlingPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BTD), past_key_values=past_key_values)
 
 
-class KindlingForCausalLM(KindlingPreTrainedModel, GenerationMixin):
+class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
     """The backbone and a linear head over the vocabulary."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
