@@ -147,11 +147,11 @@ def test_embeddings_are_found_and_replaced(model, tokens):
 
 
 def test_plans_name_modules_that_the_model_has(model):
-    """All of them, and every matrix of a block has a place in the plan of tensor parallelism."""
+    """All of them, and every matrix has a place in the plan of tensor parallelism."""
     modules = {re.sub(r"\.\d+\b", ".*", name): module for name, module in model.named_modules()}
-    assert model.tp_plan.keys() <= modules.keys()
-    matrices = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
-    assert matrices <= model.tp_plan.keys()
+    plan = {f"model.{name}" for name in model.config.base_model_tp_plan} | type(model)._tp_plan.keys()
+    assert plan <= modules.keys()
+    assert {name for name, module in modules.items() if isinstance(module, nn.Linear)} <= plan
     assert {f"model.{name}" for name in model.config.base_model_pp_plan} | {"lm_head"} <= modules.keys()
     assert {type(module).__name__ for module in model.model.layers} == set(model._no_split_modules)
     assert "base_model_tp_plan" not in model.config.to_dict()
