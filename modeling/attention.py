@@ -1,22 +1,30 @@
 """Grouped-query attention over transformers' attention interface (eager, sdpa, flex, flash) and its caches.
 
+And what it may attend to: real tokens of the same document, up to itself.
 Shapes: B batch, T query positions, S key positions, D width, N query heads, G key-value heads, H size of a head.
 """
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_tracing
 
 from .configuration_kindling import KindlingConfig
 from .layers import rotate
 
 
 def eager_attention(module, q_BNTH, k_BGSH, v_BGSH, mask, scaling, dropout=0.0, **_):
-    """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S)."""
+    """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S).
+
+    A mask of booleans, as sdpa takes, is False where nothing may be seen.
+    """
     k_BNSH = k_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
     v_BNSH = v_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
     scores_BNTS = q_BNTH @ k_BNSH.transpose(2, 3) * scaling
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
+        scores_BNTS = scores_BNTS.masked_fill(~mask, torch.finfo(scores_BNTS.dtype).min)
+    elif mask is not None:
         scores_BNTS = scores_BNTS + mask
     weights_BNTS = nn.functional.softmax(scores_BNTS, dim=-1, dtype=torch.float32).to(q_BNTH.dtype)
     weights_BNTS = nn.functional.dropout(weights_BNTS, p=dropout, training=module.training)
@@ -78,3 +86,44 @@ class KindlingAttention(nn.Module):
 
     def _split_heads(self, x_BTD):
         return x_BTD.unflatten(-1, (-1, self.head_dim))
+
+
+def count_positions(inputs_embeds, attention_mask, past_key_values):
+    """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
+    length = inputs_embeds.shape[1]
+    if _is_padding(attention_mask):
+        counts = attention_mask.sum(-1, keepdim=True) if length == 1 else attention_mask.cumsum(-1)[:, -length:]
+        return (counts.long() - 1).clamp(min=0)
+    return (torch.arange(length, device=inputs_embeds.device) + _seen(past_key_values))[None]
+
+
+def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **_):
+    """As `create_causal_mask`, except that a token at position p sees at most the p real tokens before it.
+
+    So no document of a packed row, whose positions begin again at 0, sees another. `create_causal_mask` alone sees to
+    that only where there is neither a cache nor a mask (B, S) of the real tokens. `position_ids` (B or 1, T) are the
+    caller's, or None. A mask that is made already, of four dimensions, is left as it is.
+    """
+    given = (config, inputs_embeds, attention_mask, past_key_values)
+    if position_ids is None or (attention_mask is None and past_key_values is None):
+        return create_causal_mask(*given, position_ids)
+    if attention_mask is not None and not _is_padding(attention_mask):
+        return create_causal_mask(*given)
+
+    starts_BT = count_positions(inputs_embeds, attention_mask, past_key_values) - position_ids.to(inputs_embeds.device)
+    # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
+    if not is_tracing(starts_BT) and starts_BT.max().item() <= 0:
+        return create_causal_mask(*given)
+
+    if attention_mask is not None:  # from a count of real tokens to the place where it is reached
+        starts_BT = torch.searchsorted(attention_mask.long().cumsum(-1), starts_BT + 1)
+    starts_BT, seen = starts_BT.expand(len(inputs_embeds), -1), _seen(past_key_values)
+    return create_causal_mask(*given, and_mask_function=lambda b, _n, t, s: s >= starts_BT[b, t - seen])
+
+
+def _is_padding(attention_mask):
+    return isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+
+
+def _seen(past_key_values):
+    return past_key_values.get_seq_length() if past_key_values is not None else 0

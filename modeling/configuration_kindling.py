@@ -28,15 +28,6 @@ class KindlingConfig(PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference = ["past_key_values"]
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -111,6 +102,25 @@ class KindlingConfig(PreTrainedConfig):
         if self.position == "learned":
             self.base_model_pp_plan = None  # each stage would add the positions again
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How tensor parallelism cuts the modules that this configuration has, in transformers' terms."""
+        plan = {
+            "layers.*.self_attn.q_proj": "colwise",
+            "layers.*.self_attn.k_proj": "colwise",
+            "layers.*.self_attn.v_proj": "colwise",
+            "layers.*.self_attn.o_proj": "rowwise",
+            "layers.*.mlp.up_proj": "colwise",
+            "layers.*.mlp.down_proj": "rowwise",
+        }
+        if self.mlp in GATED_MLPS:
+            plan["layers.*.mlp.gate_proj"] = "colwise"
+        if self.qk_norm:  # each process has some of the heads that share one norm
+            plan |= dict.fromkeys(
+                ("layers.*.self_attn.q_norm", "layers.*.self_attn.k_norm"), "replicated_with_grad_allreduce"
+            )
+        return plan
 
     def validate_architecture(self):
         """Called by `@strict`: refuse sizes out of range and heads that do not fit."""

@@ -11,20 +11,22 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel, initialization
+from transformers import PreTrainedModel, initialization
 from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .accounting import training_flops
-from .attention import KindlingAttention
+from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+from .generation import KindlingGenerationMixin
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
 
-CODE_FILES = ("configuration_kindling.py", "layers.py", "attention.py", "modeling_kindling.py", "accounting.py")
+CODE_FILES = (
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+)  # fmt: skip
 
 
 class KindlingBlock(GradientCheckpointingLayer):
@@ -138,16 +140,16 @@ class KindlingModel(KindlingPreTrainedModel):
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            position_ids = _count_positions(x_BTD, attention_mask, past_key_values)
-
-        mask = create_causal_mask(
+        mask = causal_mask(
             config=self.config,
             inputs_embeds=x_BTD,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        if position_ids is None:
+            position_ids = count_positions(x_BTD, attention_mask, past_key_values)
+
         if self.embed_positions is not None:
             x_BTD = x_BTD + self.embed_positions(position_ids)
         rotary = self.rotary(position_ids) if self.rotary is not None else None
@@ -165,7 +167,7 @@ class KindlingModel(KindlingPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BTD), past_key_values=past_key_values)
 
 
-class KindlingForCausalLM(KindlingPreTrainedModel, GenerationMixin):
+class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
     """The backbone and a linear head over the vocabulary."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -219,15 +221,6 @@ class KindlingForCausalLM(KindlingPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _count_positions(x_BTD, attention_mask, past_key_values):
-    """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
-    length = x_BTD.shape[1]
-    if attention_mask is not None and attention_mask.ndim == 2:
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-    return (torch.arange(length, device=x_BTD.device) + seen)[None]
 
 
 class KindlingGPTModel(KindlingModel):

@@ -27,7 +27,9 @@ import hub
 from config import ROOT, one_sentence
 from sections import ConfigError
 
-CODE = {"configuration_kindling.py", "layers.py", "attention.py", "modeling_kindling.py", "accounting.py"}
+CODE = {
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+}  # fmt: skip
 MODEL = CODE | {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.jinja", "model.safetensors", "model.safetensors.index.json",

@@ -12,6 +12,7 @@ import torch
 
 from modeling import configuration_kindling as configuration
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
+from modeling.native import to_native
 
 torch.set_num_threads(1)
 
@@ -33,6 +34,17 @@ TINY = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
+}
+STOCK = {
+    "llama": ("kindling_llama", {}),
+    "llama-grouped-tied": ("kindling_llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "gpt": ("kindling_gpt", {}),
+    "gpt-untied": ("kindling_gpt", {"tie_word_embeddings": False}),
+}
+VARIANTS = STOCK | {
+    "llama-nowhere": ("kindling_llama", {"position": "none", "num_key_value_heads": 2}),
+    "llama-learned-tied": ("kindling_llama", {"position": "learned", "tie_word_embeddings": True, "qk_norm": True}),
+    "gpt-rotary-grouped": ("kindling_gpt", {"position": "rope", "num_key_value_heads": 2}),
 }
 MODELS = {"kindling_llama": KindlingLlamaForCausalLM, "kindling_gpt": KindlingGPTForCausalLM}
 
@@ -105,6 +117,35 @@ def start(configure):
 def build(start):
     """As `start`, with noise on every weight: large enough for each part to show in the logits."""
     return lambda *family, **given: shake(start(*family, **{"initializer_range": 0.2} | given))
+
+
+@pytest.fixture(scope="session")
+def vary(build):
+    """A function: the name of a variant to a model of two layers."""
+
+    def build_variant(name):
+        family, given = VARIANTS[name]
+        return build(family, num_hidden_layers=2, pad_token_id=0, **given)
+
+    return build_variant
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request, vary):
+    """A model of each variant: every kind of position, tied or not, with grouped heads or not."""
+    return vary(request.param)
+
+
+@pytest.fixture(params=STOCK)
+def twins(request, vary):
+    """Each variant that is one of transformers' models in all but name, and that model, with the same weights."""
+    ours = vary(request.param)
+    return ours, to_native(ours)
+
+
+@pytest.fixture(params=["eager", "sdpa"])
+def attention(request):
+    return request.param
 
 
 @pytest.fixture(scope="session")

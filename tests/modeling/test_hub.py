@@ -11,7 +11,9 @@ import torch
 from modeling import modeling_kindling
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
-CODE = {"accounting.py", "attention.py", "configuration_kindling.py", "layers.py", "modeling_kindling.py"}
+CODE = {
+    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "modeling_kindling.py",
+}  # fmt: skip
 
 # Loads each folder named on its command line by all three Auto classes, saves it next door, and loads that by its own
 # new code; writes the logits and hidden states of both.
