@@ -19,7 +19,7 @@ from training.run import build_config, check_shape
 PYTHON = sorted(
     path
     for path in ROOT.glob("**/*.py")
-    if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
+    if path.relative_to(ROOT).parts[0] not in {".venv", ".venv-floors", "tests", "runs", "prepared"}
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
 OWN = ROOMS | {"config", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
