@@ -33,13 +33,13 @@ def main(path: str, overrides: list[str]):
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
-    args = run.training_arguments(experiment)
     run.check_shape(experiment)
     checkpoint = run.checkpoint_to_resume(experiment)
+    args = run.training_arguments(experiment)
+    args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     folder = run.folder_of(experiment)
 
-    with args.main_process_first(desc="preparing tokens"):
-        prepared = prepare(experiment.data, experiment.tokenizer)
+    prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer)
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)
@@ -75,6 +75,7 @@ def main(path: str, overrides: list[str]):
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     language.finish(experiment, trainer, prepared, floor, samples.last)
+    trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
 
 if __name__ == "__main__":
