@@ -38,7 +38,6 @@ def main(path: str, overrides: list[str]):
     args = run.training_arguments(experiment)
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     folder = run.folder_of(experiment)
-
     prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer)
     settings = run.resolve(experiment, args, config)
@@ -75,7 +74,6 @@ def main(path: str, overrides: list[str]):
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     language.finish(experiment, trainer, prepared, floor, samples.last)
-    trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM
 
 import modeling  # noqa: F401
@@ -132,11 +134,15 @@ def test_the_readmes_file_map_is_the_tree():
 
 
 def test_the_readmes_commands_are_real():
-    commands = re.findall(r"^(?:python|make) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M)
+    commands = re.findall(
+        r"^(?:python|make|accelerate) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
+    )
     assert len(commands) > 10
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for command in commands:
         words = shlex.split(re.sub(r"--push-to-hub \S+", "", command), comments=True)
+        if words[0] == "accelerate":
+            words = as_one_process(words)
         if words[0] == "make":
             assert words[1] in targets, command
         elif words[1] == "-m":
@@ -145,6 +151,16 @@ def test_the_readmes_commands_are_real():
             assert (ROOT / words[1]).exists(), command
         if config := [word for word in words if word.endswith(".yaml")]:
             check_configuration(words, str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
+
+
+def as_one_process(words: list[str]) -> list[str]:
+    """A command without the launcher, whose own file is read as the launcher reads it."""
+    script = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    options = launch_command_parser().parse_args(words[2:])
+    launcher = load_config_from_file(str(ROOT / options.config_file))
+    assert launcher.distributed_type == "MULTI_GPU", "accelerate would start one process"
+    assert (options.num_processes or launcher.num_processes) > 1
+    return ["python", *words[script:]]
 
 
 def check_configuration(words: list[str], path: str, rest: list[str]):

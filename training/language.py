@@ -8,6 +8,7 @@ from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
 
 from .card import describe_optimizer, write_card
+from .processes import share, what_is_left_idle
 from .run import batch_size, folder_of, read_provenance, write_json
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
@@ -33,6 +34,7 @@ def finish(experiment: LanguageExperiment, trainer: Trainer, prepared, floor, sa
     if trainer.args.should_save:
         _keep(folder, experiment, trainer, metrics, sample)
         print("\n".join(_conclusion(folder, metrics, sample)))
+    trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
 
 def _final_metrics(trainer: Trainer, prepared, floor) -> dict:
@@ -69,17 +71,19 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     targets = round(batch * trainer.train_dataset.examples.targets / examples)
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
     so_far = "" if info["train"].finished else " so far, and more while it trains"
     return [
         f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)",
-        f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
+        f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, {targets:,} targets a step",
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
-        f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
+        f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         f"run folder  {folder_of(experiment)}",
+        *what_is_left_idle(trainer.args),
     ]
 
 
