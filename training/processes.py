@@ -13,6 +13,9 @@ from sections import ConfigError
 
 LAUNCH = "accelerate launch --config_file configs/accelerate/multi_gpu.yaml"
 
+# Resumed in several processes on the CPU, transformers before 5.18 asks for tensors on "cpu:0", which torch knows not.
+torch.serialization.register_package(11, lambda _: None, lambda storage, place: storage if place == "cpu:0" else None)
+
 
 def refuse_half_launched(use_cpu: bool):
     """`ConfigError` if this process would wait in vain for others, or share its GPU with one of them."""
