@@ -2,6 +2,7 @@
 # make grok    train five models on division modulo 97, together, until they have found the rule
 # make test    run the tests
 # make check   what the continuous integration runs: linter and tests
+# make floors  the tests with the oldest versions that pyproject.toml allows
 #
 # make TORCH_INDEX=URL ... takes torch from another wheel index, one with CPU or CUDA builds, say.
 
@@ -10,7 +11,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo grok test test-slow lint format check clean
+.PHONY: demo grok test test-slow floors lint format check clean
 
 demo: .venv/ready
 	@if [ -f runs/demo/metrics.json ]; then \
@@ -34,6 +35,9 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
+floors: .venv-floors/ready
+	.venv-floors/bin/python -m pytest
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,5 +56,14 @@ check: lint test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# Each dependency at its floor in pyproject.toml; pip refuses floors that do not go together.
+.venv-floors/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-floors
+	grep -oE '"[A-Za-z_-]+>=[0-9.]+"' pyproject.toml | grep -v setuptools | tr -d '"' | sed 's/>=/==/' > .venv-floors/floors.txt
+	.venv-floors/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+		$$(grep '^torch==' .venv-floors/floors.txt)
+	.venv-floors/bin/python -m pip install --quiet --constraint .venv-floors/floors.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floors .pytest_cache .ruff_cache .hypothesis

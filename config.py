@@ -8,7 +8,10 @@ hold is read from the source that defines it, be it a dataclass of `sections.py`
 import dataclasses
 import difflib
 import importlib.util
+import json
+import os
 import sys
+import time
 import typing
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,6 +33,8 @@ MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
+
+SECONDS_FOR_THE_FIRST = 30
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
 RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
@@ -241,8 +246,19 @@ def one_sentence(program: str):
         yield
     except ConfigError as error:
         *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
-        print(f"{program}: {sentence.removeprefix('sections.ConfigError: ')}", file=sys.stderr)
+        sentence = f"{program}: {sentence.removeprefix('sections.ConfigError: ')}"
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            _tell_launcher(sentence)
+        print(sentence, file=sys.stderr)
         sys.exit(2)
+
+
+def _tell_launcher(sentence: str):
+    """Have torch's launcher end its report, which is long, with the sentence."""
+    if int(os.environ["RANK"]) > 0:
+        time.sleep(SECONDS_FOR_THE_FIRST)  # it has made the same mistake, and the launcher ends this process with it
+    about = {"message": sentence, "timestamp": int(time.time())}
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(about), encoding="utf-8")
 
 
 def run_script(usage: str, main: Callable[[str, list[str]], None], kind: type[Experiment] = LanguageExperiment) -> None:

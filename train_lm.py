@@ -32,14 +32,13 @@ def main(path: str, overrides: list[str]):
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
-    args = run.training_arguments(experiment)
     checkpoint = run.checkpoint_to_resume(experiment)
     start = run.start_of(experiment, checkpoint)
     run.check_shape(experiment, start)
+    args = run.training_arguments(experiment)
+    args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     folder = run.folder_of(experiment)
-
-    with args.main_process_first(desc="preparing tokens"):
-        prepared = prepare(experiment.data, experiment.tokenizer)
+    prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer, start)
     settings = run.resolve(experiment, args, config)
     run.refuse_other_experiment(settings, folder, checkpoint)

@@ -17,6 +17,7 @@ set, whose name is a data.source then.
 import hashlib
 import json
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,15 +39,16 @@ from .writer import Journal, SplitWriter
 LONGEST_NAME = 60
 
 
-def prepare(data: DataSection, section: TokenizerSection) -> "PreparedData":
+def prepare(data: DataSection, section: TokenizerSection, by_another: bool = False) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
 
     With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
-    after its last whole shard. A source that is prepared already is used as it is.
+    after its last whole shard. A source that is prepared already is used as it is. With `by_another`, wait until
+    another process has prepared all this, however long it takes.
     """
     if (folder := find_prepared(data, section)) is not None:
         return PreparedData(folder)
-    return Preparation(data, section).make(BLOCK_TOKENS + 1 if data.streaming else None)
+    return Preparation(data, section).make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)
 
 
 class Preparation:
@@ -75,8 +77,10 @@ class Preparation:
                     return tokenizers.load_tokenizer(str(path.with_name("tokenizer")))
             raise
 
-    def make(self, until: int | None) -> "PreparedData":
-        """Prepare all of validation, and of training at least `until` ids (None: all)."""
+    def make(self, until: int | None, by_another: bool = False) -> "PreparedData":
+        """Prepare all of validation, and of training at least `until` ids (None: all); or wait for who does."""
+        while by_another and not self._has(until):
+            time.sleep(POLL_SECONDS)
         lock = lock_of(self.folder)
         while not self._has(until):
             with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import modeling  # noqa: F401
@@ -19,7 +21,7 @@ from training.run import build_config, check_shape
 PYTHON = sorted(
     path
     for path in ROOT.glob("**/*.py")
-    if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "runs", "prepared"}
+    if path.relative_to(ROOT).parts[0] not in {".venv", ".venv-floors", "tests", "runs", "prepared"}
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
 OWN = ROOMS | {"config", "hub", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
@@ -136,11 +138,15 @@ def test_the_readmes_file_map_is_the_tree():
 
 
 def test_the_readmes_commands_are_real():
-    commands = re.findall(r"^(?:python|make) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M)
+    commands = re.findall(
+        r"^(?:python|make|accelerate) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
+    )
     assert len(commands) > 10
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for command in commands:
         words = shlex.split(re.sub(r"--push-to-hub \S+", "", command), comments=True)
+        if words[0] == "accelerate":
+            words = as_one_process(words)
         if words[0] == "make":
             assert words[1] in targets, command
         elif words[1] == "-m":
@@ -149,6 +155,16 @@ def test_the_readmes_commands_are_real():
             assert (ROOT / words[1]).exists(), command
         if config := [word for word in words if word.endswith(".yaml")]:
             check_configuration(words, str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
+
+
+def as_one_process(words: list[str]) -> list[str]:
+    """A command without the launcher, whose own file is read as the launcher reads it."""
+    script = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    options = launch_command_parser().parse_args(words[2:])
+    launcher = load_config_from_file(str(ROOT / options.config_file))
+    assert launcher.distributed_type == "MULTI_GPU", "accelerate would start one process"
+    assert (options.num_processes or launcher.num_processes) > 1
+    return ["python", *words[script:]]
 
 
 def check_configuration(words: list[str], path: str, rest: list[str]):

@@ -157,8 +157,6 @@ class AlgorithmicTrainer(KindlingTrainer):
     """
 
     def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
-        if args.n_gpu > 1:
-            raise ConfigError(f"replicas train on one GPU and {args.n_gpu} are visible; set CUDA_VISIBLE_DEVICES=0")
         self.members = members
         self.answer_length = members[0].equations.answer_length
         self.splits, beginnings = tabulate(members, data_collator)

@@ -1,6 +1,7 @@
 """What a run on equations came to: when it fitted, when it generalised and whether that lasted; shown and kept."""
 
 import json
+import os
 
 from omegaconf import OmegaConf
 from transformers import ProgressCallback, TrainerState
@@ -12,6 +13,7 @@ from sections import ConfigError
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .card import describe_optimizer, write_card
 from .curves import draw_accuracies
+from .processes import what_is_left_idle
 from .run import folder_of, read_provenance, resolve, write_json
 
 
@@ -95,6 +97,11 @@ UNSUPPORTED = {
 def refuse_unsupported(experiment: AlgorithmicExperiment):
     """Refuse what a run on equations cannot do, before any work."""
     training = experiment.training
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "equations are too few to share: one process trains all replicas side by side; start this by `python "
+            "train_algorithmic.py`, and many runs at once by `python -m experiments.sweep`"
+        )
     for name, (only, instead) in UNSUPPORTED.items():
         if training.get(name, only) != only:
             raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
@@ -118,6 +125,7 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
         f"training    {args.max_steps:,} steps, batch {args.train_batch_size}, {experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
         f"run folder  {folder_of(experiment)}",
+        *what_is_left_idle(args),
     ]
 
 

@@ -10,6 +10,7 @@ from modeling.configuration_kindling import KindlingConfig
 
 from .callbacks import Curves, MetricsFile, Samples
 from .card import describe_optimizer, write_card
+from .processes import share, what_is_left_idle
 from .run import batch_size, folder_of, read_provenance, write_json
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
@@ -62,6 +63,7 @@ class Report(TrainerCallback):
             write_json(self.folder / "metrics.json", metrics)
             self.write_card(trainer.args, trainer.model.config, metrics)
             print("\n".join(_conclusion(self.folder, metrics, self.samples.last)))
+        trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
     def metrics(self, state: TrainerState) -> dict:
         """The run's numbers so far; those of the last evaluation among them, if there was one."""
@@ -117,6 +119,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     targets = round(batch * trainer.train_dataset.examples.targets / examples)
     flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
     so_far = "" if info["train"].finished else " so far, and more while it trains"
     origin = f", started from {start}" if start else ""
     return [
@@ -125,11 +128,12 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
-        f"batch       {batch} examples of up to {length} tokens, {targets:,} targets a step",
+        f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, {targets:,} targets a step",
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
-        f"device      {hardware['device']}, {hardware['precision']}, {hardware['processes']} process(es), "
+        f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         f"run folder  {folder_of(experiment)}",
+        *what_is_left_idle(trainer.args),
     ]
 
 

@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import platform
-import shlex
 import shutil
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from sections import ConfigError
 
 from .attention import attention_implementation
 from .hardware import has_bf16
+from .processes import command, refuse_half_launched
 from .publish import refuse_name
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
 
@@ -37,6 +37,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["resume_from_checkpoint"] = None  # read by `checkpoint_to_resume`
+    refuse_half_launched(values["use_cpu"])
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if values.get(name, 1) < 1:
             raise ConfigError(f"training.{name}={values[name]} is too small; it must be at least 1")
@@ -54,7 +55,9 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
             f"training.optim={values['optim']} has no effect with optimizer.kind={experiment.optimizer.kind} and "
             f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda}; leave it out"
         )
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # the launcher's: here bf16 and fp16 alone say what it is
     args = build(TrainingArguments, "training", values)
+    args._n_gpu = min(args.n_gpu, 1)  # for several, the Trainer would take DataParallel, which weights them otherwise
     _check_ranges(args)
     _check_schedule(args)
     _check_publishing(args)
@@ -234,11 +237,11 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint is not None and (folder / "experiment.yaml").exists():
         about = read_provenance(folder)
-        about.setdefault("resumed_by", []).append(shlex.join(["python", *sys.argv]))
+        about.setdefault("resumed_by", []).append(command())
         return write_json(folder / "provenance.json", about)
     OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
     about = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),

@@ -3,14 +3,17 @@
 import hashlib
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
+from threading import Event
+from time import sleep
 
 import numpy as np
 import pytest
 import zstandard
 
-from data_prep import writer
+from data_prep import tokens, writer
 from data_prep.prepared import SplitInfo
 from data_prep.tokens import prepare
 from sections import ConfigError, DataSection, TokenizerSection
@@ -36,6 +39,19 @@ def test_prepared_once_and_found_again(corpus, tmp_path):
     assert other.folder != prepared.folder
     (tmp_path / "corpus.jsonl").write_text('{"text": "changed"}\n' * 9)
     assert prepare(corpus, section).folder != prepared.folder
+
+
+def test_what_another_process_prepares_is_waited_for(corpus, monkeypatch, tmp_path):
+    waits, section = Event(), TokenizerSection(kind="characters")
+    monkeypatch.setattr(tokens, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(tokens.time, "sleep", lambda seconds: (waits.set(), sleep(seconds)))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(prepare, corpus, section, by_another=True)
+        assert waits.wait(timeout=60)
+        assert [path.name for path in (tmp_path / "prepared").glob("[!.]*")] == []
+        assert not waiting.done()
+        prepared = prepare(corpus, section)
+        assert waiting.result(timeout=60).info == prepared.info
 
 
 def test_a_failure_leaves_nothing_behind(corpus, tmp_path):

@@ -1,0 +1,66 @@
+"""The processes of a run: whether as many were started as was meant, and by which command."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import TrainingArguments
+
+from sections import ConfigError
+
+LAUNCH = "accelerate launch --config_file configs/accelerate/multi_gpu.yaml"
+
+# Resumed in several processes on the CPU, transformers before 5.18 asks for tensors on "cpu:0", which torch knows not.
+torch.serialization.register_package(11, lambda _: None, lambda storage, place: storage if place == "cpu:0" else None)
+
+
+def refuse_half_launched(use_cpu: bool):
+    """`ConfigError` if this process would wait in vain for others, or share its GPU with one of them."""
+    count, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if count > 1 and "RANK" not in os.environ:
+        raise ConfigError(
+            f"WORLD_SIZE={count} is set but not RANK, so that no launcher has started the other processes; "
+            f"unset WORLD_SIZE, or start them all by `{LAUNCH}`"
+        )
+    if not use_cpu and here > (gpus := max(1, torch.accelerator.device_count())):
+        raise ConfigError(
+            f"{here} processes were started for {gpus} GPU(s); give --num_processes {gpus}, or train on the CPU by "
+            "training.use_cpu=true"
+        )
+
+
+def what_is_left_idle(args: TrainingArguments) -> list[str]:
+    """A line if fewer processes run than the launcher was asked for, or than there are GPUs; else none.
+
+    accelerate starts one process without a word where its configuration is not of a distributed kind, as with
+    `--cpu --num_processes 2` (huggingface/accelerate#2741); that it was asked for several shows in MASTER_PORT.
+    """
+    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+        return [
+            "processes   1, though accelerate was asked for several: its settings are not of a distributed kind; "
+            "give --config_file configs/accelerate/cpu.yaml, or multi_gpu.yaml"
+        ]
+    visible = torch.accelerator.device_count() if args.device.type != "cpu" else 0
+    used = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if visible > used:
+        return [f"processes   {used}, though {visible} GPUs are visible; `{LAUNCH} --num_processes {visible}` uses all"]
+    return []
+
+
+def share(args: TrainingArguments) -> str:
+    """How the examples of a step are split up; nothing where they are not."""
+    factors = [f"{args.world_size} processes"] if args.world_size > 1 else []
+    factors += [str(args.train_batch_size)]
+    factors += [f"{args.gradient_accumulation_steps} accumulated"] if args.gradient_accumulation_steps > 1 else []
+    return f" = {' x '.join(factors)}" if len(factors) > 1 else ""
+
+
+def command() -> str:
+    """What has started this run, as one would type it: the launcher's command line where there is one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return shlex.join(["python", *sys.argv])
+    _, program, *rest = psutil.Process().parent().cmdline()
+    return shlex.join(["python", program, *rest] if program.startswith("-") else [Path(program).name, *rest])
