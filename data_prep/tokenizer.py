@@ -122,6 +122,7 @@ def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerF
         pad_token=PAD,
         unk_token=unknown,
         split_special_tokens=True,
+        model_input_names=["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
     )
 
 

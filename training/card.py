@@ -91,7 +91,7 @@ def write_card(
     `start` is the checkpoint that it started from, if any. `words` are its `source` (of what it was trained on),
     `prompt`, `do_sample` and `sample`.
     """
-    hardware = "{device}, {precision}, {processes} process(es); {processor}".format(**provenance["hardware"])
+    hardware = "{device}, {precision}, processes: {processes}; {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
     metadata = ModelCardData(
         model_name=name,
