@@ -28,11 +28,6 @@ class KindlingConfig(PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference = ["past_key_values"]
-    base_model_pp_plan = {
-        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-        "norm": (["hidden_states"], ["hidden_states"]),
-    }
 
     vocab_size: int = 50257
     """Rows of the embedding; by default the tokenizer's size."""
@@ -99,8 +94,6 @@ class KindlingConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             ratio = 8 / 3 if self.mlp in GATED_MLPS else 4
             self.intermediate_size = max(64, 64 * round(ratio * self.hidden_size / 64))
-        if self.position == "learned":
-            self.base_model_pp_plan = None  # each stage would add the positions again
         super().__post_init__(**kwargs)
 
     @property
@@ -121,6 +114,17 @@ class KindlingConfig(PreTrainedConfig):
                 ("layers.*.self_attn.q_norm", "layers.*.self_attn.k_norm"), "replicated_with_grad_allreduce"
             )
         return plan
+
+    @property
+    def base_model_pp_plan(self) -> dict[str, tuple] | None:
+        """The stages of pipeline parallelism; none with learned positions, which each stage would add again."""
+        if self.position == "learned":
+            return None
+        return {
+            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+            "norm": (["hidden_states"], ["hidden_states"]),
+        }
 
     def validate_architecture(self):
         """Called by `@strict`: refuse sizes out of range and heads that do not fit."""

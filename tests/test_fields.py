@@ -21,10 +21,10 @@ def test_training_fields_are_those_of_the_installed_transformers():
 
 def test_model_fields_are_those_of_the_configuration_but_for_the_tokenizers():
     own = set(defaults(KindlingConfig)) - set(defaults(PreTrainedConfig))
-    assert section_fields("model").keys() == own - {"pad_token_id", "bos_token_id", "eos_token_id"} | {"type"}
+    assert section_fields("model").keys() == own - {"pad_token_id", "bos_token_id", "eos_token_id"} | {"type", "path"}
     assert section_fields("model")["type"].accepts == [tuple(reversed(FAMILIES))]
     for name, field in section_fields("model").items():
-        if name not in ("type", "vocab_size"):
+        if name not in ("type", "path", "vocab_size"):
             assert field.default == defaults(KindlingConfig)[name]
 
 

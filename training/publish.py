@@ -189,7 +189,10 @@ def publish(folder: Path, name: str | None, private: bool) -> str:
 def refuse_name(name: str):
     """`ConfigError` if no model can have this name."""
     if not hub.is_hub_name(name):
-        raise ConfigError(f"{name!r} is no name for a model; write NAME or USER/NAME, of letters, digits, - _ and .")
+        raise ConfigError(
+            f"{name!r} is no name for a model, which has letters, digits, - _ and .; give NAME or USER/NAME as "
+            "training.hub_model_id, or as --to"
+        )
 
 
 def main():

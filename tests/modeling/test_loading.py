@@ -152,6 +152,8 @@ def test_plans_name_modules_that_the_model_has(model):
     plan = {f"model.{name}" for name in model.config.base_model_tp_plan} | type(model)._tp_plan.keys()
     assert plan <= modules.keys()
     assert {name for name, module in modules.items() if isinstance(module, nn.Linear)} <= plan
-    assert {f"model.{name}" for name in model.config.base_model_pp_plan} | {"lm_head"} <= modules.keys()
+    stages = model.config.base_model_pp_plan
+    assert (stages is None) == (model.config.position == "learned")
+    assert {f"model.{name}" for name in stages or ()} | {"lm_head"} <= modules.keys()
     assert {type(module).__name__ for module in model.model.layers} == set(model._no_split_modules)
-    assert "base_model_tp_plan" not in model.config.to_dict()
+    assert not {"base_model_tp_plan", "base_model_pp_plan"} & model.config.to_dict().keys()

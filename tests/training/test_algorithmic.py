@@ -14,7 +14,7 @@ import modeling  # noqa: F401
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
 from experiment import ALGORITHMIC_TRAINING, AlgorithmicExperiment
-from sections import ConfigError, EquationsSection, EvaluationSection, OptimizerSection
+from sections import CardSection, ConfigError, EquationsSection, EvaluationSection, OptimizerSection
 from training.algorithmic import (
     AlgorithmicTrainer,
     Batches,
@@ -38,6 +38,7 @@ def make_experiment(tmp_path):
             data=EquationsSection(**{"operation": "add", "modulus": 11, "train_fraction": 0.6} | (data or {})),
             training=ALGORITHMIC_TRAINING | quick | training,
             optimizer=OptimizerSection(**optimizer or {}),
+            card=CardSection(),
             evaluation=EvaluationSection(),
             replicas=replicas or {},
         )
