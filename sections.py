@@ -1,6 +1,7 @@
 """What an experiment file may hold: its sections as dataclasses, each with the checks that it can make by itself."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 LAYOUT = {
@@ -103,9 +104,9 @@ class DataSection:
 
     @property
     def origin(self) -> str:
-        """The source, or the sources and their shares, in words."""
-        shares = (f"{share:g} {name}" for name, share in (self.mixture or {}).items())
-        return " + ".join(shares) or self.source
+        """The source, or the sources and their shares, in words; of an absolute path the last part."""
+        shares = (f"{share:g} {_last_part(name)}" for name, share in (self.mixture or {}).items())
+        return " + ".join(shares) or _last_part(self.source)
 
     def _check_mixture(self):
         if self.mixture is None:
@@ -200,6 +201,10 @@ class CardSection:
     """Licence of the model, as the Hub names it: apache-2.0, mit, cc-by-4.0; null says that none is given."""
     language: str | None = None
     """Language of the text, as en or de; null means the source's, where it is known."""
+
+
+def _last_part(source: str) -> str:
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _at_least(section: str, values, **minima):

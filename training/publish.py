@@ -35,9 +35,20 @@ MODEL = CODE | {
     "chat_template.jinja", "model.safetensors", "model.safetensors.index.json",
 }  # fmt: skip
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-CARD, PROVENANCE, EXPERIMENT = "README.md", "provenance.json", "experiment.yaml"
-RUN = {CARD, PROVENANCE, EXPERIMENT, "metrics.json", "metrics.jsonl", "samples.jsonl", "curves.png"}
+CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
+RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
 NEEDED = ("config.json", "tokenizer.json", CARD)
+SETTINGS = {name for name in MODEL | RUN if name.endswith((".json", ".jsonl", ".yaml"))} - {"tokenizer.json"}
+FORMATS = {
+    ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
+    ".jsonl": (
+        lambda text: [json.loads(line) for line in text.splitlines()],
+        lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
+    ),
+    ".yaml": (yaml.safe_load, lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)),
+    ".md": (str, str),
+}
+"""How the texts of each kind of file are read and written."""
 
 SNAPSHOT = ".publishing-"
 PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
@@ -56,7 +67,7 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
             for path in model.iterdir():
                 if (path.name in MODEL or SHARD.fullmatch(path.name)) and not (target / path.name).exists():
                     _link(path, target / path.name)
-        for name in RUN:
+        for name in RUN if model == folder else RUN - {METRICS}:  # which are a finished run's
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, there / name)
         _hide_this_machine(there, folder)
@@ -74,17 +85,29 @@ def _link(path: Path, target: Path):
 
 
 def _hide_this_machine(there: Path, folder: Path):
-    """Write the texts of a snapshot without paths, of which the last part stays, and without the token."""
-    texts = [path for path in there.rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".yaml")]
+    """Write the texts of a snapshot without paths, of which the last part stays, and without the token.
+
+    The tokenizer is left alone: a path in it is a word of the vocabulary.
+    """
     private = _private_words(there) | {str(folder.resolve()): folder.name}
-    for path in texts:
-        old = path.read_text(encoding="utf-8")
-        new = old
-        for word in sorted(private, key=len, reverse=True):
-            new = new.replace(word, private[word])
-        if new != old:
+    for path in (path for path in there.rglob("*") if path.name in SETTINGS | {CARD}):
+        read, write = FORMATS[path.suffix]
+        old = read(path.read_text(encoding="utf-8"))
+        if (new := _without(private, old)) != old:
             path.unlink()  # a link, whose other end stays as it is
-            path.write_text(new, encoding="utf-8")
+            path.write_text(write(new), encoding="utf-8")
+
+
+def _without(private: dict[str, str], value):
+    """The same value with other words for the private ones, the longest first."""
+    if isinstance(value, dict):
+        return {_without(private, key): _without(private, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without(private, one) for one in value]
+    if isinstance(value, str):
+        for word in sorted(private, key=len, reverse=True):
+            value = value.replace(word, private[word])
+    return value
 
 
 def _private_words(there: Path) -> dict[str, str]:
@@ -99,9 +122,9 @@ def _private_words(there: Path) -> dict[str, str]:
 
 def _settings_of(there: Path) -> Iterator[str]:
     """Every text in a run's settings and in what is known of how it came about, commands in parts."""
-    for name in (EXPERIMENT, PROVENANCE):
-        if (there / name).exists():
-            for text in _texts_in(yaml.safe_load((there / name).read_text(encoding="utf-8"))):
+    for path in (there / name for name in (EXPERIMENT, PROVENANCE)):
+        if path.exists():
+            for text in _texts_in(FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))):
                 yield text
                 with suppress(ValueError):  # not every text is a command
                     yield from (part for word in shlex.split(text) for part in (word, word.partition("=")[2]))
@@ -159,13 +182,15 @@ def _hash(text: str) -> str:
 
 
 def model_of(folder: Path) -> Path:
-    """Where the model of a run folder is: in itself once it is finished, before that in its newest checkpoint.
+    """Where the model of a run folder is: in itself once it is finished, else in its newest checkpoint.
 
     `ConfigError` if there is none, or no model card.
     """
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    newest = sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
-    for model in (folder, *newest):
+    steps = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
+    newest = [steps[step] for step in sorted(steps, reverse=True)]
+    last = max(steps, default=0)
+    goes_on = (folder / METRICS).exists() and _read(folder / METRICS).get("steps", last) < last
+    for model in [*newest, folder] if goes_on else [folder, *newest]:
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")

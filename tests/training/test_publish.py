@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from config import ROOT, load_experiment
@@ -192,14 +193,11 @@ def test_published_settings_are_otherwise_those_of_the_run(strategies):
     folder, *_ = strategies
     there, here = folder / "hub" / "models" / "someone" / "run-end", folder / "canary" / "run-end"
     assert (there / "metrics.json").read_bytes() == (here / "metrics.json").read_bytes()
-    experiment = (there / "experiment.yaml").read_text()
-    assert "source: stories.jsonl" in experiment
-    assert (
-        experiment.replace("stories.jsonl", f"{folder}/canary/stories.jsonl")
-        .replace("cache_dir: prepared", f"cache_dir: {folder}/canary/prepared")
-        .replace("output_dir: run-end", f"output_dir: {here}")
-        == (here / "experiment.yaml").read_text()
-    )
+    published, own = (yaml.safe_load((where / "experiment.yaml").read_text()) for where in (there, here))
+    for section, names in {"data": ("source", "cache_dir"), "training": ("output_dir",)}.items():
+        for name in names:
+            assert published[section].pop(name) == Path(own[section].pop(name)).name
+    assert published == own
 
 
 def test_the_card_tells_all_of_it(strategies):
@@ -336,16 +334,43 @@ def test_of_an_unfinished_run_it_is_the_newest_checkpoint(tmp_path):
     ("command", "left"),
     [
         ("python train_lm.py /a/b.yaml data.source=/home/me/x", "python train_lm.py b.yaml data.source=x"),
+        ("python x.py data.source=/home/josé/bücher", "python x.py data.source=bücher"),
         ("python x.py 'data.mixture={/home/me/one: 1, c4: 2}'", "python x.py 'data.mixture={one: 1, c4: 2}'"),
         ("python train_lm.py '/home/me/my files/a.yaml'", "python train_lm.py 'a.yaml'"),
         ("python train_lm.py configs/lm/demo.yaml", "python train_lm.py configs/lm/demo.yaml"),
     ],
 )  # fmt: skip
 def test_paths_are_hidden_wherever_they_stand(tmp_path, command, left):
+    """Whatever letters they have, in JSON too, which spells some of them otherwise."""
     (tmp_path / "model").mkdir()
     (tmp_path / "provenance.json").write_text(json.dumps({"command": command}))
     there = publish.snapshot(tmp_path, tmp_path / "model")
+    assert "jos" not in (there / "provenance.json").read_text()
     assert json.loads((there / "provenance.json").read_text())["command"] == left
+
+
+def test_a_word_of_the_vocabulary_is_no_path(tmp_path):
+    """Though it is the folder that a run was started from."""
+    (tmp_path / "model").mkdir()
+    vocabulary = json.dumps({"vocab": [str(tmp_path), str(ROOT)]})
+    (tmp_path / "model" / "tokenizer.json").write_text(vocabulary)
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"from": str(ROOT)}))
+    there = publish.snapshot(tmp_path, tmp_path / "model")
+    assert (there / "tokenizer.json").read_text() == vocabulary
+    assert json.loads((there / "config.json").read_text()) == {"from": "."}
+    assert json.loads((tmp_path / "model" / "config.json").read_text()) == {"from": str(ROOT)}
+
+
+def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
+    for name in ("checkpoint-4", "."):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for file in publish.NEEDED:
+            (tmp_path / name / file).write_text("{}")
+        (tmp_path / name / "model.safetensors").touch()
+    for steps, model in ((4, tmp_path), (2, tmp_path / "checkpoint-4")):
+        (tmp_path / "metrics.json").write_text(json.dumps({"steps": steps}))
+        assert publish.model_of(tmp_path) == model
+    assert not (publish.snapshot(tmp_path, model) / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
