@@ -112,12 +112,12 @@ def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position
 
     starts_BT = count_positions(inputs_embeds, attention_mask, past_key_values) - position_ids.to(inputs_embeds.device)
     # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
-    if not is_tracing(starts_BT) and starts_BT.max().item() <= 0:
+    if not (is_tracing(starts_BT) or starts_BT.is_meta) and starts_BT.max().item() <= 0:
         return create_causal_mask(*given)
 
     if attention_mask is not None:  # from a count of real tokens to the place where it is reached
         starts_BT = torch.searchsorted(attention_mask.long().cumsum(-1), starts_BT + 1)
-    starts_BT, seen = starts_BT.expand(len(inputs_embeds), -1), _seen(past_key_values)
+    starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _seen(past_key_values)
     return create_causal_mask(*given, and_mask_function=lambda b, _n, t, s: s >= starts_BT[b, t - seen])
 
 

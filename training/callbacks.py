@@ -1,11 +1,14 @@
 """What a run shows, keeps and publishes while it trains: a progress line, metrics.jsonl, samples, curves, its model."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -15,7 +18,7 @@ from transformers.trainer_utils import HubStrategy
 from config import ROOT
 from sections import ConfigError, SampleSection
 
-from . import publish
+from . import snapshot
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt
 
@@ -92,11 +95,12 @@ class Samples(TrainerCallback):
 
 
 class Push(NamedTuple):
-    """A snapshot of a run on its way to the Hub, and the process that brings it there."""
+    """A snapshot of a run on its way to the Hub, the process that brings it there, and what that complains of."""
 
     step: int
     snapshot: Path
     process: subprocess.Popen
+    complaint: IO[str]
 
 
 class Publisher(TrainerCallback):
@@ -121,8 +125,7 @@ class Publisher(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if self.wanted:
-            for left in self.folder.glob(f"{publish.SNAPSHOT}*"):
-                shutil.rmtree(left)
+            snapshot.remove_left_snapshots(self.folder)
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ARG002
         self._go_on()
@@ -132,8 +135,8 @@ class Publisher(TrainerCallback):
         kept_as = self.KEPT_AS.get(args.hub_strategy, "").format(state.global_step) or None
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         try:
-            self.waiting.append((state.global_step, publish.snapshot(self.folder, checkpoint, kept_as)))
-        except OSError as error:
+            self.waiting.append((state.global_step, snapshot.snapshot(self.folder, checkpoint, kept_as)))
+        except Exception as error:  # whatever it is, the training is worth more
             self._complain(state.global_step, str(error))
         self._go_on()
 
@@ -151,24 +154,28 @@ class Publisher(TrainerCallback):
         done = subprocess.run(last, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         print(done.stdout, end="")
         if done.returncode:
-            name = self.command[self.command.index("--to") + 1]
-            later = f"python -m training.publish {self.folder} --to {name}"
+            later = shlex.join(["python", *self.command[1:], str(self.folder)])
             sys.exit(f"not published: the run is finished, whole and in {self.folder}; publish it later: {later}")
 
     def _go_on(self):
         """See to the push that has ended, and start the next."""
         if self.push is not None and self.push.process.poll() is not None:
-            if self.push.process.returncode:
-                self._complain(self.push.step, self.push.process.stderr.read())
-            self.push.process.stderr.close()
-            shutil.rmtree(self.push.snapshot)
+            with self.push.complaint as complaint:
+                if self.push.process.returncode:
+                    complaint.seek(0)
+                    self._complain(self.push.step, complaint.read())
+            shutil.rmtree(self.push.snapshot, ignore_errors=True)
             self.push = None
         if self.push is None and self.waiting:
-            step, snapshot = self.waiting.pop(0)
-            command = [*self.command, "--tries", "1", str(snapshot.resolve())]
-            output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-            process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output)
-            self.push = Push(step, snapshot, process)
+            step, there = self.waiting.pop(0)
+            command = [*self.command, "--tries", "1", str(there.resolve())]
+            # A file, for nobody reads a pipe meanwhile; and torch's error file is for what ends the training.
+            complaint = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+            environment = {key: value for key, value in os.environ.items() if key != "TORCHELASTIC_ERROR_FILE"}
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=complaint
+            )
+            self.push = Push(step, there, process, complaint)
 
     def _complain(self, step: int, why: str):
         last = (why.strip().splitlines() or ["no reason given"])[-1]

@@ -165,7 +165,9 @@ def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
     folder = member.folder
     member.model.save_pretrained(folder)
     member.equations.tokenizer.save_pretrained(folder)
+    about = read_provenance(folder_of(experiment))
     if experiment.replicas:  # else the run has written these already
+        write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
         settings = resolve(member.experiment, member.args, member.model.config)
         OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -174,7 +176,7 @@ def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
     write_card(
         folder,
         member.model.config,
-        read_provenance(folder_of(experiment)),
+        about,
         experiment.card,
         measured={"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
         results=_results(metrics),

@@ -62,5 +62,8 @@ def command() -> str:
     """What has started this run, as one would type it: the launcher's command line where there is one."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return shlex.join(["python", *sys.argv])
-    _, program, *rest = psutil.Process().parent().cmdline()
+    try:
+        _, program, *rest = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError, ValueError):  # the launcher is gone, or is none
+        return shlex.join(["python", *sys.argv])
     return shlex.join(["python", program, *rest] if program.startswith("-") else [Path(program).name, *rest])

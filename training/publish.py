@@ -3,212 +3,100 @@
     python -m training.publish runs/demo                             as the model `demo` of whoever is logged in
     python -m training.publish runs/demo --to USER/NAME --private
 
-Of a run that is not finished it is the newest checkpoint. Only files whose names `MODEL` and `RUN` list ever leave:
-no optimiser state, no pickle. Paths of this machine and the token are taken out of the texts.
+Of a run that is not finished it is the newest checkpoint. Only files on a list leave
+(`snapshot.py`): no optimiser state, no pickle. Paths of this machine and the token are taken out of the texts.
 """
 
 import argparse
 import hashlib
 import json
-import os
 import re
-import shlex
 import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
-from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 import hub
-from config import ROOT, one_sentence
+from config import one_sentence
 from sections import ConfigError
 
-CODE = {
-    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
-}  # fmt: skip
-MODEL = CODE | {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "model.safetensors", "model.safetensors.index.json",
-}  # fmt: skip
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
-RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
-NEEDED = ("config.json", "tokenizer.json", CARD)
-SETTINGS = {name for name in MODEL | RUN if name.endswith((".json", ".jsonl", ".yaml"))} - {"tokenizer.json"}
-FORMATS = {
-    ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
-    ".jsonl": (
-        lambda text: [json.loads(line) for line in text.splitlines()],
-        lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
-    ),
-    ".yaml": (yaml.safe_load, lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)),
-    ".md": (str, str),
-}
-"""How the texts of each kind of file are read and written."""
-
-SNAPSHOT = ".publishing-"
-PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
+from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, RUN, SNAPSHOT, model_of, read_json, snapshot
 
 
-def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
-    """A folder below `folder`, a run's, with all that is published of it, and with `model`, a checkpoint of its.
-
-    Weights are hard links, so it costs no space and outlives the checkpoint. `kept_as` is a subfolder that has the
-    checkpoint once more. Whoever asks for a snapshot removes it.
-    """
-    there = Path(tempfile.mkdtemp(prefix=SNAPSHOT, dir=folder))
-    try:
-        for target in (there, there / (kept_as or ".")):
-            target.mkdir(exist_ok=True)
-            for path in model.iterdir():
-                if (path.name in MODEL or SHARD.fullmatch(path.name)) and not (target / path.name).exists():
-                    _link(path, target / path.name)
-        for name in RUN if model == folder else RUN - {METRICS}:  # which are a finished run's
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, there / name)
-        _hide_this_machine(there, folder)
-    except BaseException:
-        shutil.rmtree(there)
-        raise
-    return there
-
-
-def _link(path: Path, target: Path):
-    try:
-        os.link(path, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, target)
-
-
-def _hide_this_machine(there: Path, folder: Path):
-    """Write the texts of a snapshot without paths, of which the last part stays, and without the token.
-
-    The tokenizer is left alone: a path in it is a word of the vocabulary.
-    """
-    private = _private_words(there) | {str(folder.resolve()): folder.name}
-    for path in (path for path in there.rglob("*") if path.name in SETTINGS | {CARD}):
-        read, write = FORMATS[path.suffix]
-        old = read(path.read_text(encoding="utf-8"))
-        if (new := _without(private, old)) != old:
-            path.unlink()  # a link, whose other end stays as it is
-            path.write_text(write(new), encoding="utf-8")
-
-
-def _without(private: dict[str, str], value):
-    """The same value with other words for the private ones, the longest first."""
-    if isinstance(value, dict):
-        return {_without(private, key): _without(private, one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without(private, one) for one in value]
-    if isinstance(value, str):
-        for word in sorted(private, key=len, reverse=True):
-            value = value.replace(word, private[word])
-    return value
-
-
-def _private_words(there: Path) -> dict[str, str]:
-    """What is told to nobody, and what stands in its place."""
-    places = {Path.cwd(): ".", ROOT: ".", Path.home(): "~", Path(constants.HF_HOME): "~"}
-    words = {str(path): instead for path, instead in places.items() if len(path.parts) > 1}
-    for text in _settings_of(there):
-        paths = [text] if Path(text).is_absolute() else PATH.findall(text)
-        words |= {path: Path(path).name for path in paths if len(Path(path).parts) > 1}
-    return words | ({token: "hf_***"} if (token := get_token()) else {})
-
-
-def _settings_of(there: Path) -> Iterator[str]:
-    """Every text in a run's settings and in what is known of how it came about, commands in parts."""
-    for path in (there / name for name in (EXPERIMENT, PROVENANCE)):
-        if path.exists():
-            for text in _texts_in(FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))):
-                yield text
-                with suppress(ValueError):  # not every text is a command
-                    yield from (part for word in shlex.split(text) for part in (word, word.partition("=")[2]))
-
-
-def _texts_in(value) -> Iterator[str]:
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list):
-        for one in value:
-            yield from _texts_in(one)
-    elif isinstance(value, str):
-        yield value
-
-
-def push(there: Path, name: str, private: bool) -> str:
+def push(there: Path, name: str, private: bool, replace: bool) -> str:
     """Push a snapshot as the model `name`, USER/NAME or NAME, which is made if there is none; return its address.
 
-    Nothing of anybody else's is touched, and a card that was changed there is kept.
+    What is not of this run is not touched, unless `replace` says that another run may be; a card that was changed
+    there is kept.
     """
     repository = HfApi().create_repo(name, private=private or None, exist_ok=True).repo_id
     known = set(HfApi().list_repo_files(repository))
+    about, before = _about(there), _about_published(repository, known)
     if EXPERIMENT not in known and known - {".gitattributes", CARD}:
         raise ConfigError(f"{repository} holds something else already; publish under another name")
+    if before and before.get("id") != about.get("id") and not replace:
+        raise ConfigError(f"{repository} holds another run already; publish under another name, or with --replace")
     card = (there / CARD).read_text(encoding="utf-8")
     card = re.sub(r'model="[^"]*"', f'model="{repository}"', card, count=1)
     (there / CARD).write_text(card, encoding="utf-8")
-    about = _read(there / PROVENANCE) if (there / PROVENANCE).exists() else {}
+    (there / PROVENANCE).unlink(missing_ok=True)  # a link, maybe
     (there / PROVENANCE).write_text(json.dumps(about | {"card": _hash(card)}, indent=2) + "\n", encoding="utf-8")
+    subfolders = [f"{path.name}/*" for path in there.iterdir() if path.is_dir()]
     HfApi().upload_folder(
         repo_id=repository,
         folder_path=there,
-        ignore_patterns=[] if _is_our_card(repository, known) else [CARD],
-        # what was in other files before
-        delete_patterns=["model*.safetensors*", *[f"{one.name}/*" for one in there.iterdir() if one.is_dir()]],
+        ignore_patterns=[] if _is_our_card(repository, known, before) else [CARD],
+        # what another state of the run had besides
+        delete_patterns=[*(name for name in MODEL | RUN if not (there / name).exists()), "model-*-of-*", *subfolders],
         commit_message=f"{Path(name).name} by Kindling",
     )
     return f"{constants.ENDPOINT}/{repository}"
 
 
-def _is_our_card(repository: str, known: set[str]) -> bool:
+def _about(there: Path) -> dict:
+    return read_json(there / PROVENANCE) if (there / PROVENANCE).exists() else {}
+
+
+def _about_published(repository: str, known: set[str]) -> dict:
+    """How the run came about that is there, if there is one."""
+    return read_json(Path(hf_hub_download(repository, PROVENANCE))) if PROVENANCE in known else {}
+
+
+def _is_our_card(repository: str, known: set[str], before: dict) -> bool:
     """Whether there is no card yet, or the one that was pushed last."""
-    if not {CARD, PROVENANCE} <= known:
-        return CARD not in known
-    card, about = (Path(hf_hub_download(repository, name)) for name in (CARD, PROVENANCE))
-    return _hash(card.read_text(encoding="utf-8")) == _read(about).get("card")
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    if CARD not in known:
+        return True
+    return _hash(Path(hf_hub_download(repository, CARD)).read_text(encoding="utf-8")) == before.get("card")
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_of(folder: Path) -> Path:
-    """Where the model of a run folder is: in itself once it is finished, else in its newest checkpoint.
+def publish(folder: Path, name: str | None, private: bool, replace: bool) -> str:
+    """Publish a run folder, or push a snapshot as it is; where no name is given, as the run's settings say.
 
-    `ConfigError` if there is none, or no model card.
+    `ConfigError` if that cannot be done, or not now.
     """
-    steps = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
-    newest = [steps[step] for step in sorted(steps, reverse=True)]
-    last = max(steps, default=0)
-    goes_on = (folder / METRICS).exists() and _read(folder / METRICS).get("steps", last) < last
-    for model in [*newest, folder] if goes_on else [folder, *newest]:
-        if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
-            if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
-                raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")
-            return model
-    raise ConfigError(f"{folder} holds no model; give the folder of a run that has saved one")
-
-
-def publish(folder: Path, name: str | None, private: bool) -> str:
-    """Publish a run folder, or push a snapshot as it is. `ConfigError` if that cannot be done, or not now."""
     hub.refuse_anonymous()
-    is_snapshot, name = folder.name.startswith(SNAPSHOT), name or folder.resolve().name
+    is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
+    name = name or settings.get("hub_model_id") or folder.resolve().name
+    private = private or bool(settings.get("hub_private_repo"))
     refuse_name(name)
     there = folder if is_snapshot else snapshot(folder, model_of(folder))
     try:
-        return hub.patiently(name, lambda: push(there, name, private), "published")
+        return hub.patiently(name, lambda: push(there, name, private, replace), "published")
     finally:
         if not is_snapshot:
             shutil.rmtree(there)
+
+
+def _settings(folder: Path) -> dict:
+    """The section `training` of a run."""
+    path = folder / EXPERIMENT
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("training", {}) if path.exists() else {}
 
 
 def refuse_name(name: str):
@@ -223,8 +111,9 @@ def refuse_name(name: str):
 def main():
     parser = argparse.ArgumentParser(prog="python -m training.publish", description="Publish a run on the Hub.")
     parser.add_argument("run", type=Path, help="folder of a run, finished or not")
-    parser.add_argument("--to", metavar="NAME", help="USER/NAME, or NAME below your own (default: the folder's name)")
+    parser.add_argument("--to", metavar="NAME", help="USER/NAME, or NAME below your own (default: the run's own)")
     parser.add_argument("--private", action="store_true", help="for nobody else to see, if it is new")
+    parser.add_argument("--replace", action="store_true", help="in the place of another run that has this name")
     parser.add_argument("--tries", type=int, default=hub.ATTEMPTS, help="how often, with growing waits (default: 8)")
     parser.add_argument("--timeout", type=float, default=60, help="seconds of silence to put up with (default: 60)")
     arguments = parser.parse_args()
@@ -232,8 +121,19 @@ def main():
         if not arguments.run.is_dir():
             raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
         hub.ATTEMPTS = max(arguments.tries, 1)
-        get_session().timeout = arguments.timeout  # by default a Hub that says nothing is waited for without end
-        print(f"published   {publish(arguments.run, arguments.to, arguments.private)}", file=sys.stdout)
+        give_up_after(arguments.timeout)
+        print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")
+
+
+def give_up_after(seconds: float):
+    """Make each of the Hub's clients do so that is opened from now on; by default they wait for silence to end."""
+
+    def client():
+        one = default_client_factory()
+        one.timeout = seconds
+        return one
+
+    set_client_factory(client)
 
 
 if __name__ == "__main__":

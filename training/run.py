@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import uuid
 import warnings
 from pathlib import Path
 
@@ -164,7 +165,9 @@ def build_config(section: dict, derived: dict, start: str | None = None) -> Kind
 
 def build_model(config: KindlingConfig, args: TrainingArguments, start: str | None = None) -> PreTrainedModel:
     """The model to train, in the attention that trains fastest, its weights random or those of a checkpoint."""
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args))
+    attention = attention_implementation(args)
+    # In float32, whatever a checkpoint was saved in: lower precision is autocast's.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     if start is not None:
         take_weights(model, start)
     return model
@@ -241,6 +244,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
         return write_json(folder / "provenance.json", about)
     OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
     about = {
+        "id": uuid.uuid4().hex,
         "command": command(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import TrainerState, TrainingArguments
 
 from config import ROOT, load_experiment
 from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
-from training import publish, run
+from training import run, snapshot
+from training.callbacks import Publisher, Push
 
 TINY = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
@@ -84,7 +86,7 @@ STRANGER = """
             say(name, files, config.model_type, type(backbone).__name__, length, logits.sum().item())
     assert "modeling" not in sys.modules and type(model).__module__.startswith("transformers_modules")
 """
-ROOT_FILES = publish.CODE | publish.RUN | {
+ROOT_FILES = snapshot.CODE | snapshot.RUN | {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
 }  # fmt: skip
 
@@ -98,11 +100,6 @@ def workplace(folder: Path) -> Path:
     rows = ({"text": f"a story of {number} bears and {number * number} bees"} for number in range(100))
     (canary / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return canary
-
-
-def hub_of(folder: Path):
-    settings = {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_canary0123456789", "HOME": str(folder / "canary" / "home")}
-    return serving(folder, START, **settings)
 
 
 def fail(folder: Path, *kinds: str, rate: float = 1.0):
@@ -184,7 +181,7 @@ def test_nothing_secret_and_no_pickle_leaves(strategies):
         for secret in (b"canary", str(ROOT).encode(), str(folder).encode(), str(Path.home()).encode() + b"/"):
             assert secret not in content, (name, secret)
         if ".lfs" not in name and not name.endswith((".gitattributes", ".json")):
-            assert Path(name).name in publish.RUN | publish.MODEL, name
+            assert Path(name).name in snapshot.RUN | snapshot.MODEL, name
     commands = [content.decode() for name, content in files.items() if name.endswith("provenance.json")]
     assert all("output_dir=run-" in command for command in commands)
 
@@ -229,7 +226,7 @@ def test_the_card_tells_all_of_it(strategies):
 
 
 def test_training_never_stops_for_the_hub(strategies):
-    """It refuses everything; it is broken until the end; it is slow and answers every other time."""
+    """It refuses everything; it is broken until the end, or for a while; it is slow, or silent for good."""
     folder, run_script, *_ = strategies
     fail(folder, "403")
     refused, back = run_script("""
@@ -251,15 +248,22 @@ def test_training_never_stops_for_the_hub(strategies):
     assert "python -m training.publish" in code
     steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 6
-    assert not list((folder / "canary").rglob(f"{publish.SNAPSHOT}*"))
+    assert not list((folder / "canary").rglob(f"{snapshot.SNAPSHOT}*"))
 
     assert "step 2 is not published (" in back[0]
     assert back[1] == 0
     assert (folder / "hub/models/someone/back/model.safetensors").exists()
 
-    later, slow, silent, nobody = run_script("""
+    later, patient, slow, silent, nobody = run_script("""
         say(*published("canary/refused", "--to", "later"))
         faults = pathlib.Path("hub/faults.json")
+        faults.write_text('{"rate": 1, "kinds": ["500"], "seed": 0}')
+        command = [sys.executable, "-m", "training.publish", "canary/refused", "--to", "patient"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+            waits = "trying again in" in process.stderr.readline()
+            faults.unlink()
+            process.stderr.read()
+        say(waits, process.returncode)
         faults.write_text('{"rate": 0.15, "kinds": ["503", "drop", "stall"], "seed": 0}')
         say(*published("canary/refused", "--to", "slow"))
         faults.write_text('{"rate": 1, "kinds": ["stall"], "seed": 0}')
@@ -270,6 +274,7 @@ def test_training_never_stops_for_the_hub(strategies):
     """)
     assert later[0] == 0
     assert later[1].endswith("/someone/later")
+    assert patient == [True, 0]
     assert slow == [0, later[1].replace("later", "slow")]
     assert silent[0] == 2
     assert "silent cannot be published" in silent[1]
@@ -279,7 +284,7 @@ def test_training_never_stops_for_the_hub(strategies):
 def test_what_others_made_is_kept(strategies):
     """Another model is not written into, and a card that was edited on the Hub stays; an untouched one is renewed."""
     folder, run_script, *_ = strategies
-    foreign, first, edited, again, fresh = run_script("""
+    foreign, first, edited, again, fresh, other, replaced = run_script("""
         from huggingface_hub import HfApi
         HfApi().create_repo("someone/foreign")
         HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="someone/foreign")
@@ -292,33 +297,43 @@ def test_what_others_made_is_kept(strategies):
         say(*published("canary/run-end", "--to", "someone/other"))
         card.write_text(card.read_text() + " twice")
         say(*published("canary/run-end", "--to", "someone/other"))
+        say(*published("canary/run-checkpoint", "--to", "someone/other"))
+        (pathlib.Path("canary/run-checkpoint") / "samples.jsonl").unlink()
+        say(*published("canary/run-checkpoint", "--to", "someone/other", "--replace"))
     """)
     assert foreign[0] == 2
     assert "someone/foreign holds something else already" in foreign[1]
     assert (folder / "hub/models/someone/foreign/config.json").read_text() == "{}"
     assert [row[0] for row in (first, edited, again, fresh)] == [0, 0, 0, 0]
     assert (folder / "hub/models/someone/thing/README.md").read_text() == "my words"
-    assert (folder / "hub/models/someone/other/README.md").read_text().endswith("renewed twice")
+    assert other[0] == 2
+    assert "someone/other holds another run already; publish under another name, or with --replace" in other[1]
+    assert replaced[0] == 0
+    there = folder / "hub/models/someone/other"
+    assert not (there / "samples.jsonl").exists()
+    assert "run-checkpoint" in (there / "experiment.yaml").read_text()
 
 
 # ---- what is published, and what is refused before any work
 
 
 def test_the_list_has_the_models_code():
-    assert set(CODE_FILES) == publish.CODE
+    assert set(CODE_FILES) == snapshot.CODE
 
 
-def test_of_an_unfinished_run_it_is_the_newest_checkpoint(tmp_path):
+def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "optimizer.bin"):
+        for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "trainer_state.json"):
             (tmp_path / f"checkpoint-{step}" / name).write_text(str(step))
+    (tmp_path / "checkpoint-11").mkdir()
+    (tmp_path / "checkpoint-11" / "model.safetensors").write_text("of a save that was interrupted")
     with pytest.raises(ConfigError, match=r"has no README.md; give a folder that a training script has written"):
-        publish.model_of(tmp_path)
+        snapshot.model_of(tmp_path)
     (tmp_path / "README.md").write_text(f"in {tmp_path} and https://a.b/c/d, 91 / 7")
     (tmp_path / "training_args.bin").write_text("a pickle")
-    assert publish.model_of(tmp_path) == tmp_path / "checkpoint-10"
-    there = publish.snapshot(tmp_path, tmp_path / "checkpoint-10")
+    assert snapshot.model_of(tmp_path) == tmp_path / "checkpoint-10"
+    there = snapshot.snapshot(tmp_path, tmp_path / "checkpoint-10")
     files = {path.name: path.read_text() for path in there.iterdir()}
     assert files == {
         "config.json": "10",
@@ -327,7 +342,7 @@ def test_of_an_unfinished_run_it_is_the_newest_checkpoint(tmp_path):
         "README.md": f"in {tmp_path.name} and https://a.b/c/d, 91 / 7",
     }
     with pytest.raises(ConfigError, match=r"holds no model; give the folder of a run that has saved one"):
-        publish.model_of(tmp_path / "nowhere")
+        snapshot.model_of(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -344,9 +359,53 @@ def test_paths_are_hidden_wherever_they_stand(tmp_path, command, left):
     """Whatever letters they have, in JSON too, which spells some of them otherwise."""
     (tmp_path / "model").mkdir()
     (tmp_path / "provenance.json").write_text(json.dumps({"command": command}))
-    there = publish.snapshot(tmp_path, tmp_path / "model")
+    there = snapshot.snapshot(tmp_path, tmp_path / "model")
     assert "jos" not in (there / "provenance.json").read_text()
     assert json.loads((there / "provenance.json").read_text())["command"] == left
+
+
+def test_what_is_no_path_stays_and_paths_stay_apart(tmp_path):
+    """A prompt may begin with a slash; two files of one name are two sources."""
+    (tmp_path / "model").mkdir()
+    data = {"mixture": {"/a/x/one": 0.5, "/b/y/one": 0.5}, "source": "/single"}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"data": data, "sample": {"prompt": "/imagine a cat"}}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"eval_loss//a/x/one": 1, "eval_loss//b/y/one": 2}))
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"text": "/imagine a cat"}) + "\n")
+    command = "python train_lm.py '/a/long folder/x.yaml' 'sample.prompt=/imagine a cat'"
+    (tmp_path / "provenance.json").write_text(json.dumps({"command": command}))
+    there = snapshot.snapshot(tmp_path, tmp_path / "model")
+    told = yaml.safe_load((there / "experiment.yaml").read_text())
+    assert told["sample"] == {"prompt": "/imagine a cat"}
+    assert told["data"] == {"mixture": {"one": 0.5, "one (2)": 0.5}, "source": "single"}
+    assert json.loads((there / "samples.jsonl").read_text())["text"] == "/imagine a cat"
+    command = json.loads((there / "provenance.json").read_text())["command"]
+    assert command == "python train_lm.py 'x.yaml' 'sample.prompt=/imagine a cat'"
+
+
+class Busy:
+    """A push that has not ended."""
+
+    def poll(self):
+        return None
+
+
+def test_a_checkpoint_is_left_out_while_another_is_on_its_way(tmp_path):
+    """Unless all of them are asked for; and what goes wrong with a snapshot does not reach the training."""
+    (tmp_path / "run" / "checkpoint-4").mkdir(parents=True)
+    state, told = TrainerState(global_step=4, is_world_process_zero=True), []
+    for always, waiting in ((False, 0), (True, 1)):
+        args = TrainingArguments(
+            output_dir=str(tmp_path / "run"), push_to_hub=True, hub_always_push=always, use_cpu=True, hub_token="hf_x"
+        )
+        publisher = Publisher(args, tmp_path / "run")
+        assert not args.push_to_hub
+        publisher.push = Push(2, tmp_path / "gone", Busy(), None)
+        publisher.on_save(args, state, None)
+        assert len(publisher.waiting) == waiting
+    publisher._complain = lambda step, _: told.append(step)
+    (tmp_path / "run" / "experiment.yaml").write_bytes(b"\xff")
+    publisher.on_save(args, state, None)
+    assert told == [4]
 
 
 def test_a_word_of_the_vocabulary_is_no_path(tmp_path):
@@ -355,7 +414,7 @@ def test_a_word_of_the_vocabulary_is_no_path(tmp_path):
     vocabulary = json.dumps({"vocab": [str(tmp_path), str(ROOT)]})
     (tmp_path / "model" / "tokenizer.json").write_text(vocabulary)
     (tmp_path / "model" / "config.json").write_text(json.dumps({"from": str(ROOT)}))
-    there = publish.snapshot(tmp_path, tmp_path / "model")
+    there = snapshot.snapshot(tmp_path, tmp_path / "model")
     assert (there / "tokenizer.json").read_text() == vocabulary
     assert json.loads((there / "config.json").read_text()) == {"from": "."}
     assert json.loads((tmp_path / "model" / "config.json").read_text()) == {"from": str(ROOT)}
@@ -364,13 +423,13 @@ def test_a_word_of_the_vocabulary_is_no_path(tmp_path):
 def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
     for name in ("checkpoint-4", "."):
         (tmp_path / name).mkdir(exist_ok=True)
-        for file in publish.NEEDED:
+        for file in (*snapshot.NEEDED, "trainer_state.json"):
             (tmp_path / name / file).write_text("{}")
         (tmp_path / name / "model.safetensors").touch()
     for steps, model in ((4, tmp_path), (2, tmp_path / "checkpoint-4")):
         (tmp_path / "metrics.json").write_text(json.dumps({"steps": steps}))
-        assert publish.model_of(tmp_path) == model
-    assert not (publish.snapshot(tmp_path, model) / "metrics.json").exists()
+        assert snapshot.model_of(tmp_path) == model
+    assert not (snapshot.snapshot(tmp_path, model) / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,172 @@
+"""What of a run is published: files on a list, without what belongs on this machine alone."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import yaml
+from huggingface_hub import constants, get_token
+
+from config import ROOT
+from sections import ConfigError
+
+CODE = {
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+}  # fmt: skip
+MODEL = CODE | {
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "model.safetensors", "model.safetensors.index.json",
+}  # fmt: skip
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
+RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
+LAST_OF_A_CHECKPOINT = "trainer_state.json"
+NEEDED = ("config.json", "tokenizer.json", CARD)
+SETTINGS = {name for name in MODEL | RUN if name.endswith((".json", ".jsonl", ".yaml"))} - {"tokenizer.json"}
+FORMATS = {
+    ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
+    ".jsonl": (
+        lambda text: [json.loads(line) for line in text.splitlines()],
+        lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
+    ),
+    ".yaml": (yaml.safe_load, lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)),
+    ".md": (str, str),
+}
+"""How the texts of each kind of file are read and written."""
+
+SNAPSHOT = ".publishing-"
+PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
+
+
+def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
+    """A folder below `folder`, a run's, with all that is published of it, and with `model`, a checkpoint of its.
+
+    Weights are hard links, so it costs no space and outlives the checkpoint. `kept_as` is a subfolder that has the
+    checkpoint once more. Whoever asks for a snapshot removes it.
+    """
+    there = Path(tempfile.mkdtemp(prefix=f"{SNAPSHOT}{os.getpid()}-", dir=folder))
+    try:
+        weights = [path for path in model.iterdir() if path.name in MODEL or SHARD.fullmatch(path.name)]
+        for target in [there, there / kept_as] if kept_as else [there]:
+            target.mkdir(exist_ok=True)
+            for path in weights:
+                _link(path, target / path.name)
+        for name in RUN if model == folder else RUN - {METRICS}:  # which are a finished run's
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, there / name)
+        _hide_this_machine(there, folder)
+    except BaseException:
+        shutil.rmtree(there)
+        raise
+    return there
+
+
+def remove_left_snapshots(folder: Path):
+    """Those of processes that were killed."""
+    for left in folder.glob(f"{SNAPSHOT}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(SNAPSHOT).partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _link(path: Path, target: Path):
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, target)
+
+
+def _hide_this_machine(there: Path, folder: Path):
+    """Write the texts of a snapshot without paths, of which the last part stays, and without the token.
+
+    The tokenizer is left alone: a path in it is a word of the vocabulary.
+    """
+    private = _private_words(there) | {str(folder.resolve()): folder.name}
+    for path in (path for path in there.rglob("*") if path.name in SETTINGS | {CARD}):
+        read, write = FORMATS[path.suffix]
+        old = read(path.read_text(encoding="utf-8"))
+        if (new := _without(private, old)) != old:
+            path.unlink()  # a link, whose other end stays as it is
+            path.write_text(write(new), encoding="utf-8")
+
+
+def _without(private: dict[str, str], value):
+    """The same value with other words for the private ones, the longest first."""
+    if isinstance(value, dict):
+        return {_without(private, key): _without(private, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without(private, one) for one in value]
+    if isinstance(value, str):
+        for word in sorted(private, key=len, reverse=True):
+            value = value.replace(word, private[word])
+    return value
+
+
+def _private_words(there: Path) -> dict[str, str]:
+    """What is told to nobody, and what stands in its place: of two paths with the same last part, another name each."""
+    places = {Path.cwd(): ".", ROOT: ".", Path.home(): "~", Path(constants.HF_HOME): "~"}
+    words = {str(path): instead for path, instead in places.items() if len(path.parts) > 1}
+    for path in dict.fromkeys(_paths_in(there)):
+        name, count = Path(path).name, 1
+        while name in words.values():
+            count += 1
+            name = f"{Path(path).name} ({count})"
+        words.setdefault(path, name)
+    return words | ({token: "hf_***"} if (token := get_token()) else {})
+
+
+def _paths_in(there: Path) -> Iterator[str]:
+    """Every absolute path in a run's settings and in the commands it was started by; prompts are none."""
+    for path in (there / name for name in (EXPERIMENT, PROVENANCE)):
+        if path.exists():
+            about = FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))
+            texts = list(_texts_in({key: value for key, value in about.items() if key != "sample"}))
+            words = [word for text in texts for word in _words_in(text) if not word.startswith("sample.")]
+            for text in [*texts, *words, *(word.partition("=")[2] for word in words)]:
+                found = [text] if Path(text).is_absolute() else PATH.findall(text)
+                yield from (one for one in found if len(Path(one).parts) > 1)
+
+
+def _words_in(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # not every text is a command
+        return []
+
+
+def _texts_in(value) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for one in value:
+            yield from _texts_in(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def model_of(folder: Path) -> Path:
+    """Where the model of a run folder is: in itself once it is finished, else in its newest whole checkpoint.
+
+    `ConfigError` if there is none, or no model card.
+    """
+    states = {
+        int(path.parent.name[11:]): path.parent for path in folder.glob(f"checkpoint-[0-9]*/{LAST_OF_A_CHECKPOINT}")
+    }
+    finished = read_json(folder / METRICS).get("steps", 0) if (folder / METRICS).exists() else -1
+    newest = [states[step] for step in sorted(states, reverse=True)]
+    for model in [folder, *newest] if finished >= max(states, default=0) else [*newest, folder]:
+        if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+            if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
+                raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")
+            return model
+    raise ConfigError(f"{folder} holds no model; give the folder of a run that has saved one")
+
+
+def read_json(path: Path) -> dict:
+    """The values of a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
