@@ -155,3 +155,20 @@ def test_flex_attention_has_the_gradients_of_sdpa(vary, tokens, kind):
 
     with torch._dynamo.config.patch(error_on_recompile=False):
         check_flex(model, ids, kind, gradients)
+
+
+@pytest.mark.parametrize("given", [(), ("attention_mask", "position_ids")])
+def test_an_exported_program_takes_batches_of_any_shape(model, tokens, given):
+    """`torch.export` with batch and length left open, with and without what a caller may add."""
+
+    def inputs(batch, length):
+        ids = tokens(batch, length)
+        extra = {"attention_mask": torch.ones_like(ids), "position_ids": torch.arange(length).expand(batch, -1)}
+        return {"input_ids": ids, "use_cache": False} | {name: extra[name] for name in given}
+
+    shape = {0: torch.export.Dim("batch", min=2, max=16), 1: torch.export.Dim("length", min=2, max=32)}
+    shapes = dict.fromkeys(("input_ids", *given), shape) | {"use_cache": None}
+    program = torch.export.export(model, (), inputs(3, 12), dynamic_shapes=shapes)
+    for batch, length in ((2, 7), (5, 20)):
+        expected = model(**inputs(batch, length)).logits
+        torch.testing.assert_close(program.module()(**inputs(batch, length)).logits, expected, **CLOSE)

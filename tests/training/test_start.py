@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast, TrainingArguments
 
 import train_lm
 from config import ConfigError, load_experiment
@@ -19,7 +19,9 @@ from data_prep.fables import fable
 from data_prep.windows import key, shuffled
 from experiments.plan import plan
 from modeling import accounting
+from modeling.configuration_kindling import FAMILIES
 from modeling.native import convert, read_model
+from training import run, start
 
 WINDOW, BATCH = 32, 8
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
@@ -289,3 +291,15 @@ def test_a_vocabulary_too_large_for_a_checkpoint_without_one(llama, tmp_path):
     (tmp_path / "bad.yaml").write_text(EXPERIMENT % (start, tmp_path / "prepared", tmp_path / "run"))
     with pytest.raises(ConfigError, match="has 100 rows of embeddings and no tokenizer, and the one given has 400"):
         train_lm.main(str(tmp_path / "bad.yaml"), [f"tokenizer.path={llama}"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_trained_in_float32_whatever_it_was_saved_in(family, tmp_path):
+    config = FAMILIES[family](vocab_size=400, **SHAPE)
+    saved = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    saved.save_pretrained(tmp_path)
+    args = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+    model = run.build_model(start.start_config(str(tmp_path), {}), args, str(tmp_path))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    for name, weight in saved.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.float())
