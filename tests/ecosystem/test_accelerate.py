@@ -32,7 +32,7 @@ def test_blocks_are_not_split_over_devices(model):
         assert any({0, "cpu"} == set(plan.values()) and "model.layers.0" in plan for plan in plans)
         return {any(re.match(r"model\.layers\.\d\.", place) for place in plan) for plan in plans}
 
-    assert inside_blocks(no_split_module_classes=model._no_split_modules) == {False}
+    assert inside_blocks(no_split_module_classes=list(model._no_split_modules)) == {False}
     assert inside_blocks() == {False, True}
 
 
