@@ -140,7 +140,7 @@ def _eval_results(measured: dict[str, float], source: str, datasets: list[str]) 
 def _licence(given: str | None, licences: list[str]) -> str:
     """Under which terms it may be used, as far as anybody has said."""
     own = f"Its licence is {given}" if given else "Its author has given it no licence"
-    return f"{own}; that of the data is {', '.join(licences)}." if licences else f"{own}."
+    return f"{own}; for the data: {', '.join(licences)}." if licences else f"{own}."
 
 
 def _is_on_hub(start: str) -> bool:
