@@ -52,10 +52,11 @@ def test_nothing_of_the_training_is_left_in_it(export, tokenizer):
     assert model.config.use_cache
     assert json.loads((export / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     for about in (model.config, model.generation_config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            token = getattr(tokenizer, name)
-            assert token is not None
-            assert getattr(about, name) in (token, [token])  # transformers 5.13's Trainer lists the ends
+        for name in ("bos_token_id", "pad_token_id"):
+            assert getattr(about, name) == getattr(tokenizer, name) is not None
+        end = tokenizer.eos_token_id
+        assert end is not None
+        assert about.eos_token_id in (end, [end])  # transformers 5.13's Trainer makes it a list
     assert model.generation_config.max_length == model.config.max_position_embeddings == 64
     theirs = AutoTokenizer.from_pretrained(export)
     text = "Once <|endoftext|> upon"
