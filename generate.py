@@ -80,7 +80,8 @@ def prompts(arguments: argparse.Namespace) -> Iterator[str]:
 def read(path: Path) -> str:
     """The text of a file."""
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}; give a text file")
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise ConfigError(f"{path} {what}; give a text file")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

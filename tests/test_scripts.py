@@ -256,13 +256,13 @@ def test_settings_of_generation_change_the_text(tiny):
     [
         (["nowhere/at-all"], "cannot be loaded"),
         (["./nowhere"], "there is no folder"),
-        (["RUN", "--file", "missing.txt"], "there is no file"),
+        (["RUN", "--file", "missing.txt"], "missing.txt is not there; give a text file"),
         (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),
         (["RUN", "--temperature", "-1"], "is negative"),
         (["RUN", "--top-p", "0"], "must be above 0"),
         (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
         (["RUN", "--samples", "0"], "samples=0 must be at least 1"),
-        (["RUN", "--score", "missing.txt"], "there is no file missing.txt"),
+        (["RUN", "--score", "."], ". is a folder; give a text file"),
         (["RUN", "--score", "EMPTY"], "is empty; give some text"),
     ],
 )

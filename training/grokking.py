@@ -185,7 +185,7 @@ def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
         source=f"equations ({title(member)})",
         prompt=prompt,
         do_sample=False,
-        sample=f"The answer to `{prompt}`, which it was not trained on, is {answer}.",
+        sample=f"An equation of the test split, which it was not trained on: `{prompt}`; right is {answer}.",
     )
     write_json(folder / "metrics.json", metrics)
 

@@ -39,7 +39,8 @@ def push(there: Path, name: str, private: bool, replace: bool) -> str:
     if before and before.get("id") != about.get("id") and not replace:
         raise ConfigError(f"{repository} holds another run already; publish under another name, or with --replace")
     card = (there / CARD).read_text(encoding="utf-8")
-    card = re.sub(r'model="[^"]*"', f'model="{repository}"', card, count=1)
+    for own, there_called in _names(repository).items():
+        card = re.sub(own, there_called, card, count=1)
     (there / CARD).write_text(card, encoding="utf-8")
     (there / PROVENANCE).unlink(missing_ok=True)  # a link, maybe
     (there / PROVENANCE).write_text(json.dumps(about | {"card": _hash(card)}, indent=2) + "\n", encoding="utf-8")
@@ -53,6 +54,16 @@ def push(there: Path, name: str, private: bool, replace: bool) -> str:
         commit_message=f"{Path(name).name} by Kindling",
     )
     return f"{constants.ENDPOINT}/{repository}"
+
+
+def _names(repository: str) -> dict[str, str]:
+    """Where a card names its run, and what it says there on the Hub."""
+    title = repository.partition("/")[2]
+    return {
+        r'model="[^"]*"': f'model="{repository}"',
+        r"(?m)^# .*$": f"# {title}",
+        r"(?m)^- name: .*$": f"- name: {title}",
+    }
 
 
 def _about(there: Path) -> dict:

@@ -95,7 +95,7 @@ def test_a_mixture_of_sources(tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"text": "held out"}\n' * 3)
     data = DataSection(mixture={str(tmp_path): 1.0, "fables": 3.0}, train_documents=40, validation_documents=2)
     train, validation = map(list, open_corpus(data))
-    assert data.origin == f"1 {tmp_path} + 3 fables"
+    assert data.origin == f"1 {tmp_path.name} + 3 fables"
     assert len(train) == 40
     sizes = {name: sum(len(d["text"]) for d in train if d["group"] == name) for name in (tmp_path.name, "fables")}
     assert sizes["fables"] == pytest.approx(3 * sizes[tmp_path.name], abs=3000)

@@ -212,6 +212,8 @@ def test_the_card_tells_all_of_it(strategies):
         assert "None" not in card.text
         assert 'model="someone/run-' in card.text
     final = ModelCard((folder / "hub" / "models" / "someone" / "run-every_save" / "README.md").read_text())
+    assert "# run-every_save\n" in final.text
+    assert final.data.model_name == "run-every_save"
     shown = {result.metric_type: result.metric_value for result in final.data.eval_results}
     assert shown == {
         "loss": metrics["eval_loss"],
