@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
-from sections import ConfigError
+from sections import ConfigError, TokenizerSection
 
 ROOT = Path(__file__).resolve().parent
 
@@ -162,12 +162,14 @@ def _tokenizer_of_start(model: dict, tokenizer: dict) -> dict:
             f"model.path={path} brings its own settings, and {', '.join(given)} would be others; leave out all of "
             f"this section but path, {', '.join(DROPOUTS)}"
         )
-    if (made := tokenizer.get("kind", "pretrained")) != "pretrained":
-        raise ConfigError(
-            f"tokenizer.kind={made} makes a vocabulary that model.path={path} has not learnt; leave out the section "
-            "tokenizer"
-        )
-    return {"kind": "pretrained", "path": path} | tokenizer
+    own = {"kind": "pretrained", "path": path}
+    for key, value in tokenizer.items():
+        if key != "path" and value != own.get(key, getattr(TokenizerSection, key)):
+            raise ConfigError(
+                f"tokenizer.{key}={value} makes a vocabulary that model.path={path} has not learnt; leave out the "
+                "section tokenizer"
+            )
+    return own | tokenizer
 
 
 def check_section(section: str, values: dict, kind: type[Experiment] = LanguageExperiment) -> dict:

@@ -34,6 +34,8 @@ def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Re
     for attempt in itertools.count(1):
         try:
             return action()
+        except ConfigError:  # which says it all
+            raise
         except Exception as error:  # from OSError to the HTTP library's own, of whatever version
             if attempt == ATTEMPTS or not _may_pass(error):
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -77,3 +79,12 @@ def refuse_anonymous():
         raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
     if constants.HF_HUB_OFFLINE:
         raise ConfigError("HF_HUB_OFFLINE=1 forbids to push to the Hub; unset it, or leave the push out")
+
+
+def refuse_name(name: str):
+    """`ConfigError` if no model can have this name."""
+    if not is_hub_name(name):
+        raise ConfigError(
+            f"{name!r} is no name for a model, which has letters, digits, - _ and .; give NAME or USER/NAME as "
+            "training.hub_model_id, or as --to"
+        )

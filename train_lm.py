@@ -27,8 +27,9 @@ def main(path: str, overrides: list[str]):
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
     from training import language, position, run
-    from training.callbacks import Progress, Publisher, show_progress
+    from training.callbacks import Progress, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
+    from training.pushes import Publisher
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()

@@ -1,6 +1,7 @@
 """The model card of a run: what was trained on what, how long, how well, and how to do it again."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -17,8 +18,6 @@ ARCHITECTURE = (
     "max_position_embeddings", "vocab_size", "norm", "norm_placement", "position", "mlp", "qk_norm", "bias",
     "tie_word_embeddings",
 )  # fmt: skip
-
-NO_ORIGINS = {"datasets": [], "licenses": [], "languages": []}
 
 CARD = """---
 {metadata}
@@ -69,75 +68,88 @@ training: nobody has checked it for errors, prejudice or harm in what it says. {
 """
 
 
-def write_card(
-    folder: Path,
-    config: KindlingConfig,
-    provenance: dict,
-    about: CardSection,
-    *,
-    name: str,
-    measured: dict[str, float],
-    results: dict,
-    training: dict,
-    origins: dict[str, list[str]] = NO_ORIGINS,
-    groups: Sequence[Sequence[str]] = (),
-    start: str | None = None,
-    **words,
-):
-    """Write the run folder's README.md; `results` and `training` are rows of its tables.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What there is to tell of a run besides its configuration and its provenance."""
 
-    `measured` are the values of metrics on held-out data, by name. `origins` has the `datasets`, `licenses` and
-    `languages` of what it was trained on. `groups` are the rows of a table by group, its head first, or nothing.
-    `start` is the checkpoint that it started from, if any. `words` are its `source` (of what it was trained on),
-    `prompt`, `do_sample` and `sample`.
-    """
+    name: str
+    source: str
+    """What it was trained on, in words."""
+    prompt: str
+    """Of the example in the card."""
+    do_sample: bool
+    sample: str
+    """What it says, in a paragraph; or nothing."""
+    results: dict[str, str]
+    """Rows of a table."""
+    training: dict[str, str]
+    """Rows of a table."""
+    measured: dict[str, float]
+    """The values of metrics, by name."""
+    split: str
+    """Where they were measured."""
+    groups: Sequence[Sequence[str]] = ()
+    """The rows of a table by group, its head first."""
+    start: str | None = None
+    """The checkpoint that it started from."""
+    datasets: Sequence[str] = ()
+    """The data sets of the Hub that it was trained on; with `licenses` and `languages`, as far as they are known."""
+    licenses: Sequence[str] = ()
+    languages: Sequence[str] = ()
+
+
+def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: CardSection, facts: Facts):
+    """Write the run folder's README.md."""
     hardware = "{device}, {precision}, processes: {processes}; {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
-    metadata = ModelCardData(
-        model_name=name,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        license=about.license or "unknown",
-        base_model=start if start and _is_on_hub(start) else None,
-        language=about.language or origins["languages"] or None,
-        datasets=origins["datasets"] or None,
-        tags=["kindling", config.model_type],
-        metrics=list(measured) or None,
-        eval_results=_eval_results(measured, words["source"], origins["datasets"]) or None,
-    )
     (folder / "README.md").write_text(
         CARD.format(
-            metadata=metadata.to_yaml(),
-            name=name,
+            metadata=_metadata(config, section, facts).to_yaml(),
+            name=facts.name,
             folder=folder,
+            source=facts.source,
+            prompt=facts.prompt,
+            do_sample=facts.do_sample,
+            sample=facts.sample,
             model_type=config.model_type,
             total=sum(parameters(config).values()),
             embedding=embedding_parameters(config),
-            results=_table(results),
-            groups=_group_table(groups),
+            results=_table(facts.results),
+            groups=_group_table(facts.groups),
             curves="![curves](curves.png)\n\n" if (folder / "curves.png").exists() else "",
-            training=_table(training | {"hardware": hardware, "software": software}),
+            training=_table(facts.training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
             positions=config.max_position_embeddings,
-            licence=_licence(about.license, origins["licenses"]),
-            **_origin(start),
-            **words,
+            licence=_licence(section.license, facts.licenses),
+            **_origin(facts.start),
         ),
         encoding="utf-8",
     )
 
 
-def _eval_results(measured: dict[str, float], source: str, datasets: list[str]) -> list[EvalResult]:
-    """The same numbers as the Hub shows them beside a model."""
-    validation = {"dataset_type": datasets[0] if datasets else "local", "dataset_name": source.replace("`", "")}
-    return [
-        EvalResult("text-generation", **validation, dataset_split="validation", metric_type=metric, metric_value=value)
-        for metric, value in measured.items()
+def _metadata(config: KindlingConfig, section: CardSection, facts: Facts) -> ModelCardData:
+    """What the Hub reads and shows beside a model."""
+    data = {"dataset_type": [*facts.datasets, "local"][0], "dataset_name": facts.source.replace("`", "")}
+    found = [
+        EvalResult("text-generation", **data, dataset_split=facts.split, metric_type=metric, metric_value=value)
+        for metric, value in facts.measured.items()
     ]
+    return ModelCardData(
+        model_name=facts.name,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=section.license or "unknown",
+        base_model=facts.start if facts.start and _is_on_hub(facts.start) else None,
+        language=section.language or list(facts.languages) or None,
+        datasets=list(facts.datasets) or None,
+        tags=["kindling", config.model_type],
+        metrics=list(facts.measured) or None,
+        eval_results=found or None,
+    )
 
 
-def _licence(given: str | None, licences: list[str]) -> str:
+def _licence(given: str | None, licences: Sequence[str]) -> str:
     """Under which terms it may be used, as far as anybody has said."""
     own = f"Its licence is {given}" if given else "Its author has given it no licence"
     return f"{own}; for the data: {', '.join(licences)}." if licences else f"{own}."

@@ -11,7 +11,7 @@ from modeling.accounting import parameters
 from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
-from .card import describe_optimizer, write_card
+from .card import Facts, describe_optimizer, write_card
 from .curves import draw_accuracies
 from .processes import what_is_left_idle
 from .run import folder_of, read_provenance, resolve, write_json
@@ -173,20 +173,18 @@ def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
     prompt, answer = member.equations.texts["test"][0]
-    write_card(
-        folder,
-        member.model.config,
-        about,
-        experiment.card,
-        measured={"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
-        results=_results(metrics),
-        training=_training(trainer.args.train_batch_size, member, metrics),
+    facts = Facts(
         name=member.name if member.name == experiment.name else f"{experiment.name}, {member.name}",
         source=f"equations ({title(member)})",
         prompt=prompt,
         do_sample=False,
         sample=f"An equation of the test split, which it was not trained on: `{prompt}`; right is {answer}.",
+        results=_results(metrics),
+        training=_training(trainer.args.train_batch_size, member, metrics),
+        measured={"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
+        split="test",
     )
+    write_card(folder, member.model.config, about, experiment.card, facts)
     write_json(folder / "metrics.json", metrics)
 
 

@@ -9,7 +9,7 @@ from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 
 from .callbacks import Curves, MetricsFile, Samples
-from .card import describe_optimizer, write_card
+from .card import Facts, describe_optimizer, write_card
 from .processes import share, what_is_left_idle
 from .run import batch_size, folder_of, read_provenance, write_json
 
@@ -91,23 +91,21 @@ class Report(TrainerCallback):
         after = f", after the prompt {section.prompt!r}" if section.prompt else ""
         quoted = sample.replace("\n", "\n> ")
         named = {"loss": "eval_loss", "perplexity": "eval_perplexity", "bits_per_byte": "eval_bits_per_byte"}
-        write_card(
-            self.folder,
-            config,
-            read_provenance(self.folder),
-            self.experiment.card,
+        facts = Facts(
             name=self.experiment.name,
-            measured={name: metrics[key] for name, key in named.items() if key in metrics},
-            results=_results(metrics),
-            groups=_groups(metrics),
-            training=_training(args, self.experiment, metrics, self.prepared),
-            origins=self.prepared.origins(),
-            start=self.experiment.model.get("path"),
             source=f"`{self.experiment.data.origin}`",
             prompt=section.prompt,
             do_sample=True,
             sample=f"A sample, temperature {section.temperature}{after}:\n\n> {quoted}" if sample else "",
+            results=_results(metrics),
+            training=_training(args, self.experiment, metrics, self.prepared),
+            measured={name: metrics[key] for name, key in named.items() if key in metrics},
+            split="validation",
+            groups=_groups(metrics),
+            start=self.experiment.model.get("path"),
+            **self.prepared.origins(),
         )
+        write_card(self.folder, config, read_provenance(self.folder), self.experiment.card, facts)
 
 
 def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:

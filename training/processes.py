@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -60,10 +61,9 @@ def share(args: TrainingArguments) -> str:
 
 def command() -> str:
     """What has started this run, as one would type it: the launcher's command line where there is one."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return shlex.join(["python", *sys.argv])
-    try:
-        _, program, *rest = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError, ValueError):  # the launcher is gone, or is none
-        return shlex.join(["python", *sys.argv])
-    return shlex.join(["python", program, *rest] if program.startswith("-") else [Path(program).name, *rest])
+    words = ["python", *sys.argv]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with suppress(psutil.Error, AttributeError, ValueError):  # the launcher is gone, or is none
+            _, program, *rest = psutil.Process().parent().cmdline()
+            words = ["python", program, *rest] if program.startswith("-") else [Path(program).name, *rest]
+    return shlex.join(words)

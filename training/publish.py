@@ -42,7 +42,6 @@ def push(there: Path, name: str, private: bool, replace: bool) -> str:
     for own, there_called in _names(repository).items():
         card = re.sub(own, there_called, card, count=1)
     (there / CARD).write_text(card, encoding="utf-8")
-    (there / PROVENANCE).unlink(missing_ok=True)  # a link, maybe
     (there / PROVENANCE).write_text(json.dumps(about | {"card": _hash(card)}, indent=2) + "\n", encoding="utf-8")
     subfolders = [f"{path.name}/*" for path in there.iterdir() if path.is_dir()]
     HfApi().upload_folder(
@@ -95,7 +94,7 @@ def publish(folder: Path, name: str | None, private: bool, replace: bool) -> str
     is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
     name = name or settings.get("hub_model_id") or folder.resolve().name
     private = private or bool(settings.get("hub_private_repo"))
-    refuse_name(name)
+    hub.refuse_name(name)
     there = folder if is_snapshot else snapshot(folder, model_of(folder))
     try:
         return hub.patiently(name, lambda: push(there, name, private, replace), "published")
@@ -108,15 +107,6 @@ def _settings(folder: Path) -> dict:
     """The section `training` of a run."""
     path = folder / EXPERIMENT
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("training", {}) if path.exists() else {}
-
-
-def refuse_name(name: str):
-    """`ConfigError` if no model can have this name."""
-    if not hub.is_hub_name(name):
-        raise ConfigError(
-            f"{name!r} is no name for a model, which has letters, digits, - _ and .; give NAME or USER/NAME as "
-            "training.hub_model_id, or as --to"
-        )
 
 
 def main():

@@ -17,14 +17,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
-from hub import refuse_anonymous
+from hub import refuse_anonymous, refuse_name
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .attention import attention_implementation
 from .hardware import has_bf16
 from .processes import command, refuse_half_launched
-from .publish import refuse_name
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")

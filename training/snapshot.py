@@ -26,9 +26,8 @@ MODEL = CODE | {
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
 RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
-LAST_OF_A_CHECKPOINT = "trainer_state.json"
+CHECKPOINT, LAST_OF_A_CHECKPOINT = "checkpoint-", "trainer_state.json"
 NEEDED = ("config.json", "tokenizer.json", CARD)
-SETTINGS = {name for name in MODEL | RUN if name.endswith((".json", ".jsonl", ".yaml"))} - {"tokenizer.json"}
 FORMATS = {
     ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
     ".jsonl": (
@@ -39,6 +38,8 @@ FORMATS = {
     ".md": (str, str),
 }
 """How the texts of each kind of file are read and written."""
+TEXTS = {name for name in MODEL | RUN if Path(name).suffix in FORMATS} - {"tokenizer.json"}
+"""What may tell a path. In a tokenizer, one is a word of the vocabulary."""
 
 SNAPSHOT = ".publishing-"
 PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
@@ -82,12 +83,9 @@ def _link(path: Path, target: Path):
 
 
 def _hide_this_machine(there: Path, folder: Path):
-    """Write the texts of a snapshot without paths, of which the last part stays, and without the token.
-
-    The tokenizer is left alone: a path in it is a word of the vocabulary.
-    """
+    """Write the texts of a snapshot without paths, of which the last part stays, and without the token."""
     private = _private_words(there) | {str(folder.resolve()): folder.name}
-    for path in (path for path in there.rglob("*") if path.name in SETTINGS | {CARD}):
+    for path in (path for path in there.rglob("*") if path.name in TEXTS):
         read, write = FORMATS[path.suffix]
         old = read(path.read_text(encoding="utf-8"))
         if (new := _without(private, old)) != old:
@@ -154,12 +152,11 @@ def model_of(folder: Path) -> Path:
 
     `ConfigError` if there is none, or no model card.
     """
-    states = {
-        int(path.parent.name[11:]): path.parent for path in folder.glob(f"checkpoint-[0-9]*/{LAST_OF_A_CHECKPOINT}")
-    }
+    whole = [path.parent for path in folder.glob(f"{CHECKPOINT}*/{LAST_OF_A_CHECKPOINT}")]
+    steps = {int(step): path for path in whole if (step := path.name.removeprefix(CHECKPOINT)).isdigit()}
     finished = read_json(folder / METRICS).get("steps", 0) if (folder / METRICS).exists() else -1
-    newest = [states[step] for step in sorted(states, reverse=True)]
-    for model in [folder, *newest] if finished >= max(states, default=0) else [*newest, folder]:
+    newest = [steps[step] for step in sorted(steps, reverse=True)]
+    for model in [folder, *newest] if finished >= max(steps, default=0) else [*newest, folder]:
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")

@@ -16,7 +16,7 @@ from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
 from training import run, snapshot
-from training.callbacks import Publisher, Push
+from training.pushes import Publisher, Push
 
 TINY = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
@@ -235,7 +235,7 @@ def test_training_never_stops_for_the_hub(strategies):
         faults = pathlib.Path("hub/faults.json")
         say(*train("refused", "training.hub_strategy=every_save"))
 
-        from training.callbacks import Publisher
+        from training.pushes import Publisher
         finish = Publisher.finish
         def come_back(publisher):
             faults.unlink()
@@ -245,14 +245,14 @@ def test_training_never_stops_for_the_hub(strategies):
         say(*train("back", "training.hub_strategy=every_save"))
     """)
     told, code = refused
-    assert [f"step {step} is not published (" in told for step in (2, 4, 6)] == [True, True, True]
+    assert [f"step {step} is not published: " in told for step in (2, 4, 6)] == [True, True, True]
     assert code.startswith("not published: the run is finished, whole and in")
     assert "python -m training.publish" in code
     steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 6
     assert not list((folder / "canary").rglob(f"{snapshot.SNAPSHOT}*"))
 
-    assert "step 2 is not published (" in back[0]
+    assert "step 2 is not published: " in back[0]
     assert back[1] == 0
     assert (folder / "hub/models/someone/back/model.safetensors").exists()
 
@@ -304,7 +304,7 @@ def test_what_others_made_is_kept(strategies):
         say(*published("canary/run-checkpoint", "--to", "someone/other", "--replace"))
     """)
     assert foreign[0] == 2
-    assert "someone/foreign holds something else already" in foreign[1]
+    assert foreign[1].endswith(": someone/foreign holds something else already; publish under another name")
     assert (folder / "hub/models/someone/foreign/config.json").read_text() == "{}"
     assert [row[0] for row in (first, edited, again, fresh)] == [0, 0, 0, 0]
     assert (folder / "hub/models/someone/thing/README.md").read_text() == "my words"
@@ -328,6 +328,8 @@ def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "trainer_state.json"):
             (tmp_path / f"checkpoint-{step}" / name).write_text(str(step))
+    (tmp_path / "checkpoint-12-of-mine").mkdir()
+    (tmp_path / "checkpoint-12-of-mine" / "trainer_state.json").touch()
     (tmp_path / "checkpoint-11").mkdir()
     (tmp_path / "checkpoint-11" / "model.safetensors").write_text("of a save that was interrupted")
     with pytest.raises(ConfigError, match=r"has no README.md; give a folder that a training script has written"):
