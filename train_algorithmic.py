@@ -63,6 +63,7 @@ def main(path: str, overrides: list[str]):
     trainer.train(resume_from_checkpoint=checkpoint)
     if args.should_save:
         print("\n".join(grokking.keep(experiment, trainer)))
+    trainer.checkpoints.refuse_unsaved()
 
 
 if __name__ == "__main__":

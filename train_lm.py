@@ -75,6 +75,7 @@ def main(path: str, overrides: list[str]):
     trainer.save_model()
     report.finish(trainer)
     publisher.finish()
+    trainer.checkpoints.refuse_unsaved()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m training.publish runs/demo --to USER/NAME --private
 
 Of a run that is not finished it is the newest checkpoint. Only files whose names `MODEL` and `RUN` list ever leave:
-no optimiser state, no pickle. Paths of this machine and the token are taken out of the texts.
+no pickle, and `RESUME`, the state of training, only beside a checkpoint that is kept as one. Paths of this machine and the token are taken out of the texts.
 """
 
 import argparse
@@ -27,6 +27,8 @@ import hub
 from config import ROOT, one_sentence
 from sections import ConfigError
 
+from .checkpoint import MANIFEST, RANDOM_STATE, STATE, seal
+
 CODE = {
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
 }  # fmt: skip
@@ -37,6 +39,7 @@ MODEL = CODE | {
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CARD, PROVENANCE, EXPERIMENT = "README.md", "provenance.json", "experiment.yaml"
 RUN = {CARD, PROVENANCE, EXPERIMENT, "metrics.json", "metrics.jsonl", "samples.jsonl", "curves.png"}
+RESUME = STATE
 NEEDED = ("config.json", "tokenizer.json", CARD)
 
 SNAPSHOT = ".publishing-"
@@ -47,23 +50,30 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
     """A folder below `folder`, a run's, with all that is published of it, and with `model`, a checkpoint of its.
 
     Weights are hard links, so it costs no space and outlives the checkpoint. `kept_as` is a subfolder that has the
-    checkpoint once more. Whoever asks for a snapshot removes it.
+    checkpoint once more, to resume from too. Whoever asks for a snapshot removes it.
     """
     there = Path(tempfile.mkdtemp(prefix=SNAPSHOT, dir=folder))
     try:
         for target in (there, there / (kept_as or ".")):
             target.mkdir(exist_ok=True)
             for path in model.iterdir():
-                if (path.name in MODEL or SHARD.fullmatch(path.name)) and not (target / path.name).exists():
+                if _may_leave(path.name, is_kept=target != there) and not (target / path.name).exists():
                     _link(path, target / path.name)
         for name in RUN:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, there / name)
         _hide_this_machine(there, folder)
+        if kept_as and (model / MANIFEST).exists():
+            seal(there / kept_as)  # as it is now, without what is hidden
     except BaseException:
         shutil.rmtree(there)
         raise
     return there
+
+
+def _may_leave(name: str, is_kept: bool) -> bool:
+    state = name in RESUME or RANDOM_STATE.fullmatch(name)
+    return bool(name in MODEL or SHARD.fullmatch(name) or (is_kept and state))
 
 
 def _link(path: Path, target: Path):

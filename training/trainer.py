@@ -1,16 +1,21 @@
 """The Hugging Face Trainer with exact validation, true FLOPs and speed, targets counted, matrices alone decayed."""
 
+import dataclasses
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
 
 from sections import OptimizerSection
 
+from .checkpoint import Checkpoints, disk_error, read_state, write_state
 from .metrics import LanguageModeling
 from .optimizers import build_optimizer
 
@@ -44,6 +49,8 @@ class KindlingTrainer(Trainer):
         self.group_bytes = group_bytes or {}
         self.peak_flops = peak_flops
         self.optimizer_section = optimizer
+        self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
+        self.args.save_total_limit = None  # at the end the Trainer would remove even the last
         self._new_targets = 0
         self._started = None
         self._last_log = None
@@ -96,6 +103,110 @@ class KindlingTrainer(Trainer):
         config.use_cache = before
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink()
+
+    def _save_checkpoint(self, model, trial):  # noqa: ARG002
+        """Save the run as it is, whole or not at all; where the disk takes it not, training goes on."""
+        self.store_flos()
+        for phase in (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint):
+            why = None
+            try:
+                phase(self.checkpoints.staging(self.state.global_step))
+            except Exception as error:
+                if not disk_error(error):
+                    raise
+                why = str(error)
+            if self._has_any(why is not None):  # all processes end a phase before any begins the next
+                return self.checkpoints.failed(self.state.global_step, why or "by another process")
+        self.checkpoints.failures = 0
+        self._find_best()
+
+    def _has_any(self, flag: bool) -> bool:
+        """Whether the flag of any process is up."""
+        return self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device)).item() > 0
+
+    def _begin_checkpoint(self, staging: Path):
+        if self.args.should_save:
+            self.checkpoints.begin(staging)
+
+    def _write_checkpoint(self, staging: Path):
+        self.save_model(str(staging), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_rng_state(str(staging))
+
+    def _commit_checkpoint(self, staging: Path):
+        """Add the Trainer's state, which names no folder: that of the best model follows from its step."""
+        if not self.args.should_save:
+            return
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                name, kept = type(callback).__name__, self.state.stateful_callbacks
+                kept[name] = [*kept[name], callback.state()] if isinstance(kept[name], list) else callback.state()
+        state = dataclasses.replace(self.state, best_model_checkpoint=None)
+        state.save_to_json(str(staging / TRAINER_STATE_NAME))
+        last = self.checkpoints.commit(self.state.global_step)
+        self.checkpoints.rotate(last, self._find_best())
+
+    def _find_best(self) -> Path | None:
+        """Tell the Trainer where the best model is, if it is there."""
+        best = self.checkpoints.run / f"checkpoint-{self.state.best_global_step}"
+        best = best if best.is_dir() else None
+        self.state.best_model_checkpoint = best and str(best)
+        return best
+
+    def _init_training_state(self, *args, **kwargs):
+        counts = super()._init_training_state(*args, **kwargs)
+        self._find_best()
+        return counts
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether the weights are split up over processes, whose library saves the optimiser in its own way."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _stateful(self) -> dict:
+        parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
+        return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            super()._save_scaler(output_dir)
+        elif self.args.should_save:
+            for name, part in self._stateful().items():
+                write_state(Path(output_dir, name), part.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if self._is_sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        for name, part in self._stateful().items() if checkpoint else ():
+            if Path(checkpoint, name).exists():  # no scaler in bf16; none of them with training.save_only_model
+                part.load_state_dict(read_state(Path(checkpoint, name)))
+
+    def _random_state_file(self, checkpoint) -> Path:
+        """Each process has its own."""
+        process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        return Path(checkpoint, f"rng_state{process}.safetensors")
+
+    def _save_rng_state(self, output_dir):
+        kind, keys, *counters = np.random.get_state()
+        states = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys), *counters)}
+        states["torch"] = torch.get_rng_state()
+        if (device := self.args.device.type) != "cpu":
+            states[device] = torch.get_device_module(device).get_rng_state()
+        write_state(self._random_state_file(output_dir), states)
+
+    def _load_rng_state(self, checkpoint):
+        """Resumed in another number of processes, they go on from their seeds."""
+        if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
+            return
+        states = read_state(path)
+        kind, keys, *counters = states["numpy"]
+        random.setstate(states["python"])
+        np.random.set_state((kind, keys.numpy(), *counters))
+        torch.set_rng_state(states["torch"])
+        if (device := self.args.device.type) in states:
+            torch.get_device_module(device).set_rng_state(states[device])
 
     def create_optimizer(self, model=None):
         """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""
