@@ -3,8 +3,9 @@
     python -m training.publish runs/demo                             as the model `demo` of whoever is logged in
     python -m training.publish runs/demo --to USER/NAME --private
 
-Of a run that is not finished it is the newest checkpoint. Only files whose names `MODEL` and `RUN` list ever leave:
-no pickle, and `RESUME`, the state of training, only beside a checkpoint that is kept as one. Paths of this machine and the token are taken out of the texts.
+Of a run that is not finished it is the newest checkpoint. Only files whose names `MODEL` and `RUN` list ever leave,
+and those of `RESUME`, the state of training, with a checkpoint that is kept as one; no pickle. Paths of this machine
+and the token are taken out of the texts.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
 from training import publish, run
+from training.checkpoint import MANIFEST, damage
 
 TINY = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
@@ -183,9 +184,27 @@ def test_nothing_secret_and_no_pickle_leaves(strategies):
         for secret in (b"canary", str(ROOT).encode(), str(folder).encode(), str(Path.home()).encode() + b"/"):
             assert secret not in content, (name, secret)
         if ".lfs" not in name and not name.endswith((".gitattributes", ".json")):
-            assert Path(name).name in publish.RUN | publish.MODEL, name
+            allowed = (
+                publish.RUN
+                | publish.MODEL
+                | (publish.RESUME | {"rng_state.safetensors", MANIFEST} if "checkpoint" in name else set())
+            )
+            assert Path(name).name in allowed, name
     commands = [content.decode() for name, content in files.items() if name.endswith("provenance.json")]
     assert all("output_dir=run-" in command for command in commands)
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-4")])
+def test_a_checkpoint_that_is_kept_can_be_resumed(strategies, strategy, name):
+    """It is whole as it lies there, though texts may have lost what is private, and its state is that of the run."""
+    folder, *_ = strategies
+    there = folder / "hub" / "models" / "someone" / f"run-{strategy}" / name
+    assert damage(there) is None
+    step = json.loads((there / "trainer_state.json").read_text())["global_step"]
+    here = folder / "canary" / f"run-{strategy}" / f"checkpoint-{step}"
+    for file in ("model.safetensors", "optimizer.safetensors", "scheduler.safetensors", "rng_state.safetensors"):
+        assert file in json.loads((there / MANIFEST).read_text())["files"]
+        assert not here.exists() or (there / file).read_bytes() == (here / file).read_bytes()
 
 
 def test_published_settings_are_otherwise_those_of_the_run(strategies):
