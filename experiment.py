@@ -11,6 +11,7 @@ from sections import (
     DataSection,
     EquationsSection,
     EvaluationSection,
+    GuardSection,
     OptimizerSection,
     SampleSection,
     TokenizerSection,
@@ -28,7 +29,6 @@ LM_TRAINING = {
     "num_train_epochs": 1.0,
     "logging_steps": 10,
     "logging_first_step": True,
-    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",
@@ -79,6 +79,7 @@ class Experiment:
     data: DataSection | EquationsSection
     training: dict
     optimizer: OptimizerSection
+    guard: GuardSection
     card: CardSection
 
     script: ClassVar[str]

@@ -1,5 +1,6 @@
 """What an experiment file may hold: its sections as dataclasses, each with the checks that it can make by itself."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -178,6 +179,21 @@ class EvaluationSection:
 
     def __post_init__(self):
         _at_least("evaluation", self, evals_per_decade=1)
+
+
+@dataclass(kw_only=True)
+class GuardSection:
+    skips_in_a_row: int = 3
+    """A step whose loss or gradient is no number is skipped; so many in a row end the run, saved as it was before."""
+    loss_spike: float | None = None
+    """Also skip a step whose loss is so many standard deviations above the mean of the last ones; null is off."""
+    window: int = 128
+    """How many losses a spike is told by; there is none before there are so many."""
+
+    def __post_init__(self):
+        _at_least("guard", self, skips_in_a_row=1, window=2)
+        if self.loss_spike is not None and not 0 < self.loss_spike < math.inf:
+            raise ConfigError(f"guard.loss_spike={self.loss_spike} is out of range; it must be above 0, such as 6")
 
 
 @dataclass(kw_only=True)

@@ -48,6 +48,7 @@ def main(path: str, overrides: list[str]):
             *([StopWhenGrokked()] if experiment.evaluation.stop_when_grokked else []),
         ],
         peak_flops=hardware["peak_flops"],
+        guard=experiment.guard,
     )
     show_progress(trainer, grokking.AlgorithmicProgress())
 
@@ -63,6 +64,7 @@ def main(path: str, overrides: list[str]):
     trainer.train(resume_from_checkpoint=checkpoint)
     if args.should_save:
         print("\n".join(grokking.keep(experiment, trainer)))
+    trainer.checkpoints.refuse_unsaved()
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def main(path: str, overrides: list[str]):
         group_bytes=report.group_bytes,
         peak_flops=hardware["peak_flops"],
         optimizer=experiment.optimizer,
+        guard=experiment.guard,
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
@@ -76,6 +77,7 @@ def main(path: str, overrides: list[str]):
     trainer.save_model()
     report.finish(trainer)
     publisher.finish()
+    trainer.checkpoints.refuse_unsaved()
 
 
 if __name__ == "__main__":

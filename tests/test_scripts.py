@@ -19,6 +19,7 @@ from config import ROOT, ConfigError, run_script
 from data_prep import fables
 from data_prep.tokens import prepare
 from sections import DataSection, TokenizerSection
+from training.checkpoint import damage, newest_whole
 from training.generation import Sampling, encode_prompt, load_model, score, stream
 
 TINY = """
@@ -151,10 +152,14 @@ def test_a_run_is_resumed_as_it_was(tiny, workshop):
     assert (other / "experiment.yaml").read_text() == (tiny / "experiment.yaml").read_text()
 
 
-def test_a_loss_that_is_no_number_still_ends_in_a_run_folder(workshop):
-    run = workshop("burst", "training.learning_rate=1e12", "training.max_grad_norm=0", "sample.temperature=0")
-    assert (run / "curves.png").exists()
+def test_losses_that_are_no_numbers_end_the_run_with_a_checkpoint(workshop, tiny):
+    run = tiny.parent / "burst"
+    with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
+        workshop(run.name, "training.learning_rate=1e12", "training.max_grad_norm=0", "sample.temperature=0")
+    assert damage(newest_whole(run)) is None
     assert (run / "README.md").exists()
+    assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
+    assert "NaN" in (run / "metrics.jsonl").read_text()
 
 
 def test_a_run_prompts_the_same_from_anywhere(tiny, tmp_path):

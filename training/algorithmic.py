@@ -170,6 +170,7 @@ class AlgorithmicTrainer(KindlingTrainer):
             data_collator=dict,
             processing_class=members[0].equations.tokenizer,
             text_bytes=None,
+            names=[member.name for member in members],
             **kwargs,
         )
 
@@ -250,10 +251,25 @@ class AlgorithmicTrainer(KindlingTrainer):
         """Clip each replica's gradient by its own norm; return the largest."""
         self.accelerator.unscale_gradients()
         limit = self.args.max_grad_norm
-        return max(nn.utils.clip_grad_norm_(member.model.parameters(), limit) for member in self.members)
+        return torch.stack([nn.utils.clip_grad_norm_(one.model.parameters(), limit) for one in self.members]).max()
 
-    def _get_grad_norm(self, model, grad_norm=None):  # noqa: ARG002
-        return grad_norm  # the stock method would clip at infinity just to have a number to log
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Where nothing is clipped, the norm of all replicas' gradients together: the stock method would clip too."""
+        return super()._get_grad_norm(model, _grad_norm(model) if grad_norm is None else grad_norm)
+
+    def _skip_step(self, why: str):
+        """Skip it for the replicas whose gradient is no number; for the others it is a step as any."""
+        without = [member for member in self.members if not _grad_norm(member.model).isfinite()]
+        if len(without) in (0, len(self.members)):
+            return super()._skip_step(why)
+        for member in without:
+            member.model.zero_grad(set_to_none=True)
+        names = [member.name for member in without]
+        self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index, names)
+
+
+def _grad_norm(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
 
 
 def _weight_norm(model: nn.Module) -> torch.Tensor:

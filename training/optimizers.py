@@ -26,7 +26,7 @@ class Muon(Optimizer):
     def step(self, closure=None):  # noqa: ARG002
         by_shape = {}
         for group in self.param_groups:
-            for weight in group["params"]:
+            for weight in _with_gradient(group):
                 by_shape.setdefault(weight.shape, []).append((weight, group))
         for (rows, columns), members in by_shape.items():
             updates = torch.stack([self._momentum(weight, group) for weight, group in members])
@@ -41,6 +41,11 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(weight)
         buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
         return weight.grad.lerp(buffer, group["momentum"])
+
+
+def _with_gradient(group: dict) -> list[torch.Tensor]:
+    """The weights of a group that this step is for; as torch's own optimisers pass over the others."""
+    return [weight for weight in group["params"] if weight.grad is not None]
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -71,7 +76,7 @@ class Grokfast(Optimizer):
     @torch.no_grad()
     def step(self, closure=None):  # noqa: ARG002
         for group in self.param_groups:
-            for weight in group["params"]:
+            for weight in _with_gradient(group):
                 state = self.state[weight]
                 if "mean" not in state:
                     state["mean"] = weight.grad.clone()

@@ -3,8 +3,9 @@
     python -m training.publish runs/demo                             as the model `demo` of whoever is logged in
     python -m training.publish runs/demo --to USER/NAME --private
 
-Of a run that is not finished it is the newest checkpoint. Only files on a list leave
-(`snapshot.py`): no optimiser state, no pickle. Paths of this machine and the token are taken out of the texts.
+Of a run that is not finished it is the newest whole checkpoint. Only files on a list leave (`snapshot.py`), and with a
+checkpoint that is kept as one the state of its training; no pickle. Paths of this machine and the token are taken out
+of the texts.
 """
 
 import argparse

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerState, TrainingArguments, get_scheduler
-from transformers.trainer_utils import get_last_checkpoint
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
@@ -22,6 +21,7 @@ from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .attention import attention_implementation
+from .checkpoint import newest_whole, refuse_damaged
 from .hardware import has_bf16
 from .processes import command, refuse_half_launched
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
@@ -186,17 +186,18 @@ def folder_of(experiment: Experiment) -> Path:
 
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
-    """The checkpoint to go on from, or None to start; refuses to write into the folder of another run."""
+    """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
     resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
     if isinstance(resume, str):
         if not Path(resume).is_dir():
             raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
+        refuse_damaged(Path(resume))
         return resume
     if resume and folder.is_dir():
-        checkpoint = get_last_checkpoint(str(folder))
+        checkpoint = newest_whole(folder)
         if checkpoint is None and (folder / "metrics.json").exists():
             raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
-        return checkpoint
+        return checkpoint and str(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "

@@ -16,6 +16,8 @@ from huggingface_hub import constants, get_token
 from config import ROOT
 from sections import ConfigError
 
+from .checkpoint import RANDOM_STATE, STATE, damage, named, seal, step_of
+
 CODE = {
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
 }  # fmt: skip
@@ -26,7 +28,6 @@ MODEL = CODE | {
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
 RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
-CHECKPOINT, LAST_OF_A_CHECKPOINT = "checkpoint-", "trainer_state.json"
 NEEDED = ("config.json", "tokenizer.json", CARD)
 FORMATS = {
     ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
@@ -38,7 +39,7 @@ FORMATS = {
     ".md": (str, str),
 }
 """How the texts of each kind of file are read and written."""
-TEXTS = {name for name in MODEL | RUN if Path(name).suffix in FORMATS} - {"tokenizer.json"}
+TEXTS = {name for name in MODEL | RUN | STATE if Path(name).suffix in FORMATS} - {"tokenizer.json"}
 """What may tell a path. In a tokenizer, one is a word of the vocabulary."""
 
 SNAPSHOT = ".publishing-"
@@ -49,23 +50,33 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
     """A folder below `folder`, a run's, with all that is published of it, and with `model`, a checkpoint of its.
 
     Weights are hard links, so it costs no space and outlives the checkpoint. `kept_as` is a subfolder that has the
-    checkpoint once more. Whoever asks for a snapshot removes it.
+    checkpoint once more, with all that it takes to resume it. Whoever asks for a snapshot removes it.
     """
     there = Path(tempfile.mkdtemp(prefix=f"{SNAPSHOT}{os.getpid()}-", dir=folder))
     try:
-        weights = [path for path in model.iterdir() if path.name in MODEL or SHARD.fullmatch(path.name)]
         for target in [there, there / kept_as] if kept_as else [there]:
             target.mkdir(exist_ok=True)
-            for path in weights:
-                _link(path, target / path.name)
+            for path in model.iterdir():
+                if _is_of_model(path.name) or (target != there and _is_of_training(path.name)):
+                    _link(path, target / path.name)
         for name in RUN if model == folder else RUN - {METRICS}:  # which are a finished run's
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, there / name)
         _hide_this_machine(there, folder)
+        if kept_as:
+            seal(there / kept_as)  # as it is now, without what is hidden
     except BaseException:
         shutil.rmtree(there)
         raise
     return there
+
+
+def _is_of_model(name: str) -> bool:
+    return bool(name in MODEL or SHARD.fullmatch(name))
+
+
+def _is_of_training(name: str) -> bool:
+    return bool(name in STATE or RANDOM_STATE.fullmatch(name))
 
 
 def remove_left_snapshots(folder: Path):
@@ -152,11 +163,10 @@ def model_of(folder: Path) -> Path:
 
     `ConfigError` if there is none, or no model card.
     """
-    whole = [path.parent for path in folder.glob(f"{CHECKPOINT}*/{LAST_OF_A_CHECKPOINT}")]
-    steps = {int(step): path for path in whole if (step := path.name.removeprefix(CHECKPOINT)).isdigit()}
+    newest = [path for path in named(folder) if damage(path) is None][:1]
+    steps = step_of(newest[0]) if newest else 0
     finished = read_json(folder / METRICS).get("steps", 0) if (folder / METRICS).exists() else -1
-    newest = [steps[step] for step in sorted(steps, reverse=True)]
-    for model in [folder, *newest] if finished >= max(steps, default=0) else [*newest, folder]:
+    for model in [folder, *newest] if finished >= steps else [*newest, folder]:
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")

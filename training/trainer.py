@@ -6,19 +6,20 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from sections import OptimizerSection
 
 from .metrics import LanguageModeling
 from .optimizers import build_optimizer
+from .reliable import ReliableTrainer
 
 _STOCK = OptimizerSection()
 OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")
 
 
-class KindlingTrainer(Trainer):
+class KindlingTrainer(ReliableTrainer):
     """A Trainer for causal language models.
 
     Every log carries `tokens` (targets trained on), `total_flos` and `seconds`, which go on counting after a resume,

@@ -52,8 +52,17 @@ def windows_of(count: int) -> Windows:
     return Windows(TokenArray([ids], [len(ids)]), LENGTH)
 
 
-def train(folder, count=7, checkpoint=None, stop=None, data="data", length=LENGTH, model=None, **arguments):
+def train(folder, checkpoint=None, **arguments):
     """Train a tiny model on numbered windows; return the trainer and the windows in the order they came."""
+    trainer, ledger = prepare(folder, checkpoint=checkpoint, **arguments)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer, [first // (LENGTH - 1) for first in ledger.seen]
+
+
+def prepare(
+    folder, count=7, checkpoint=None, stop=None, data="data", length=LENGTH, model=None, parts=None, **arguments
+):
+    """A trainer that is about to do so; `parts` are more of its arguments."""
     set_seed(0)
     settings = {"output_dir": str(folder), "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "seed": 0}
     settings |= {"report_to": "none", "remove_unused_columns": False, "logging_steps": 1, "learning_rate": 1e-2}
@@ -71,9 +80,9 @@ def train(folder, count=7, checkpoint=None, stop=None, data="data", length=LENGT
         callbacks=[DataPosition(order), *([StopAt(stop)] if stop else [])],
         text_bytes=None,
         peak_flops=1e9,
+        **(parts or {}),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    return trainer, [first // (LENGTH - 1) for first in ledger.seen]
+    return trainer, ledger
 
 
 def weights(trainer) -> list[torch.Tensor]:

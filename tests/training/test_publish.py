@@ -16,6 +16,7 @@ from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
 from training import run, snapshot
+from training.checkpoint import MANIFEST, STATE, damage, seal
 from training.pushes import Publisher, Push
 
 TINY = """
@@ -181,9 +182,23 @@ def test_nothing_secret_and_no_pickle_leaves(strategies):
         for secret in (b"canary", str(ROOT).encode(), str(folder).encode(), str(Path.home()).encode() + b"/"):
             assert secret not in content, (name, secret)
         if ".lfs" not in name and not name.endswith((".gitattributes", ".json")):
-            assert Path(name).name in snapshot.RUN | snapshot.MODEL, name
+            kept = STATE | {"rng_state.safetensors", MANIFEST} if "checkpoint" in name else set()
+            assert Path(name).name in snapshot.RUN | snapshot.MODEL | kept, name
     commands = [content.decode() for name, content in files.items() if name.endswith("provenance.json")]
     assert all("output_dir=run-" in command for command in commands)
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-4")])
+def test_a_checkpoint_that_is_kept_can_be_resumed(strategies, strategy, name):
+    """It is whole as it lies there, though texts may have lost what is private, and its state is that of the run."""
+    folder, *_ = strategies
+    there = folder / "hub" / "models" / "someone" / f"run-{strategy}" / name
+    assert damage(there) is None
+    step = json.loads((there / "trainer_state.json").read_text())["global_step"]
+    here = folder / "canary" / f"run-{strategy}" / f"checkpoint-{step}"
+    for file in ("model.safetensors", "optimizer.safetensors", "scheduler.safetensors", "rng_state.safetensors"):
+        assert file in json.loads((there / MANIFEST).read_text())["files"]
+        assert not here.exists() or (there / file).read_bytes() == (here / file).read_bytes()
 
 
 def test_published_settings_are_otherwise_those_of_the_run(strategies):
@@ -328,6 +343,7 @@ def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "trainer_state.json"):
             (tmp_path / f"checkpoint-{step}" / name).write_text(str(step))
+        seal(tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-12-of-mine").mkdir()
     (tmp_path / "checkpoint-12-of-mine" / "trainer_state.json").touch()
     (tmp_path / "checkpoint-11").mkdir()
@@ -430,6 +446,7 @@ def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
         for file in (*snapshot.NEEDED, "trainer_state.json"):
             (tmp_path / name / file).write_text("{}")
         (tmp_path / name / "model.safetensors").touch()
+    seal(tmp_path / "checkpoint-4")
     for steps, model in ((4, tmp_path), (2, tmp_path / "checkpoint-4")):
         (tmp_path / "metrics.json").write_text(json.dumps({"steps": steps}))
         assert snapshot.model_of(tmp_path) == model

@@ -7,6 +7,7 @@ import torch
 
 from config import ConfigError, load_experiment
 from training import run
+from training.checkpoint import seal
 from training.hardware import describe_hardware, peak_flops
 
 
@@ -55,7 +56,10 @@ def test_a_folder_with_a_run_is_not_written_into(load, tmp_path):
     with pytest.raises(ConfigError, match="holds a run already"):
         run.checkpoint_to_resume(load())
     assert run.checkpoint_to_resume(load("training.resume_from_checkpoint=true")) is None
-    (tmp_path / "run" / "checkpoint-7").mkdir()
+    for step in (7, 12):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir()
+        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    seal(tmp_path / "run" / "checkpoint-7")
     resumed = run.checkpoint_to_resume(load("training.resume_from_checkpoint=true"))
     assert resumed == str(tmp_path / "run" / "checkpoint-7")
     with pytest.raises(ConfigError, match="is no folder"):

@@ -1,0 +1,389 @@
+"""A checkpoint is whole or does not count: whatever is damaged, killed or full, a run ends as if nothing had been."""
+
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from sections import ConfigError
+from training import state
+from training.checkpoint import MANIFEST, STAGING, Checkpoints, damage, newest_whole, refuse_damaged, seal
+from training.trainer import KindlingTrainer
+
+from .test_position import train, weights
+
+OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+
+
+def go_on(folder, **options):
+    """Train from the newest whole checkpoint, or from the beginning, to the end."""
+    last = newest_whole(folder) if folder.exists() else None
+    trainer, _ = train(folder, checkpoint=last and str(last), **OPTIONS | options)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run, of which checkpoints 2, 4 and 6 are kept, and its final weights."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, weights(go_on(folder, save_total_limit=None))
+
+
+@pytest.fixture
+def stopped(run, tmp_path):
+    """A copy of the run as it was after four steps, and the weights that it will end with."""
+    folder = shutil.copytree(run[0], tmp_path / "stopped")
+    shutil.rmtree(folder / "checkpoint-6")
+    return folder, run[1]
+
+
+def same(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+# ---- damage
+
+
+def flip(path, bit: int):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "flipped": lambda path: flip(path, random.Random(path.name).randrange(8 * path.stat().st_size)),
+}
+
+
+def test_damage_of_any_kind_in_any_file_is_detected(stopped, capfd):
+    folder, _ = stopped
+    names = sorted(path.name for path in (folder / "checkpoint-4").iterdir())
+    assert {"model.safetensors", "optimizer.safetensors", "scheduler.safetensors", "rng_state.safetensors"} < {*names}
+    assert {"trainer_state.json", "config.json", MANIFEST} < {*names}
+    for name in names:
+        path = folder / "checkpoint-4" / name
+        before = path.read_bytes()
+        for kind, harm in DAMAGE.items():
+            harm(path)
+            assert newest_whole(folder) == folder / "checkpoint-2", (name, kind)
+            said = capfd.readouterr().err
+            assert said.startswith("checkpoint-4 is damaged (")
+            assert said.endswith("): going on from checkpoint-2\n")
+            assert name in said or name == MANIFEST  # one that is damaged may tell of others
+            path.write_bytes(before)
+    assert newest_whole(folder) == folder / "checkpoint-4"
+    assert capfd.readouterr().err == ""
+
+
+def test_every_bit_of_the_manifest_counts(stopped):
+    path = stopped[0] / "checkpoint-4" / MANIFEST
+    for bit in range(0, 8 * path.stat().st_size, 41):
+        flip(path, bit)
+        assert damage(path.parent), bit
+        flip(path, bit)
+    assert damage(path.parent) is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng_state.safetensors"])
+def test_from_the_one_before_it_ends_the_same(stopped, name):
+    folder, expected = stopped
+    DAMAGE["flipped"](folder / "checkpoint-4" / name)
+    trainer = go_on(folder)
+    assert same(weights(trainer), expected)
+    assert [row["step"] for row in trainer.state.log_history if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert damage(folder / "checkpoint-4") is None
+
+
+def test_if_none_is_whole_it_is_one_sentence(stopped):
+    folder, _ = stopped
+    (folder / "checkpoint-4" / "optimizer.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint-4 is damaged: optimizer.safetensors is missing; give another"):
+        refuse_damaged(folder / "checkpoint-4")
+    (folder / "checkpoint-2" / MANIFEST).unlink()  # as an older Kindling left them
+    with pytest.raises(ConfigError) as error:
+        newest_whole(folder)
+    assert "checkpoint-4 is damaged (optimizer.safetensors is missing); checkpoint-2 is damaged" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---- kills
+
+EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+
+
+def in_a_child(work) -> int:
+    """Do it in a fork of this process; how that ended."""
+    if (child := os.fork()) == 0:
+        try:
+            work()
+            os._exit(0)
+        except SystemExit as end:
+            print(end, file=sys.stderr, flush=True)
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_and_die(folder, at: int | None, log=None):
+    """Train; in the save of step 4 die at an event of the file system, or only log them."""
+    events = []
+
+    def watch(event, arguments):
+        writes = event != "open" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if saving and event in EVENTS and writes:
+            events.append(event)
+            if len(events) - 1 == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    saving = False
+    save = KindlingTrainer._save_checkpoint
+
+    def noted(self, *arguments):
+        nonlocal saving
+        saving = self.state.global_step == 4
+        save(self, *arguments)
+        saving = False
+
+    KindlingTrainer._save_checkpoint = noted
+    sys.addaudithook(watch)
+    go_on(folder, save_total_limit=1)
+    if log:
+        log.write_text(json.dumps(events))
+
+
+def events_of_a_save(folder) -> int:
+    assert in_a_child(lambda: run_and_die(folder / "counted", None, folder / "events.json")) == 0
+    events = json.loads((folder / "events.json").read_text())
+    assert {"open", "os.rename", "os.remove"} < {*events}
+    return len(events)
+
+
+def survive(folder, expected, points):
+    for point in points:
+        there = folder / str(point)
+        assert in_a_child(lambda there=there, point=point: run_and_die(there, point)) == -signal.SIGKILL
+        last = newest_whole(there)
+        assert last.name in ("checkpoint-2", "checkpoint-4"), point
+        assert same(weights(go_on(there, save_total_limit=1)), expected), point
+        assert not [*there.glob(f"{STAGING}*")]
+        assert [path.name for path in there.iterdir() if path.is_dir()] == ["checkpoint-6"]
+        shutil.rmtree(there)
+
+
+def test_a_kill_at_a_write_of_a_save(run, tmp_path):
+    count = events_of_a_save(tmp_path)
+    survive(tmp_path, run[1], [*range(0, count, 9), count - 1])
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_write_of_a_save(run, tmp_path):
+    survive(tmp_path, run[1], range(events_of_a_save(tmp_path)))
+
+
+def kill_at_random(folder, expected, kills: int):
+    """At random moments of runs that save at every step, until so many kills were made."""
+    chance, made = random.Random(0), 0
+    whole = folder / "timed"
+    started = time.perf_counter()
+    assert in_a_child(lambda: go_on(whole, save_steps=1)) == 0
+    seconds = time.perf_counter() - started
+    while made < kills:
+        there, before = folder / f"run-{made}", 0
+        while True:
+            child = os.fork()
+            if child == 0:
+                go_on(there, save_steps=1)
+                os._exit(0)
+            time.sleep(chance.uniform(0, seconds) if made < kills else 0)
+            if made < kills:
+                os.kill(child, signal.SIGKILL)
+            if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+                break
+            made += 1
+            last = newest_whole(there) if there.exists() else None
+            step = int(last.name.partition("-")[2]) if last else 0
+            assert step >= before
+            before = step
+        assert damage(there / "checkpoint-6") is None
+        final = AutoModelForCausalLM.from_pretrained(there / "checkpoint-6")
+        assert same([p.detach() for p in final.parameters()], expected)
+
+
+def test_six_kills_at_random(run, tmp_path):
+    kill_at_random(tmp_path, run[1], 6)
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random(run, tmp_path):
+    kill_at_random(tmp_path, run[1], 50)
+
+
+# ---- rotation
+
+
+def make(run, *steps: int):
+    for age, step in enumerate(steps):
+        folder = run / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(str(step))
+        seal(folder)
+        os.utime(folder, (10**9 - age, 10**9 - age))  # a clock that goes backwards
+
+
+def kept(run) -> list[int]:
+    return sorted(int(path.name.partition("-")[2]) for path in run.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "broken", "best", "left"),
+    [
+        (None, [], None, [1, 2, 3, 10]),
+        (2, [], None, [3, 10]),
+        (1, [], None, [10]),
+        (1, [], 1, [1, 10]),
+        (2, [], 1, [1, 10]),
+        (2, [3], None, [2, 3, 10]),
+        (1, [2, 3], None, [2, 3, 10]),
+        (1, [3], 2, [2, 3, 10]),
+    ],
+)
+def test_rotation_counts_and_removes_whole_ones(tmp_path, limit, broken, best, left):
+    make(tmp_path, 1, 2, 3, 10)
+    for step in broken:
+        flip(tmp_path / f"checkpoint-{step}" / "weights", 0)
+    one = best and tmp_path / f"checkpoint-{best}"
+    Checkpoints(tmp_path, limit).rotate(tmp_path / "checkpoint-10", one)
+    assert kept(tmp_path) == left
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_what_was_just_saved_is_never_removed(tmp_path):
+    """Resumed from an early checkpoint, while later ones of another attempt are there."""
+    make(tmp_path, 2, 20, 30)
+    Checkpoints(tmp_path, 1).rotate(tmp_path / "checkpoint-2", None)
+    assert kept(tmp_path) == [2, 30]
+
+
+def test_the_best_is_kept_and_found_again(tmp_path):
+    folder = tmp_path / "run"
+    trainer, _ = train(folder, stop=4, **OPTIONS)
+    trainer.state.best_global_step = 2
+    trainer.checkpoints.limit = 1
+    trainer._save_checkpoint(trainer.model, None)
+    assert kept(folder) == [2, 4]
+    assert trainer.state.best_model_checkpoint == str(folder / "checkpoint-2")
+    text = (folder / "checkpoint-4" / "trainer_state.json").read_text()
+    assert json.loads(text)["best_global_step"] == 2
+    assert str(tmp_path) not in text
+    moved = folder.rename(tmp_path / "moved")
+    resumed = go_on(moved, save_total_limit=1)
+    assert resumed.state.best_model_checkpoint == str(moved / "checkpoint-2")
+    assert kept(moved) == [2, 6]
+
+
+# ---- a disk that is full
+
+
+def full(*steps: int, error=None):
+    """A `save_file` that fails in the saves of these steps."""
+    save = state.save_file
+
+    def save_file(tensors, path, **kwargs):
+        if int(path.parent.name.rpartition("-")[2]) in steps:
+            path.write_bytes(b"half")
+            raise error or OSError(28, "No space left on device")
+        save(tensors, path, **kwargs)
+
+    return save_file
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), SafetensorError("No space left"), Exception("os error 28")]
+)
+def test_a_full_disk_does_not_stop_the_training(run, tmp_path, monkeypatch, capfd, error):
+    monkeypatch.setattr(state, "save_file", full(4, error=error))
+    trainer = go_on(tmp_path)
+    assert same(weights(trainer), run[1])
+    assert kept(tmp_path) == [2, 6]
+    assert not [*tmp_path.glob(f"{STAGING}*")]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "no checkpoint could be saved" in line]
+    assert len(lines) == 1
+    assert "step 4: no checkpoint could be saved (" in lines[0]
+    trainer.checkpoints.refuse_unsaved()
+
+
+def test_the_last_save_that_fails_shows_in_the_exit_code(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "save_file", full(4, 6))
+    trainer = go_on(tmp_path)
+    assert kept(tmp_path) == [2]
+    with pytest.raises(SystemExit, match="its last 2 checkpoint"):
+        trainer.checkpoints.refuse_unsaved()
+    monkeypatch.undo()
+    assert same(weights(go_on(tmp_path)), run[1])
+
+
+def test_three_failures_in_a_row_end_the_run(run, tmp_path):
+    """On a disk that takes no file of more than 20 kB, where the weights fit and the state of AdamW does not."""
+    options = OPTIONS | {"save_steps": 1}
+    assert in_a_child(lambda: train(tmp_path, stop=2, **options)) == 0
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        try:
+            go_on(tmp_path)
+        except SystemExit as end:
+            os._exit(17 if "step 5: 3 checkpoints in a row could not be saved" in end.code else 1)
+
+    assert in_a_child(no_room) == 17
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert same(weights(go_on(tmp_path)), run[1])
+
+
+def test_a_mistake_in_the_code_is_no_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "save_file", full(2, error=KeyError("x")))
+    with pytest.raises(KeyError):
+        go_on(tmp_path)
+
+
+# ---- no pickle
+
+
+def test_no_file_is_a_pickle_and_none_is_read(stopped, monkeypatch):
+    folder, expected = stopped
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert not zipfile.is_zipfile(path), path
+            with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError, AttributeError)):
+                Nothing(path.open("rb")).load()
+
+    monkeypatch.setattr(torch, "load", None)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
+        (folder / "checkpoint-4" / name).write_bytes(pickle.dumps({}))
+    assert same(weights(go_on(folder)), expected)
+
+
+class Nothing(pickle.Unpickler):
+    def find_class(self, module, name):
+        raise AssertionError(f"a pickle of {module}.{name}")
+
+
+def test_a_stock_trainer_starts_from_the_weights(run):
+    model = AutoModelForCausalLM.from_pretrained(run[0] / "checkpoint-6")
+    assert same([parameter.detach() for parameter in model.parameters()], run[1])

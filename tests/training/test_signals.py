@@ -1,0 +1,198 @@
+"""SIGTERM and SIGINT, wherever they land: the step is finished and saved, and the run goes on as if nothing was."""
+
+import math
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from training import signals, state
+from training.checkpoint import damage, newest_whole
+from training.trainer import KindlingTrainer
+
+from .test_checkpoint import OPTIONS, go_on, in_a_child, kept, same
+from .test_position import Ledger, prepare, weights
+
+NEVER = {"save_strategy": "no", "max_steps": 6}
+
+
+class Evaluating(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+        control.should_evaluate = state.global_step == 3
+
+
+def interrupted(trainer, number: int, phase: str):
+    """Have the signal come in this phase of step 3, or of the save after it."""
+
+    def come(*arguments, **_):  # noqa: ARG001
+        if trainer.state.global_step == 2 or phase in ("save", "evaluation"):
+            os.kill(os.getpid(), number)
+
+    def before(owner, name):
+        function = getattr(owner, name)
+        setattr(owner, name, lambda *given, **named: come() or function(*given, **named))
+
+    match phase:
+        case "data":
+            call = Ledger.__call__
+            Ledger.__call__ = lambda self, examples: come() or call(self, examples)
+        case "forward":
+            trainer.model.model.layers[0].register_forward_hook(come)
+        case "backward":
+            next(trainer.model.parameters()).register_hook(lambda gradient: come())  # noqa: ARG005
+        case "optimizer":
+            before(trainer.guard, "objection")
+        case "save":
+            before(state, "save_file")
+        case "evaluation":
+            before(trainer, "evaluate")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The final weights of a run that nothing happens to."""
+    return weights(go_on(tmp_path_factory.mktemp("whole")))
+
+
+def stopped(folder, number, phase, **options):
+    def work():
+        trainer, _ = prepare(folder, **OPTIONS | options)
+        trainer.evaluate = lambda **_: {}
+        trainer.add_callback(Evaluating())
+        interrupted(trainer, number, phase)
+        trainer.train()
+
+    return in_a_child(work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("phase", ["data", "forward", "backward", "optimizer", "save", "evaluation"])
+def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, number):
+    options = {"save_steps": 3} if phase == "save" else NEVER
+    assert stopped(tmp_path, number, phase, **options) == 128 + number
+    said = capfd.readouterr().err
+    step = 4 if phase in ("save", "evaluation") else 3  # these come after step 3: so one more is made
+    assert f"{number.name}: the run ends after step {step} of 6, it is saved; go on with" in said
+    assert kept(tmp_path)[-1] == step
+    assert damage(tmp_path / f"checkpoint-{step}") is None
+    assert same(weights(go_on(tmp_path)), whole)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path, monkeypatch):
+    """Without a checkpoint; but the same one, passed on by a launcher, is no second one."""
+    for echo, ends, left in ((60, 143, [3]), (0, -signal.SIGTERM, [])):
+        monkeypatch.setattr(signals, "ECHO", echo)
+
+        def work(folder=tmp_path / str(left)):
+            trainer, _ = prepare(folder, **NEVER)
+            for phase in ("forward", "backward"):
+                interrupted(trainer, signal.SIGTERM, phase)
+            trainer.train()
+
+        assert in_a_child(work) == ends
+        assert kept(tmp_path / str(left)) == left
+
+
+def test_the_handlers_of_others_are_put_back(tmp_path):
+    before = [signal.getsignal(one) for one in signals.Signals.HEEDED]
+    go_on(tmp_path)
+    assert [signal.getsignal(one) for one in signals.Signals.HEEDED] == before
+
+
+def test_a_worker_that_the_signal_reaches_too_does_not_end_the_step(tmp_path, whole):
+    """As with Ctrl-C in a terminal, which goes to every process."""
+
+    class Worker(Ledger):
+        def __call__(self, examples):
+            if torch.utils.data.get_worker_info() is not None:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(examples)
+
+    def work():
+        trainer, ledger = prepare(tmp_path, dataloader_num_workers=1, **NEVER)
+        ledger.__class__ = Worker
+        interrupted(trainer, signal.SIGINT, "forward")
+        trainer.train()
+
+    assert in_a_child(work) == 130
+    assert same(weights(go_on(tmp_path)), whole)
+
+
+# ---- several processes
+
+
+def in_two_processes(folder: Path, happens: int | None) -> list[int]:
+    """Train, on from the newest checkpoint; in the second process a signal comes in step 3, and step 5 is no number."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+    children = []
+    for rank in ("0", "1"):
+        if (child := os.fork()) == 0:
+            AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
+            os.environ |= place | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            run_and_exit(folder, happens if rank == "1" else None)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def run_and_exit(folder: Path, happens: int | None):
+    def work():
+        loss = KindlingTrainer.compute_loss
+
+        def compute_loss(self, *arguments, **given):
+            if happens and self.state.global_step == 2:
+                os.kill(os.getpid(), happens)
+            value = loss(self, *arguments, **given)
+            return value * math.nan if os.environ["RANK"] == "1" and self.state.global_step == 4 else value
+
+        KindlingTrainer.compute_loss = compute_loss
+        trainer = go_on(folder)
+        save_file(dict(trainer.model.named_parameters()), folder / f"weights-{os.environ['RANK']}")
+
+    try:
+        work()
+    except SystemExit as end:
+        os._exit(end.code)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def came_to(folder: Path) -> set[bytes]:
+    found = sorted(folder.glob("weights-*"))
+    assert len(found) == 2
+    return {path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole-of-two")
+    assert in_two_processes(folder, None) == [0, 0]
+    return came_to(folder)
+
+
+def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two):
+    """And on a step that is no number in one of them."""
+    assert in_two_processes(tmp_path, signal.SIGTERM) == [143, 143]
+    assert newest_whole(tmp_path).name == "checkpoint-3"
+    assert in_two_processes(tmp_path, None) == [0, 0]
+    assert came_to(tmp_path) == whole_of_two
+    assert len(whole_of_two) == 1
+    assert (tmp_path / "skipped.jsonl").read_text().count("its loss is nan") == 2  # a line a process
+
+
+def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(tmp_path, whole_of_two):
+    ends = in_two_processes(tmp_path, signal.SIGKILL)
+    assert ends == [1, -signal.SIGKILL]
+    assert newest_whole(tmp_path).name == "checkpoint-2"
+    assert in_two_processes(tmp_path, None) == [0, 0]
+    assert came_to(tmp_path) == whole_of_two

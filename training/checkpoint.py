@@ -1,0 +1,215 @@
+"""Checkpoints that are whole or do not count: written aside, hashed, flushed to the disk, and only then given a name.
+
+A checkpoint is written as `.staging-checkpoint-N`. `checkpoint.json`, which has the size and hash of each of its files,
+comes last; when all is on the disk, the folder is renamed to `checkpoint-N`. Whatever a kill leaves of that is removed
+by the next save. A folder whose files are not as its `checkpoint.json` says, or that has none, is never resumed and
+never counted.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import xxhash
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from sections import ConfigError
+
+MANIFEST = "checkpoint.json"
+STATE = {"optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "trainer_state.json"}
+RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.safetensors")
+NAME = re.compile(r"checkpoint-(\d+)")
+STAGING = ".staging-"
+
+FAILURES = 3
+"""Saves in a row that may fail before the run ends."""
+
+
+# ---- one folder
+
+
+def seal(folder: Path):
+    """Write the manifest of a folder as it is, and see that all of it is on the disk."""
+    manifest = folder / MANIFEST
+    manifest.unlink(missing_ok=True)
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "xxh3_128": _hash(path)}
+        _flush(path)
+    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    _flush(manifest)
+    _flush(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, the file by its name; None if it is as it was when it was sealed."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return f"{MANIFEST} is missing"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        expected = {name: (known["size"], known["xxh3_128"]) for name, known in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    for name, (size, known_hash) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found:,} bytes, not {size}"
+        if _hash(path) != known_hash:
+            return f"{name} is not what was written"
+    return None if expected else f"{MANIFEST} is damaged"
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def _flush(path: Path):
+    """Have the system write a file, or a folder's names, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+# ---- those of a run
+
+
+def named(run: Path) -> list[Path]:
+    """The folders of a run that have a checkpoint's name, the newest, of the most steps, first."""
+    return sorted((path for path in run.iterdir() if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(NAME.fullmatch(path.name)[1])
+
+
+def newest_whole(run: Path) -> Path | None:
+    """The newest checkpoint that is as it was written, after a line on those that are not; None if there are none.
+
+    `ConfigError` if there are checkpoints and none of them is whole.
+    """
+    wrong = []
+    for path in named(run):
+        why = damage(path)
+        if why is None:
+            if wrong:
+                _say_once(f"{'; '.join(wrong)}: going on from {path.name}")
+            return path
+        wrong.append(f"{path.name} is damaged ({why})")
+    if wrong:
+        raise ConfigError(
+            f"{run} has no checkpoint to go on from: {'; '.join(wrong)}; restore one, or choose another "
+            "training.output_dir"
+        )
+    return None
+
+
+def refuse_damaged(checkpoint: Path):
+    """`ConfigError` if a checkpoint is not as it was written."""
+    if why := damage(checkpoint):
+        raise ConfigError(
+            f"training.resume_from_checkpoint={checkpoint} is damaged: {why}; give another one, or "
+            "training.resume_from_checkpoint=true for the newest of the run that is whole"
+        )
+
+
+def _say_once(line: str):
+    """To the screen, by one process of the run."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        tqdm.write(line, file=sys.stderr)
+
+
+class Checkpoints:
+    """The checkpoints of a run as it writes them. Of several processes one does; all count the failures."""
+
+    def __init__(self, run: Path, limit: int | None):
+        """`limit` is how many whole ones to keep; None or 0 keeps all."""
+        self.run, self.limit = run, limit
+        self.failures = 0
+        self._seen = {}
+
+    def staging(self, step: int) -> Path:
+        """Where a checkpoint is written."""
+        return self.run / f"{STAGING}checkpoint-{step}"
+
+    def begin(self, staging: Path):
+        """Make an empty folder to write into; remove what was left of others."""
+        self._sweep()
+        staging.mkdir(parents=True)
+
+    def commit(self, step: int) -> Path:
+        """Seal what was written, and give it its name; one of the same name, of another attempt, goes."""
+        final = self.run / f"checkpoint-{step}"
+        seal(self.staging(step))
+        if final.exists():
+            self._remove(final)
+        self.staging(step).rename(final)
+        _flush(self.run)
+        self._seen[final] = _stamp(final)
+        self.failures = 0
+        return final
+
+    def rotate(self, last: Path, best: Path | None):
+        """Remove the oldest while there are more than `limit` that are whole; never `last`, the newest, or `best`."""
+        if not self.limit or len(named(self.run)) <= self.limit:
+            return
+        whole = [path for path in named(self.run) if self._is_whole(path)]
+        kept = {last, best, *whole[:1]}
+        for path in reversed(whole[1:]):
+            if len(whole) > self.limit and path not in kept:
+                self._remove(path)
+                whole.remove(path)
+
+    def failed(self, step: int, why: str):
+        """Say so and make room; end the run if that was once too often."""
+        self.failures += 1
+        if int(os.environ.get("RANK", 0)) == 0:
+            self._sweep()
+        if self.failures == FAILURES:
+            sys.exit(f"step {step:,}: {FAILURES} checkpoints in a row could not be saved ({why}); the run ends")
+        _say_once(f"step {step:,}: no checkpoint could be saved ({why}); the last one stays, training goes on")
+
+    def refuse_unsaved(self):
+        """At the end of a run: exit with code 1 if its last checkpoint could not be saved."""
+        if self.failures:
+            sys.exit(f"the run is finished, but its last {self.failures} checkpoint(s) could not be saved")
+
+    def _is_whole(self, path: Path) -> bool:
+        """Files that have not been touched since they were hashed are not hashed again."""
+        stamp = _stamp(path)
+        if self._seen.get(path) != stamp:
+            self._seen[path] = stamp if damage(path) is None else None
+        return self._seen[path] == stamp
+
+    def _remove(self, path: Path):
+        """Of what is left by a kill in the midst of it, nothing looks like a checkpoint."""
+        (path / MANIFEST).unlink(missing_ok=True)
+        gone = path.with_name(f"{STAGING}removed-{path.name}")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _sweep(self):
+        for left in self.run.glob(f"{STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _stamp(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file was written last, and its size."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def disk_error(error: Exception) -> bool:
+    """Whether an error is of the disk: Rust's, of safetensors and tokenizers, are not all `OSError`s."""
+    return isinstance(error, OSError | SafetensorError) or "os error" in str(error)

@@ -1,0 +1,53 @@
+"""State of a training in one file and without a pickle: tensors in safetensors, all else as JSON in its header."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+def write_state(path: Path, state):
+    """Write tensors, numbers, texts and None, in dicts, lists and tuples of any depth; `TypeError` for anything else.
+
+    `read_state` gives back what is equal to the bit, of the same types, its tensors on the CPU.
+    """
+    tensors = {}
+    tree = json.dumps(_encode(state, tensors))
+    save_file(tensors, path, metadata={"state": tree})
+
+
+def read_state(path: Path):
+    """What `write_state` has written."""
+    with safe_open(path, framework="pt") as file:
+        # A copy, for safetensors' own are the file itself, mapped into memory.
+        return _decode(json.loads(file.metadata()["state"]), lambda name: file.get_tensor(name).clone())
+
+
+def _encode(value, tensors: dict[str, torch.Tensor]):
+    """JSON that has no dict but {type: content}, so that keys may be numbers; its tensors go to `tensors`."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensor = value.detach().cpu().contiguous()
+        is_part = tensor.untyped_storage().nbytes() > tensor.nbytes  # of memory that safetensors would write whole
+        tensors[name] = tensor.clone() if is_part else tensor
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[_encode(part, tensors) for part in pair] for pair in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_encode(one, tensors) for one in value]}
+    raise TypeError(f"a {type(value).__name__} of the training state cannot be saved without a pickle")
+
+
+def _decode(value, tensor: Callable):
+    if isinstance(value, list):
+        return [_decode(one, tensor) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    make = {"tensor": tensor, "dict": dict, "list": list, "tuple": tuple}[kind]
+    return make(_decode(content, tensor))
