@@ -13,6 +13,7 @@ from sections import (
     EvaluationSection,
     GuardSection,
     OptimizerSection,
+    ResumeSection,
     SampleSection,
     TokenizerSection,
 )
@@ -80,6 +81,7 @@ class Experiment:
     training: dict
     optimizer: OptimizerSection
     guard: GuardSection
+    resume: ResumeSection
     card: CardSection
 
     script: ClassVar[str]

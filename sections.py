@@ -197,6 +197,14 @@ class GuardSection:
 
 
 @dataclass(kw_only=True)
+class ResumeSection:
+    extend: bool = False
+    """Go on to another length, training.max_steps or num_train_epochs; the schedule becomes that of the new length."""
+    allow: list | None = None
+    """Names of settings that may be other than before, such as [training.learning_rate]; all else must be as it was."""
+
+
+@dataclass(kw_only=True)
 class SampleSection:
     prompt: str = ""
     """Continued at each evaluation; the empty prompt is the start of a document."""

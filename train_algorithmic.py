@@ -24,17 +24,20 @@ def main(path: str, overrides: list[str]):
 
     from data_prep.algorithmic import prepare_equations, write_data
     from data_prep.collator import CausalLMCollator
-    from training import grokking, run
+    from training import grokking, resume, run
     from training.algorithmic import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
     from training.callbacks import MetricsFile, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
 
     keep_freed_memory()
     grokking.refuse_unsupported(experiment)
-    checkpoint = run.checkpoint_to_resume(experiment)
+    checkpoint = resume.checkpoint_to_resume(experiment)
     folder = run.folder_of(experiment)
     members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     args = run.training_arguments(experiment)
+    contract = resume.Contract(experiment, args, checkpoint)
+    contract.complete(members[0].model.config, members[0].equations.tokenizer)
+    resume.leave_if_finished(experiment, args, checkpoint)
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
@@ -43,6 +46,7 @@ def main(path: str, overrides: list[str]):
         args=args,
         data_collator=CausalLMCollator(members[0].equations.tokenizer.pad_token_id),
         callbacks=[
+            contract,
             MetricsFile(folder),
             EvaluateLogSpaced(experiment.evaluation.evals_per_decade, args.max_steps),
             *([StopWhenGrokked()] if experiment.evaluation.stop_when_grokked else []),
@@ -52,10 +56,8 @@ def main(path: str, overrides: list[str]):
     )
     show_progress(trainer, grokking.AlgorithmicProgress())
 
-    run.refuse_finished(trainer, checkpoint)
     if args.should_save:
         settings = run.resolve(experiment, args, members[0].model.config)
-        run.refuse_other_experiment(settings, folder, checkpoint)
         run.write_provenance(settings, folder, hardware, checkpoint)
         if write_files:
             for member in members:

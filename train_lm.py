@@ -26,26 +26,28 @@ def main(path: str, overrides: list[str]):
     from data_prep.collator import build_collator
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import language, position, run
+    from training import language, position, resume, run
     from training.callbacks import Progress, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.pushes import Publisher
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
-    checkpoint = run.checkpoint_to_resume(experiment)
+    checkpoint = resume.checkpoint_to_resume(experiment)
     start = run.start_of(experiment, checkpoint)
     run.check_shape(experiment, start)
     args = run.training_arguments(experiment)
+    contract = resume.Contract(experiment, args, checkpoint)
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     folder = run.folder_of(experiment)
     prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer, start)
-    settings = run.resolve(experiment, args, config)
-    run.refuse_other_experiment(settings, folder, checkpoint)
+    contract.complete(config, prepared.tokenizer)
     length = experiment.data.context_length or config.max_position_embeddings
-    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
-    train_set = prepared.order(experiment.data, length, positions)
+    train_set = prepared.order(
+        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
+    )
+    resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
@@ -62,7 +64,7 @@ def main(path: str, overrides: list[str]):
         eval_dataset=validation_set,
         data_collator=build_collator(experiment.data, prepared.tokenizer),
         processing_class=prepared.tokenizer,
-        callbacks=[position.DataPosition(train_set), *report.callbacks(), publisher],
+        callbacks=[position.DataPosition(train_set), contract, *report.callbacks(), publisher],
         text_bytes=report.text_bytes,
         group_bytes=report.group_bytes,
         peak_flops=hardware["peak_flops"],
@@ -71,10 +73,9 @@ def main(path: str, overrides: list[str]):
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
-        run.write_provenance(settings, folder, hardware, checkpoint)
+        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
     report.finish(trainer)
     publisher.finish()
     trainer.checkpoints.refuse_unsaved()

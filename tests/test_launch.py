@@ -101,7 +101,10 @@ def test_the_main_process_alone_speaks_and_writes(two):
     assert [row["step"] for row in rows if "loss" in row] == [*range(1, STEPS + 1)]
     assert [json.loads(line)["step"] for line in (run / "samples.jsonl").read_text().splitlines()] == [5, 10]
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-5", "checkpoint-10"}
-    assert {path.name for path in (run / "checkpoint-10").glob("rng*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert {path.name for path in (run / "checkpoint-10").glob("rng*")} == {
+        "rng_state_0.safetensors",
+        "rng_state_1.safetensors",
+    }
 
 
 def test_the_run_says_how_it_was_launched(two):

@@ -126,10 +126,12 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
     assert (resumed / "samples.jsonl").read_text() == (tiny / "samples.jsonl").read_text()
 
 
-def test_a_finished_run_is_not_trained_on(tiny):
+def test_a_finished_run_is_not_trained_on(tiny, capsys):
     before = {path: path.stat().st_mtime_ns for path in tiny.iterdir()}
-    with pytest.raises(ConfigError, match="has seen 160 of 160 examples, the run is finished"):
+    with pytest.raises(SystemExit) as end:
         train_lm.main(str(tiny.parent / "tiny.yaml"), ["training.resume_from_checkpoint=true"])
+    assert end.value.code == 0
+    assert "is finished, nothing is left to do; what came out is in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before
 
 
@@ -140,7 +142,13 @@ def test_muon_trains_text_and_resumes(tiny, workshop):
     assert muon[-1] < first[0] - 0.5
     assert "Muon (learning rate 0.02" in (run / "README.md").read_text()
     shutil.copytree(run, run.parent / "muon-more")
-    more = workshop("muon-more", "optimizer.kind=muon", "training.max_steps=12", "training.resume_from_checkpoint=true")
+    more = workshop(
+        "muon-more",
+        "optimizer.kind=muon",
+        "training.max_steps=12",
+        "training.resume_from_checkpoint=true",
+        "resume.extend=true",
+    )
     assert json.loads((more / "metrics.json").read_text())["steps"] == 12
 
 

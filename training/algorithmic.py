@@ -231,6 +231,11 @@ class AlgorithmicTrainer(KindlingTrainer):
         for one, folder in self._folders(resume_from_checkpoint):
             load_model(one, folder / SAFE_WEIGHTS_NAME)
 
+    def _is_finished(self) -> bool:
+        stops = any(isinstance(one, StopWhenGrokked) for one in self.callback_handler.callbacks)
+        grokked = stops and StopWhenGrokked.is_time(self.state.log_history, len(self.members))
+        return super()._is_finished() or grokked
+
     def _folders(self, parent: str) -> list[tuple[nn.Module, Path]]:
         if len(self.members) == 1:
             return [(self.members[0].model, Path(parent))]
@@ -300,8 +305,10 @@ class StopWhenGrokked(TrainerCallback):
     """
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
-        accuracies = [row["test_accuracy"] for row in state.log_history if "test_accuracy" in row]
-        wanted = EVALUATIONS_TO_STAY * len(metrics)
-        last = accuracies[-wanted:]
-        grokked = len(last) == wanted and all(accuracy >= GROKKED for accuracy in last)
-        control.should_training_stop = control.should_training_stop or grokked
+        control.should_training_stop |= self.is_time(state.log_history, len(metrics))
+
+    @staticmethod
+    def is_time(history: list[dict], replicas: int) -> bool:
+        """Whether the last evaluations of a log say so."""
+        last = [row["test_accuracy"] for row in history if "test_accuracy" in row][-EVALUATIONS_TO_STAY * replicas :]
+        return len(last) == EVALUATIONS_TO_STAY * replicas and all(accuracy >= GROKKED for accuracy in last)

@@ -87,7 +87,7 @@ def _flush(path: Path):
 
 def named(run: Path) -> list[Path]:
     """The folders of a run that have a checkpoint's name, the newest, of the most steps, first."""
-    return sorted((path for path in run.iterdir() if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+    return sorted((path for path in run.glob("checkpoint-*") if NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:

@@ -52,7 +52,8 @@ class Report(TrainerCallback):
             self.write_card(args, model.config, self.metrics(state))
 
     def finish(self, trainer: Trainer):
-        """Evaluate what the run ended with, write it down, and say what came out."""
+        """Save and evaluate what the run ended with, write it down, and say what came out."""
+        trainer.save_model()
         state = trainer.state
         if trainer.args.load_best_model_at_end or not any(
             row.get("step") == state.global_step and "eval_loss" in row for row in state.log_history

@@ -41,10 +41,10 @@ def run_positions(examples: int | None, about: dict, args: TrainingArguments, ch
         shift = position - state.global_step * batch
     by_steps = args.max_steps > 0
     stop = args.max_steps * batch + shift if by_steps else math.ceil(args.num_train_epochs * examples)
-    if checkpoint is not None and position >= stop:
+    if checkpoint is not None and position > stop:
         raise ConfigError(
-            f"{checkpoint} has seen {position:,} of {stop:,} examples, the run is finished; raise training.max_steps "
-            "or training.num_train_epochs to go on"
+            f"{checkpoint} has seen {position:,} examples, more than the {stop:,} that are asked for; raise "
+            "training.max_steps or training.num_train_epochs"
         )
     args.max_steps = math.ceil((stop - shift) / batch)
     # accelerate would fill up the last batches of several processes with examples from the run's beginning

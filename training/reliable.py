@@ -45,10 +45,10 @@ class ReliableTrainer(Trainer):
 
     # ---- how a training ends
 
-    def train(self, *args, **kwargs):
-        """As the Trainer's, unless it was stopped."""
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """As the Trainer's, unless it was stopped; of a finished run what is in the checkpoint, and no step more."""
         with self.signals.heeded():
-            output = super().train(*args, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
         if self.guard.verdict:
             sys.exit(self.guard.verdict if self.args.should_save else 1)
         if self.signals.agreed:
@@ -171,10 +171,15 @@ class ReliableTrainer(Trainer):
         self.state.best_model_checkpoint = best and str(best)
         return best
 
-    def _init_training_state(self, *args, **kwargs):
-        counts = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
+        counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
+        self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
         self._find_best()
-        return counts
+        return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
+
+    def _is_finished(self) -> bool:
+        """Whether a run that was resumed has made all its steps."""
+        return self.state.global_step >= self.state.max_steps
 
     @property
     def _is_sharded(self) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerState, TrainingArguments, get_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments, get_scheduler
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
@@ -21,7 +22,6 @@ from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .attention import attention_implementation
-from .checkpoint import newest_whole, refuse_damaged
 from .hardware import has_bf16
 from .processes import command, refuse_half_launched
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
@@ -36,7 +36,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     values.setdefault("use_cpu", not has_accelerator)
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
-    values["resume_from_checkpoint"] = None  # read by `checkpoint_to_resume`
+    values["resume_from_checkpoint"] = None  # read by `resume.py`
     refuse_half_launched(values["use_cpu"])
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if values.get(name, 1) < 1:
@@ -97,22 +97,25 @@ def _check_publishing(args: TrainingArguments):
 
 
 def _check_schedule(args: TrainingArguments):
-    """Build the schedule as the Trainer will, on an optimiser of nothing."""
+    """Build the schedule as the Trainer will."""
     # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
     warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
-    steps = max(args.max_steps, 1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     try:
-        get_scheduler(
-            args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps,
-            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
-        )  # fmt: skip
+        schedule(args, max(args.max_steps, 1))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not work with "
             f"training.learning_rate={args.learning_rate} and training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
             f"{error}; give kwargs that it has, or null"
         ) from None
+
+
+def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
+    """The schedule of a run of so many steps, on an optimiser of nothing."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    kwargs = args.lr_scheduler_kwargs
+    warmup = args.get_warmup_steps(steps)
+    return get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
 
 
 def start_of(experiment: Experiment, checkpoint: str | None) -> str | None:
@@ -185,38 +188,6 @@ def folder_of(experiment: Experiment) -> Path:
     return Path(experiment.training["output_dir"])
 
 
-def checkpoint_to_resume(experiment: Experiment) -> str | None:
-    """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
-    resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
-    if isinstance(resume, str):
-        if not Path(resume).is_dir():
-            raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
-        refuse_damaged(Path(resume))
-        return resume
-    if resume and folder.is_dir():
-        checkpoint = newest_whole(folder)
-        if checkpoint is None and (folder / "metrics.json").exists():
-            raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
-        return checkpoint and str(checkpoint)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(
-            f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
-            "or choose another training.output_dir"
-        )
-    return None
-
-
-def refuse_finished(trainer: Trainer, checkpoint: str | None):
-    """A run that has made all its steps is not resumed: the Trainer would add one."""
-    if checkpoint is None:
-        return
-    done = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
-    if done >= (steps := trainer.args.max_steps):
-        raise ConfigError(
-            f"{checkpoint} has made {done} of {steps} steps, the run is finished; raise training.max_steps to go on"
-        )
-
-
 def batch_size(args: TrainingArguments) -> int:
     """Examples a step, of all devices."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -229,6 +200,7 @@ def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingCon
     settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}
     settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
     settings["training"].pop("resume_from_checkpoint", None)
+    settings.pop("resume")
     return settings
 
 
@@ -260,20 +232,6 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
 def read_provenance(folder: Path) -> dict:
     """How the run in a folder came about."""
     return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-
-
-def refuse_other_experiment(settings: dict, folder: Path, checkpoint: str | None):
-    """`ConfigError` if a run that is resumed had another model, tokenizer or data."""
-    if checkpoint is None or not (folder / "experiment.yaml").exists():
-        return
-    saved = OmegaConf.to_container(OmegaConf.load(folder / "experiment.yaml"))
-    for section in settings.keys() - {"training", "sample", "card"}:
-        for name, value in settings[section].items():
-            if saved.get(section, {}).get(name, value) != value:
-                raise ConfigError(
-                    f"{folder} was trained with {section}.{name}={saved[section][name]} and is resumed with {value}; "
-                    "resume it as it was, or choose another training.output_dir"
-                )
 
 
 def _git(*arguments) -> str | None:

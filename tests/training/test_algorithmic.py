@@ -14,7 +14,15 @@ import modeling  # noqa: F401
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
 from experiment import ALGORITHMIC_TRAINING, AlgorithmicExperiment
-from sections import CardSection, ConfigError, EquationsSection, EvaluationSection, OptimizerSection
+from sections import (
+    CardSection,
+    ConfigError,
+    EquationsSection,
+    EvaluationSection,
+    GuardSection,
+    OptimizerSection,
+    ResumeSection,
+)
 from training.algorithmic import (
     AlgorithmicTrainer,
     Batches,
@@ -38,6 +46,8 @@ def make_experiment(tmp_path):
             data=EquationsSection(**{"operation": "add", "modulus": 11, "train_fraction": 0.6} | (data or {})),
             training=ALGORITHMIC_TRAINING | quick | training,
             optimizer=OptimizerSection(**optimizer or {}),
+            guard=GuardSection(),
+            resume=ResumeSection(),
             card=CardSection(),
             evaluation=EvaluationSection(),
             replicas=replicas or {},

@@ -7,7 +7,6 @@ import torch
 
 from config import ConfigError, load_experiment
 from training import run
-from training.checkpoint import seal
 from training.hardware import describe_hardware, peak_flops
 
 
@@ -48,24 +47,6 @@ def test_transformers_own_complaints_are_one_sentence(load):
         run.training_arguments(load("training.lr_scheduler_type=sawtooth"))
 
 
-def test_a_folder_with_a_run_is_not_written_into(load, tmp_path):
-    assert run.checkpoint_to_resume(load()) is None
-    (tmp_path / "run").mkdir()
-    assert run.checkpoint_to_resume(load()) is None
-    (tmp_path / "run" / "curves.png").write_text("")
-    with pytest.raises(ConfigError, match="holds a run already"):
-        run.checkpoint_to_resume(load())
-    assert run.checkpoint_to_resume(load("training.resume_from_checkpoint=true")) is None
-    for step in (7, 12):
-        (tmp_path / "run" / f"checkpoint-{step}").mkdir()
-        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    seal(tmp_path / "run" / "checkpoint-7")
-    resumed = run.checkpoint_to_resume(load("training.resume_from_checkpoint=true"))
-    assert resumed == str(tmp_path / "run" / "checkpoint-7")
-    with pytest.raises(ConfigError, match="is no folder"):
-        run.checkpoint_to_resume(load("training.resume_from_checkpoint=/nowhere"))
-
-
 def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     experiment = load("model.norm=layernorm")
     args = run.training_arguments(experiment)
@@ -81,9 +62,6 @@ def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     assert again.training["bf16"] == args.bf16
     run.write_provenance(settings, tmp_path / "run", {}, "checkpoint-1")
     assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["resumed_by"]) == 1
-    other = settings | {"data": settings["data"] | {"seed": 5}}
-    with pytest.raises(ConfigError, match=r"was trained with data.seed=0 and is resumed with 5"):
-        run.refuse_other_experiment(other, tmp_path / "run", "checkpoint-1")
 
 
 def test_precision_follows_the_processor_unless_given(load):

@@ -1,0 +1,244 @@
+"""A run goes on as the run that it was: what is otherwise is named and refused, or allowed, and then takes effect."""
+
+import json
+import os
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+import train_algorithmic
+import train_lm
+from config import ConfigError, load_experiment
+from training import algorithmic, resume
+from training.checkpoint import seal
+from training.run import schedule
+
+LM = """
+model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32, hidden_dropout: 0.1}
+tokenizer: {vocab_size: 300, train_documents: 20}
+data: {source: %s, validation_documents: 5, cache_dir: %s}
+training: {max_steps: 10, save_steps: 5, logging_steps: 1, eval_steps: 5, per_device_train_batch_size: 4, use_cpu: true,
+           bf16: false}
+sample: {max_new_tokens: 4}
+"""
+EQUATIONS = """
+data: {modulus: 5}
+model: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1}
+training: {max_steps: 10, save_strategy: steps, save_steps: 5, save_total_limit: 2, use_cpu: true, bf16: false}
+"""
+GO_ON = "training.resume_from_checkpoint=true"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two experiments, and the text that one of them reads."""
+    here = tmp_path_factory.mktemp("resume")
+    lines = (f"In the year {number} the river rose, and nobody was surprised." for number in range(200))
+    (here / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    (here / "lm.yaml").write_text(LM % (here / "text.jsonl", here / "prepared"))
+    (here / "equations.yaml").write_text(EQUATIONS)
+    return here
+
+
+def run(script, place, name, *overrides):
+    kind = "lm" if script is train_lm else "equations"
+    script.main(str(place / f"{kind}.yaml"), [f"training.output_dir={place / name}", *overrides])
+    return place / name
+
+
+@pytest.fixture(scope="module")
+def runs(place):
+    """Both runs, finished, with a checkpoint half-way."""
+    return {script: run(script, place, script.__name__) for script in (train_lm, train_algorithmic)}
+
+
+@pytest.fixture
+def half(place, runs, request):
+    """A new copy of a run as it was half-way, by its script and the copy's name."""
+
+    def copy(script, finished=False):
+        name = f"{request.node.name}-{script.__name__}"
+        folder = shutil.copytree(runs[script], place / name)
+        if not finished:
+            shutil.rmtree(folder / "checkpoint-10", ignore_errors=True)
+            (folder / "metrics.json").unlink()
+        return name
+
+    return copy
+
+
+def rows(folder, key):
+    history = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row[key] for row in history if key in row}
+
+
+# ---- from where
+
+
+def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
+    def found(*overrides):
+        overrides = [f"training.output_dir={tmp_path / 'run'}", *overrides]
+        return resume.checkpoint_to_resume(load_experiment(str(place / "lm.yaml"), overrides))
+
+    assert found() is None
+    (tmp_path / "run").mkdir()
+    assert found() is None
+    (tmp_path / "run" / "curves.png").write_text("")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        found()
+    assert found(GO_ON) is None
+    for step in (7, 12):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir()
+        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    seal(tmp_path / "run" / "checkpoint-7")
+    assert found(GO_ON) == str(tmp_path / "run" / "checkpoint-7")
+    with pytest.raises(ConfigError, match="is no folder"):
+        found("training.resume_from_checkpoint=/nowhere")
+
+
+# ---- as what it was
+
+
+@pytest.mark.parametrize(
+    ("script", "change", "was", "allowed"),
+    [
+        (train_lm, "model.num_attention_heads=4", "2", False),
+        (train_lm, "model.num_key_value_heads=1", "2", False),
+        (train_lm, "model.rope_theta=5000", "10000.0", False),
+        (train_lm, "model.hidden_dropout=0.3", "0.1", True),
+        (train_lm, "tokenizer.vocab_size=280", "300", False),
+        (train_lm, "data.layout=documents", "packed", False),
+        (train_lm, "data.validation_documents=7", "5", False),
+        (train_lm, "optimizer.kind=muon", "adamw", True),
+        (train_lm, "guard.loss_spike=6.0", "None", True),
+        (train_lm, "training.learning_rate=0.5", "0.001", True),
+        (train_lm, "training.adam_beta2=0.9", "0.95", True),
+        (train_lm, "training.lr_scheduler_type=linear", "cosine", True),
+        (train_lm, "training.per_device_train_batch_size=2", "4", True),
+        (train_lm, "training.gradient_accumulation_steps=2", "1", True),
+        (train_lm, "training.bf16=true", "False", True),
+        (train_lm, "training.seed=3", "42", True),
+        (train_algorithmic, "data.operation=add", "divide", False),
+        (train_algorithmic, "model.num_hidden_layers=2", "1", False),
+        (train_algorithmic, "training.weight_decay=0.5", "1.0", True),
+    ],
+)
+def test_what_is_otherwise_is_named_with_both_values(place, half, script, change, was, allowed):
+    name, folder = half(script), None
+    folder = place / name
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ConfigError) as error:
+        run(script, place, name, GO_ON, change)
+    setting, _, value = change.partition("=")
+    value = {"true": "True"}.get(value, value)
+    said = str(error.value)
+    assert f"checkpoint-5 was trained with {setting}={was} and is resumed with {value}" in said
+    assert (f"or with resume.allow=[{setting}]" in said) == allowed
+    assert "\n" not in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_text_in_the_same_file_is_refused(place, half):
+    text, known = (place / "text.jsonl").read_text(), (place / "text.jsonl").stat()
+    name = half(train_lm)
+    (place / "text.jsonl").write_text(text.replace("river", "tide"))
+    with pytest.raises(
+        ConfigError, match=r"checkpoint-5 was trained with (data|tokenizer)=\S+ and is resumed with \S+"
+    ):
+        run(train_lm, place, name, GO_ON)
+    (place / "text.jsonl").write_text(text)
+    os.utime(place / "text.jsonl", ns=(known.st_atime_ns, known.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["model.hidden_size", "data.seed", "training.max_steps", "learning_rate"])
+def test_what_a_run_cannot_do_without_is_not_allowed(place, half, name):
+    with pytest.raises(ConfigError, match=rf"resume.allow=\['{name}'\] has {name}, without which a run is another one"):
+        run(train_lm, place, half(train_lm), GO_ON, f"resume.allow=[{name}]")
+
+
+def test_what_is_allowed_takes_effect(place, runs, half, capsys):
+    """Of a state that has the former numbers in it."""
+    name = half(train_lm)
+    allow = "resume.allow=[training.learning_rate,training.weight_decay,training.adam_beta2]"
+    given = ["training.learning_rate=0.0005", "training.weight_decay=0.0", "training.adam_beta2=0.9"]
+    folder = run(train_lm, place, name, GO_ON, allow, *given)
+    said = capsys.readouterr().out
+    assert f"resumed     from {folder / 'checkpoint-5'}\n" in said
+    assert "            training.learning_rate=0.0005 from now on, 0.001 before\n" in said
+    before, after = rows(runs[train_lm], "learning_rate"), rows(folder, "learning_rate")
+    assert [after[step] for step in range(1, 6)] == [before[step] for step in range(1, 6)]
+    assert [after[step] for step in range(6, 11)] == pytest.approx([before[step] / 2 for step in range(6, 11)])
+    groups = json.dumps(resume.read_state_of(str(folder / "checkpoint-10")).stateful_callbacks["Contract"])
+    assert '"training.weight_decay": 0.0' in groups
+    state = folder / "checkpoint-10" / "optimizer.safetensors"
+    assert b'[\\"weight_decay\\", 0.0]' in state.read_bytes()
+    assert b"0.95]" not in state.read_bytes()
+
+
+def test_other_intervals_need_no_leave(place, runs, half):
+    """And are those of the run from now on; weights come out the same."""
+    name = half(train_lm)
+    folder = run(
+        train_lm, place, name, GO_ON, "training.save_steps=2", "training.eval_steps=3", "training.logging_steps=2"
+    )
+    assert sorted(rows(folder, "eval_loss")) == [5, 6, 9, 10]
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-10"}
+    ones, others = (load_file(one / "model.safetensors") for one in (folder, runs[train_lm]))
+    assert all(ones[name].equal(others[name]) for name in ones)
+
+
+# ---- how much further
+
+
+def test_more_steps_are_a_wish_of_their_own(place, half, capsys):
+    name = half(train_lm, finished=True)
+    with pytest.raises(
+        ConfigError, match=r"to end at training.max_steps=10 and is resumed with 16; .* resume.extend=true"
+    ):
+        run(train_lm, place, name, GO_ON, "training.max_steps=16")
+    folder = run(train_lm, place, name, GO_ON, "training.max_steps=16", "resume.extend=true")
+    args = TrainingArguments(output_dir=str(place), learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0.05)
+    rates = [1e-3 * schedule(args, 16).lr_lambdas[0](step) for step in range(17)]
+    told = f"16 steps instead of 10: after step 10 the learning rate is {rates[10]:.3g}, as it would have been 0"
+    assert told in capsys.readouterr().out
+    logged = rows(folder, "learning_rate")
+    assert [logged[step] for step in range(11, 17)] == pytest.approx(rates[10:16])
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 16
+
+
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_a_finished_run_has_nothing_left_to_do(place, half, script, capsys):
+    name = half(script, finished=True)
+    before = {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")}
+    with pytest.raises(SystemExit) as end:
+        run(script, place, name, GO_ON)
+    assert end.value.code == 0
+    assert "is finished, nothing is left to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")} == before
+
+
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_a_run_that_was_killed_after_its_last_step_is_completed(place, runs, half, script):
+    name = half(script, finished=True)
+    for file in ("metrics.json", "model.safetensors", "README.md"):
+        (place / name / file).unlink()
+    folder = run(script, place, name, GO_ON)
+    assert (folder / "model.safetensors").read_bytes() == (runs[script] / "model.safetensors").read_bytes()
+    ones, others = (json.loads((one / "metrics.json").read_text()) for one in (folder, runs[script]))
+    assert ones | {"seconds": 0} == others | {"seconds": 0}
+    assert (folder / "README.md").exists()
+    assert {path.name for path in folder.glob("checkpoint-*")} == {
+        path.name for path in runs[script].glob("checkpoint-*")
+    }
+
+
+def test_a_run_that_has_grokked_early_makes_no_step_more(place, monkeypatch):
+    monkeypatch.setattr(algorithmic, "GROKKED", 0.0)
+    given = ("evaluation.stop_when_grokked=true", "training.save_steps=3")
+    folder = run(train_algorithmic, place, "grokked", *given)
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 3
+    (folder / "metrics.json").unlink()
+    run(train_algorithmic, place, "grokked", *given, GO_ON)
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 3

@@ -1,0 +1,171 @@
+"""Going on with a run: from which checkpoint, whether as the run that it was, and how much further."""
+
+import json
+import sys
+from pathlib import Path
+
+import xxhash
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from config import DROPOUTS
+from experiment import Experiment
+from modeling.configuration_kindling import KindlingConfig
+from sections import ConfigError, ResumeSection
+
+from .checkpoint import newest_whole, refuse_damaged
+from .run import folder_of, resolve, schedule
+
+SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation", "replicas")
+LENGTH = ("training.max_steps", "training.num_train_epochs")
+TRAINING = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "max_grad_norm", "optim", "optim_args", "label_smoothing_factor",
+    "neftune_noise_alpha", "seed", "data_seed", "bf16", "fp16", "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)  # fmt: skip
+"""The arguments that decide which numbers come out."""
+NO_MATTER = ("data.cache_dir",)
+SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "processes", *(f"model.{name}" for name in DROPOUTS))
+"""What a run can go on without; its weights and its data are what it is."""
+
+
+def checkpoint_to_resume(experiment: Experiment) -> str | None:
+    """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
+    resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
+    if isinstance(resume, str):
+        if not Path(resume).is_dir():
+            raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
+        refuse_damaged(Path(resume))
+        return resume
+    if resume and folder.is_dir():
+        checkpoint = newest_whole(folder)
+        if checkpoint is None and (folder / "metrics.json").exists():
+            _leave_finished(folder, experiment.resume)
+        return checkpoint and str(checkpoint)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
+            "or choose another training.output_dir"
+        )
+    return None
+
+
+def _leave_finished(folder: Path, section: ResumeSection):
+    if section.extend:
+        raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+    print(f"{folder} is finished, nothing is left to do; what came out is in {folder / 'metrics.json'}")
+    sys.exit(0)
+
+
+def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
+    """End with exit code 0, nothing touched, if the run has made all its steps and is written down."""
+    if checkpoint is None or not (folder_of(experiment) / "metrics.json").exists():
+        return
+    if read_state_of(checkpoint).global_step >= args.max_steps:
+        _leave_finished(folder_of(experiment), ResumeSection())
+
+
+def read_state_of(checkpoint: str) -> TrainerState:
+    """What the Trainer knew when it wrote a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+
+
+class Contract(TrainerCallback, ExportableState):
+    """What makes a run the run that it is, kept in each of its checkpoints: model, data, tokenizer, numbers, geometry.
+
+    A run is gone on with as it was. Other numbers must be named in `resume.allow`, another length needs
+    `resume.extend`; then `changes` says what is otherwise from now on.
+    """
+
+    def __init__(self, experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
+        """`ConfigError` if the experiment, as far as it is known before any work, is not that of the checkpoint."""
+        self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
+        self.allowed = experiment.resume.allow or []
+        self.before, self.terms, self.length = {}, {}, {}
+        if checkpoint is not None:
+            state = read_state_of(checkpoint)
+            self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+            self.done, self.steps_before = state.global_step, state.max_steps
+        self._refuse_unknown_names()
+        self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
+        self._hold(_terms(experiment, args))
+        self._hold_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
+
+    def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase):
+        """Add what is known by now of model and tokenizer; `ConfigError` if that is other than it was."""
+        settings = resolve(self.experiment, self.args, config)["model"]
+        self._hold({f"model.{name}": value for name, value in settings.items()})
+        learnt = tokenizer.backend_tokenizer.to_str()
+        self._hold({"tokenizer": xxhash.xxh3_128_hexdigest(learnt.encode())})
+
+    def state(self) -> dict:
+        """What the Trainer writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"terms": self.terms, "length": self.length}}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        """Say from where the run goes on, and what is otherwise from now on."""
+        if self.checkpoint and state.is_world_process_zero:
+            lines = [f"resumed     from {self.checkpoint}", *(f"{'':12}{one}" for one in self._changes())]
+            print("\n".join(lines))
+
+    def _refuse_unknown_names(self):
+        for name in self.allowed:
+            if not name.startswith(SWITCHABLE) or name in LENGTH:
+                raise ConfigError(
+                    f"resume.allow={self.allowed} has {name}, without which a run is another one; name what is refused "
+                    "otherwise, such as training.learning_rate"
+                )
+
+    def _hold(self, terms: dict):
+        """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""
+        terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
+        was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
+        for name, now in terms.items():
+            if was[name] != now and name not in self.allowed:
+                remedy = f", or with resume.allow=[{name}]" if name.startswith(SWITCHABLE) else ""
+                raise ConfigError(
+                    f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; resume it as it "
+                    f"was{remedy}, or choose another training.output_dir"
+                )
+        self.terms |= terms
+
+    def _hold_length(self, length: dict):
+        for name, now in length.items():
+            was = self.before.get("length", {}).get(name, now)
+            if was != now and not self.experiment.resume.extend:
+                raise ConfigError(
+                    f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it as it was, or "
+                    "with resume.extend=true, by which its schedule becomes that of the new length"
+                )
+        self.length = length
+
+    def _changes(self) -> list[str]:
+        was = self.before.get("terms", {})
+        changes = [
+            f"{name}={now} from now on, {was[name]} before"
+            for name, now in self.terms.items()
+            if name in was and now != was[name]
+        ]
+        if self.steps_before != self.args.max_steps:
+            changes.append(f"{self.args.max_steps:,} steps instead of {self.steps_before:,}{self._rates()}")
+        return changes
+
+    def _rates(self) -> str:
+        """What another length does to the learning rate, where that is a function of the step."""
+        schedules = [schedule(self.args, steps) for steps in (self.args.max_steps, self.steps_before)]
+        if not all(isinstance(one, LambdaLR) for one in schedules):
+            return ""
+        now, was = (self.args.learning_rate * one.lr_lambdas[0](self.done) for one in schedules)
+        return f": after step {self.done:,} the learning rate is {now:.3g}, as it would have been {was:.3g}"
+
+
+def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
+    """What is known of a run before any data are read."""
+    terms = {f"training.{name}": getattr(args, name) for name in TRAINING}
+    terms["processes"] = args.world_size
+    given = experiment.as_dict()
+    for section in SECTIONS:
+        terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
+    return {name: value for name, value in terms.items() if name not in NO_MATTER}
