@@ -153,8 +153,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
 def test_a_run_is_not_written_over(single):
     with pytest.raises(ConfigError, match="holds a run already"):
         train_algorithmic.main(str(single.parent / "single.yaml"), [])
-    with pytest.raises(ConfigError, match="is finished"):
-        train_algorithmic.main(str(single.parent / "single.yaml"), ["training.resume_from_checkpoint=true"])
+    with pytest.raises(ConfigError, match="is finished and has no checkpoint to go on from"):
+        train_algorithmic.main(
+            str(single.parent / "single.yaml"), ["training.resume_from_checkpoint=true", "resume.extend=true"]
+        )
 
 
 def test_a_schedule_with_a_floor(workshop):

@@ -10,6 +10,7 @@ from signal import Signals as Number
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -20,6 +21,7 @@ from .checkpoint import Checkpoints, disk_error
 from .guard import Guard
 from .signals import Signals
 from .state import read_state, write_state
+from .workers import RESTARTS, from_new_workers, is_of_a_worker, leave_deaths_to_the_loader
 
 
 class ReliableTrainer(Trainer):
@@ -40,8 +42,9 @@ class ReliableTrainer(Trainer):
         self.guard = Guard(guard or GuardSection(), run, names)
         self.add_callback(self.signals)
         self.add_callback(self.guard)
-        self._batch = []
-        self._loss = 0.0
+        self.restarts = 0
+        self._batches_for = self._batches = None
+        self._batch, self._loss = [], 0.0
 
     # ---- how a training ends
 
@@ -70,10 +73,33 @@ class ReliableTrainer(Trainer):
     # ---- which steps are made
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's; the batch is kept until the step is made."""
-        samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._batch, self._loss = samples, 0.0
-        return samples, targets
+        """As the Trainer's, from new workers if some have died; the batch is kept until the step is made."""
+        leave_deaths_to_the_loader()
+        if self._batches_for is not epoch_iterator:
+            self._batches_for = self._batches = epoch_iterator
+        while True:
+            try:
+                samples, targets = super().get_batch_samples(self._batches, num_batches, device)
+            except RuntimeError as error:
+                self._replace_workers(error)
+            else:
+                self._batch, self._loss = samples, 0.0
+                return samples, targets
+
+    def _replace_workers(self, error: RuntimeError):
+        """Once too often, the run is saved and ends. One of several processes cannot save alone, so it fails."""
+        if not is_of_a_worker(error) or self.args.world_size > 1:
+            raise error
+        self.restarts += 1
+        if self.restarts > RESTARTS:
+            self._save_checkpoint(self.model, None)
+            sys.exit(
+                f"workers of the data loader have died {self.restarts} times ({error}); the run ends after step "
+                f"{self.state.global_step:,}, saved; go on with training.resume_from_checkpoint=true and fewer "
+                "training.dataloader_num_workers, or more memory"
+            )
+        tqdm.write(f"step {self.state.global_step + 1:,}: {error}; going on with new workers", file=sys.stderr)
+        self._batches = from_new_workers(self)
 
     def training_step(self, *args, **kwargs):
         """As the Trainer's; the loss is added to that of the step, on the device."""

@@ -201,5 +201,5 @@ def test_a_checkpoint_of_unknown_position_is_refused(tmp_path):
 
 def test_fewer_epochs_than_were_seen_are_refused(tmp_path):
     train(tmp_path, stop=6, num_train_epochs=2)
-    with pytest.raises(ConfigError, match=r"has seen 12 of 7 examples, the run is finished"):
+    with pytest.raises(ConfigError, match="has seen 12 examples, more than the 7 that are asked for"):
         train(tmp_path, checkpoint=str(tmp_path / "checkpoint-6"), num_train_epochs=1, per_device_train_batch_size=1)

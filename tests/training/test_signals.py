@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -104,6 +105,40 @@ def test_the_handlers_of_others_are_put_back(tmp_path):
     before = [signal.getsignal(one) for one in signals.Signals.HEEDED]
     go_on(tmp_path)
     assert [signal.getsignal(one) for one in signals.Signals.HEEDED] == before
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("deaths", "ends"), [([3], 0), ([2, 4, 6], 0), ([2, 4, 6, 8], 1)])
+def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulation):
+    """At the very same batch; the fourth time, the run is saved and ends."""
+    options = OPTIONS | {"gradient_accumulation_steps": accumulation, "max_steps": 14}
+    expected = weights(prepared_and_trained(tmp_path / "whole", **options))
+
+    class Killing(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+            if state.global_step in deaths:
+                for worker in psutil.Process().children():
+                    worker.kill()
+
+    def work():
+        trainer, _ = prepare(tmp_path / "run", dataloader_num_workers=2, dataloader_prefetch_factor=1, **options)
+        trainer.add_callback(Killing())
+        trainer.train()
+
+    assert in_a_child(work) == ends
+    said = capfd.readouterr().err
+    assert said.count("going on with new workers") == min(len(deaths), 3)
+    if ends:
+        assert "workers of the data loader have died 4 times" in said
+        assert "saved; go on with" in said
+        assert 8 <= kept(tmp_path / "run")[-1] < 14  # which batches were fetched before is a matter of luck
+    assert same(weights(go_on(tmp_path / "run", **options)), expected)
+
+
+def prepared_and_trained(folder, **options):
+    trainer, _ = prepare(folder, **options)
+    trainer.train()
+    return trainer
 
 
 def test_a_worker_that_the_signal_reaches_too_does_not_end_the_step(tmp_path, whole):
