@@ -2,6 +2,7 @@
 # make grok    train five models on division modulo 97, together, until they have found the rule
 # make test    run the tests
 # make check   what the continuous integration runs: linter and tests
+# make nightly the tests that take minutes: kills at random moments, thousands of steps, real launchers
 # make floors  the tests with the oldest versions that pyproject.toml allows
 #
 # make TORCH_INDEX=URL ... takes torch from another wheel index, one with CPU or CUDA builds, say.
@@ -11,7 +12,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo grok test test-slow floors lint format check clean
+.PHONY: demo grok test nightly floors lint format check clean
 
 demo: .venv/ready
 	@if [ -f runs/demo/metrics.json ]; then \
@@ -32,7 +33,7 @@ grok: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-test-slow: .venv/ready
+nightly: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
 floors: .venv-floors/ready

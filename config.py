@@ -243,9 +243,12 @@ def describe_sections(kind: type[Experiment] = LanguageExperiment) -> str:
 
 @contextmanager
 def one_sentence(program: str):
-    """A user's mistake, a `ConfigError`, ends `program` with its sentence and exit code 2."""
+    """A user's mistake, a `ConfigError`, ends `program` with its sentence and exit code 2; Ctrl-C with 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except ConfigError as error:
         *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
         sentence = f"{program}: {sentence.removeprefix('sections.ConfigError: ')}"

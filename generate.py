@@ -89,8 +89,8 @@ def read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        with one_sentence("generate.py"):
+    with one_sentence("generate.py"):
+        try:
             main(parse_arguments())
-    except (EOFError, KeyboardInterrupt):
-        print()
+        except (EOFError, KeyboardInterrupt):
+            print()
