@@ -104,6 +104,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["data.train_fraction=0.9", "data.validation_fraction=0.2"], "sum of both below 1"),
         (["training.gradient_accumulation_steps=2"], "leave it out"),
         (["training.max_steps=0"], "give the number of steps"),
+        (["guard.loss_spike=6.0", "replicas.training.seed=[0,1]"], "is not for replicas"),
         (["training.optim=sgd"], "set optimizer.kind"),
         (["optimizer.kind=lion"], "it takes adamw|muon"),
         (["optimizer.muon_momentum=1.0"], "below 1"),

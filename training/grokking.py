@@ -105,6 +105,10 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
     for name, (only, instead) in UNSUPPORTED.items():
         if training.get(name, only) != only:
             raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
+    if experiment.replicas and experiment.guard.loss_spike is not None:
+        raise ConfigError(
+            f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are one sum; leave it out"
+        )
     if training["save_strategy"] == "best":
         raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
     if training["max_steps"] < 1:

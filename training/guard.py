@@ -83,6 +83,7 @@ class Guard(TrainerCallback, ExportableState):
 
     def _tell(self, step, why, batch, process, names):
         ids = [row for inputs in batch for row in inputs["input_ids"].flatten(0, -2).tolist()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "why": why, "process": process, "input_ids": ids}) + "\n")
         if process == 0:

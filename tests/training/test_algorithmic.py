@@ -273,3 +273,35 @@ def test_stopping_when_grokked_survives_a_resume(make_experiment, tmp_path, monk
     resumed = make_trainer(experiment, [EvaluateLogSpaced(10, 50), StopWhenGrokked()])
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert resumed.state.global_step == 3
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_a_replica_without_a_gradient_is_left_as_it_is(make_experiment, tmp_path, capfd, limit):
+    """From step 4 on; the others train on as if it were not there, and it is told of three times."""
+    experiment = make_experiment(SEEDS, max_steps=20, max_grad_norm=limit)
+    healthy, trainer = make_trainer(experiment), make_trainer(experiment)
+    healthy.train()
+    weight = next(trainer.members[1].model.parameters())
+    weight.register_hook(lambda gradient: gradient * (math.nan if trainer.state.global_step >= 3 else 1))
+    short = make_trainer(make_experiment(SEEDS, max_steps=3, max_grad_norm=limit))
+    short.train()
+    capfd.readouterr()
+    trainer.train()
+    for number, expected in enumerate((healthy, short, healthy)):
+        for one, other in zip(
+            trainer.members[number].model.parameters(), expected.members[number].model.parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+    assert capfd.readouterr().err.count("is skipped by seed=4: the norm of its gradient is nan") == 3
+    assert trainer.guard.skipped == 17
+    assert trainer.guard.in_a_row == {"seed=3": 0, "seed=4": 17, "seed=5": 0}
+    assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 3
+
+
+def test_replicas_none_of_which_has_a_gradient_end_the_run(make_experiment):
+    trainer = make_trainer(make_experiment(SEEDS))
+    for member in trainer.members:
+        next(member.model.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
+        trainer.train()
+    assert trainer.state.global_step == 3
