@@ -32,6 +32,7 @@ def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None
         panel.set_ylim(*_visible_range([r["loss"] for r in training], [r["eval_loss"] for r in validation], floor_loss))
     panels.flat[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
+    figure.clear()  # else its parts, which know each other, wait for Python's collector
     plt.close(figure)
 
 
@@ -70,6 +71,7 @@ def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
     accuracy.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
+    figure.clear()  # else its parts, which know each other, wait for Python's collector
     plt.close(figure)
 
 

@@ -107,7 +107,7 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
             raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
     if experiment.replicas and experiment.guard.loss_spike is not None:
         raise ConfigError(
-            f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are one sum; leave it out"
+            f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are summed; leave it out"
         )
     if training["save_strategy"] == "best":
         raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
