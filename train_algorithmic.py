@@ -38,10 +38,15 @@ def main(path: str, overrides: list[str]):
     hardware = describe_hardware(args)
 
     disable_progress_bar()  # of each file that is written; the training's own stays
+    config = members[0].model.config
     trainer = AlgorithmicTrainer(
         members,
         args=args,
-        data_collator=CausalLMCollator(members[0].equations.tokenizer.pad_token_id),
+        data_collator=CausalLMCollator(
+            members[0].equations.tokenizer.pad_token_id,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+        ),
         callbacks=[
             MetricsFile(folder),
             EvaluateLogSpaced(experiment.evaluation.evals_per_decade, args.max_steps),
@@ -53,7 +58,7 @@ def main(path: str, overrides: list[str]):
 
     run.refuse_finished(trainer, checkpoint)
     if args.should_save:
-        settings = run.resolve(experiment, args, members[0].model.config)
+        settings = run.resolve(experiment, args, config)
         run.refuse_other_experiment(settings, folder, checkpoint)
         run.write_provenance(settings, folder, hardware, checkpoint)
         if write_files:
