@@ -42,7 +42,8 @@ FILES = {
     "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
     "metrics.jsonl", "model.safetensors", "provenance.json", "samples.jsonl", "tokenizer.json",
     "tokenizer_config.json", "checkpoint-10", "checkpoint-20",
-    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "modeling_kindling.py",
+    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
+    "modeling_kindling.py",
 }  # fmt: skip
 
 

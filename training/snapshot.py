@@ -17,7 +17,8 @@ from config import ROOT
 from sections import ConfigError
 
 CODE = {
-    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
+    "accounting.py",
 }  # fmt: skip
 MODEL = CODE | {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
