@@ -1,7 +1,6 @@
 """Weights in: from safetensors alone, from where they are said to be, and every one of them accounted for."""
 
 import json
-import os
 from pathlib import Path, PureWindowsPath
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -67,11 +66,8 @@ def refuse_unsafe_files(source, variant: str | None = None, **given):
     def find(name):
         return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
 
-    if os.path.isfile(source):
-        names, found = [str(source)], str(source)
-    else:
-        names = _names_of_weights(find(CONFIG_NAME), variant)
-        found = next(filter(None, map(find, names)), None)
+    names = _names_of_weights(find(CONFIG_NAME), variant)
+    found = next(filter(None, map(find, names)), None)
     # Many processes together write others, which begin with `shard-`.
     written = found or any(Path(source, given.get("subfolder") or "").glob("shard-*.safetensors"))
     if not written or not names[0].removesuffix(".index.json").endswith(".safetensors"):
