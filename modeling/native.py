@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -258,7 +259,10 @@ def _told_of(source):
     try:
         yield
     except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
-        raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from error
+        reason = str(error)
+        if token := get_token():  # which a client quotes that cannot send it
+            reason = reason.replace(repr(token.encode())[2:-1], "hf_***")
+        raise ValueError(f"{source} does not load: {' '.join(reason.split())}") from error
 
 
 def read_tokenizer(source: str):
