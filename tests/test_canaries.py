@@ -1,10 +1,13 @@
-"""No pickle comes in and none goes out: canaries wherever one could be read from, and what the source itself says."""
+"""No pickle or strange code is run, and none is written: canaries wherever one could be, and what the source says."""
 
 import ast
 import contextlib
+import io
+import json
 import shutil
 import socket
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import generate
 import train_lm
 from config import ROOT
 from modeling.native import convert
+from sections import ConfigError
 from tests.test_repository import PYTHON
 from training.metrics import LanguageModeling
 from training.snapshot import model_of, snapshot
@@ -75,7 +79,7 @@ def readers(train, monkeypatch):
 
     return {
         "generate.py": prompt,
-        "modeling.native": lambda folder: convert(str(folder), folder.parent / "native"),
+        "modeling.native": lambda folder: convert(str(folder), Path(tempfile.mkdtemp(dir=folder.parent))),
         "training.publish": lambda folder: shutil.rmtree(snapshot(folder, model_of(folder))),
         "resuming": resume,
     }
@@ -113,6 +117,32 @@ def test_no_command_runs_what_a_pickle_says(run, tmp_path, readers, place):
         with contextlib.suppress(Exception):
             read(folder)
         assert not left.exists(), name
+
+
+def test_no_command_runs_code_that_lies_beside_the_weights(run, tmp_path, readers, monkeypatch):
+    """That of our families is installed; a stranger's model, or tokenizer, is refused, whatever stdin would answer."""
+    left, folder = tmp_path / "left", shutil.copytree(run, tmp_path / "run")
+    (folder / "custom_generate").mkdir()
+    for path in (*folder.rglob("*.py"), folder / "custom_generate" / "generate.py", folder / "own.py"):
+        path.write_text(f"import pathlib; pathlib.Path({str(left)!r}).touch()")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    for name, read in readers.items():
+        read(folder)
+        assert not left.exists(), name
+    edit(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]})
+    edit(
+        folder / "config.json",
+        model_type="own",
+        auto_map=dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "own.Own"),
+    )
+    for name in ("generate.py", "modeling.native"):
+        with pytest.raises((ConfigError, ValueError), match="contains custom code"):
+            readers[name](folder)
+        assert not left.exists(), name
+
+
+def edit(path: Path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 # ---- what is written
