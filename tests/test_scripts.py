@@ -276,14 +276,13 @@ def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments
     assert complaint in str(error.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys, workers):
-    """A shard has rotted: it is as long as before, and its ids are above the vocabulary. Also in a loader's worker."""
+def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):
+    """A shard has rotted: it is as long as before, and its ids are above the vocabulary. Seen by a loader's worker."""
     (tmp_path / "tiny.yaml").write_text(TINY % (tmp_path / "prepared", tmp_path / "run"))
     experiment = load_experiment(str(tmp_path / "tiny.yaml"), [])
     shard = prepare(experiment.data, experiment.tokenizer).folder / "train" / "00000.npy"
     np.load(shard, mmap_mode="r+")[:] = 60_000
-    given = ["training.disable_tqdm=true", f"training.dataloader_num_workers={workers}"]
+    given = ["training.disable_tqdm=true", "training.dataloader_num_workers=1"]
     monkeypatch.setattr(sys, "argv", ["train_lm.py", str(tmp_path / "tiny.yaml"), *given])
     with pytest.raises(SystemExit) as stopped:
         run_script("", train_lm.main)
