@@ -244,7 +244,10 @@ def describe_sections(kind: type[Experiment] = LanguageExperiment) -> str:
 @contextmanager
 def one_sentence(program: str):
     """A user's mistake, a `ConfigError`, ends `program` with its sentence and exit code 2; Ctrl-C with 130."""
+    from hub import refuse_broken_token  # here, for --help does without it
+
     try:
+        refuse_broken_token()
         yield
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)

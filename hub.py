@@ -38,7 +38,7 @@ def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Re
             raise
         except Exception as error:  # from OSError to the HTTP library's own, of whatever version
             if attempt == ATTEMPTS or not _may_pass(error):
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = " ".join(without_token(str(error)).split()) or type(error).__name__
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise ConfigError(
                     f"{what} cannot be {done}{tried}: {reason}; check its name, your rights and your connection"
@@ -64,6 +64,14 @@ def _may_pass(error: Exception) -> bool:
     return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)
 
 
+def without_token(text: str) -> str:
+    """The text, with `hf_***` for the token of whoever is logged in: a client quotes one that it cannot send."""
+    token = get_token()
+    for word in (token, repr(token.encode())[2:-1]) if token else ():
+        text = text.replace(word, "hf_***")
+    return text
+
+
 def is_hub_name(name: str) -> bool:
     """Whether the Hub can have something of this name."""
     try:
@@ -71,6 +79,16 @@ def is_hub_name(name: str) -> bool:
     except errors.HFValidationError:
         return False
     return True
+
+
+def refuse_broken_token():
+    """`ConfigError` if the token of whoever is logged in cannot be sent: clients and their logs would quote it."""
+    try:
+        token = "" if constants.HF_HUB_OFFLINE else get_token() or ""
+    except UnicodeDecodeError:  # its file is in another encoding
+        token = "\0"
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError("the Hub's token has characters that no token has; run `hf auth login` or set HF_TOKEN anew")
 
 
 def refuse_anonymous():

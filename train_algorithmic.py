@@ -36,7 +36,8 @@ def main(path: str, overrides: list[str]):
     members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     args = run.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)
-    contract.complete(members[0].model.config, members[0].equations.tokenizer)
+    config = members[0].model.config
+    contract.complete(config, members[0].equations.tokenizer)
     resume.leave_if_finished(experiment, args, checkpoint)
     hardware = describe_hardware(args)
 
@@ -44,7 +45,11 @@ def main(path: str, overrides: list[str]):
     trainer = AlgorithmicTrainer(
         members,
         args=args,
-        data_collator=CausalLMCollator(members[0].equations.tokenizer.pad_token_id),
+        data_collator=CausalLMCollator(
+            members[0].equations.tokenizer.pad_token_id,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+        ),
         callbacks=[
             contract,
             MetricsFile(folder),
@@ -57,8 +62,7 @@ def main(path: str, overrides: list[str]):
     show_progress(trainer, grokking.AlgorithmicProgress())
 
     if args.should_save:
-        settings = run.resolve(experiment, args, members[0].model.config)
-        run.write_provenance(settings, folder, hardware, checkpoint)
+        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         if write_files:
             for member in members:
                 write_data(member.equations, member.experiment.data, member.folder / "data")

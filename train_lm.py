@@ -62,7 +62,7 @@ def main(path: str, overrides: list[str]):
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=build_collator(experiment.data, prepared.tokenizer),
+        data_collator=build_collator(experiment.data, prepared.tokenizer, config),
         processing_class=prepared.tokenizer,
         callbacks=[position.DataPosition(train_set), contract, *report.callbacks(), publisher],
         text_bytes=report.text_bytes,

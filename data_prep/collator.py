@@ -4,7 +4,7 @@ Always by length and position, never by token id: an end-of-text that shares its
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -24,19 +24,26 @@ class CausalLMCollator:
 
     Labels equal the inputs (the model shifts them), but for -100 on padding and on each example's prompt: its first
     `prompt_length` tokens, its first `mask_first_n` tokens, or its tokens up to and including the first
-    `separator_id`, whichever reaches farthest. An example without the separator is a `ValueError`.
+    `separator_id`, whichever reaches farthest.
 
     With `document_start_id` there are `position_ids` in place of the mask, 0 at each token that starts a document and
     at the padding: from these alone transformers' attention keeps documents apart.
+
+    `ConfigError` if an example has no separator, and, where the model's limits are given, an id outside `vocab_size` or
+    more than `max_position_embeddings` tokens: a forward would say `index out of range`, or nothing and extrapolate.
     """
 
     pad_token_id: int
     mask_first_n: int = 0
     separator_id: int | None = None
     document_start_id: int | None = None
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         rows = [torch.as_tensor(example["input_ids"], dtype=torch.int64) for example in examples]
+        if self.max_position_embeddings is not None:
+            self._refuse_lengths(rows, self.max_position_embeddings)
         shape = (len(rows), max(len(row) for row in rows))
         input_ids = torch.full(shape, self.pad_token_id)
         attention_mask = torch.zeros(shape, dtype=torch.int64)
@@ -46,6 +53,8 @@ class CausalLMCollator:
             attention_mask[i, : len(row)] = 1
             prompt = self._prompt_length(row, example)
             labels[i, prompt : len(row)] = row[prompt:]
+        if self.vocab_size is not None:
+            self._refuse_ids(input_ids, self.vocab_size)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         if self.document_start_id is not None:
             position_ids = self._positions(input_ids, attention_mask)
@@ -54,6 +63,24 @@ class CausalLMCollator:
             groups = [torch.as_tensor(example["groups"], dtype=torch.int64) for example in examples]
             batch["groups"] = pad_sequence(groups, batch_first=True, padding_value=NO_GROUP)
         return batch
+
+    def _refuse_lengths(self, rows: list[torch.Tensor], positions: int):
+        for i, row in enumerate(rows):
+            if len(row) > positions:
+                raise ConfigError(
+                    f"an example of {len(row)} tokens (row {i} of its batch) is too long for the model's {positions} "
+                    "positions (max_position_embeddings); shorten it, or train a model with more"
+                )
+
+    def _refuse_ids(self, input_ids: torch.Tensor, vocab_size: int):
+        """Also a padding's: it is embedded as well."""
+        least, largest = input_ids.aminmax()
+        if least < 0 or largest >= vocab_size:
+            row, place = ((input_ids < 0) | (input_ids >= vocab_size)).nonzero()[0].tolist()
+            raise ConfigError(
+                f"token id {input_ids[row, place]} (row {row}, place {place} of its batch) is outside the model's "
+                f"vocabulary of {vocab_size} tokens; prepare the data with the model's own tokenizer"
+            )
 
     def _positions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Places in the document that each token belongs to. A token that ends one and starts the next is its first."""
@@ -67,13 +94,19 @@ class CausalLMCollator:
         if self.separator_id is not None:
             places = (row == self.separator_id).nonzero()
             if len(places) == 0:
-                raise ValueError(f"an example has no separator (token {self.separator_id}): {row.tolist()[:20]}")
+                raise ConfigError(
+                    f"an example has no separator (token {self.separator_id}), its first tokens are "
+                    f"{row.tolist()[:20]}; end each prompt with data.mask_up_to, or leave that out"
+                )
             lengths.append(int(places[0]) + 1)
         return max(lengths)
 
 
-def build_collator(data: DataSection, tokenizer) -> CausalLMCollator:
-    """The collator of an experiment's `data` section. `ConfigError` if `mask_up_to` is not one token."""
+def build_collator(data: DataSection, tokenizer, config=None) -> CausalLMCollator:
+    """The collator of an experiment's `data` section, with the limits of a model's configuration, where there is one.
+
+    `ConfigError` if `mask_up_to` is not one token.
+    """
     separator = None
     if data.mask_up_to is not None:
         ids = tokenizer(data.mask_up_to, add_special_tokens=False)["input_ids"]
@@ -81,4 +114,7 @@ def build_collator(data: DataSection, tokenizer) -> CausalLMCollator:
             raise ConfigError(f"data.mask_up_to={data.mask_up_to!r} is {len(ids)} tokens; give text that is one token")
         separator = ids[0]
     start = start_token(tokenizer) if data.reset_at_documents else None
-    return CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator, start)
+    collate = CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator, start)
+    if config is None:
+        return collate
+    return replace(collate, vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings)

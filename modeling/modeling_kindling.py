@@ -23,9 +23,11 @@ from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .generation import KindlingGenerationMixin
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
+from .loading import KindlingLoadingMixin
 
 CODE_FILES = (
-    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
+    "accounting.py",
 )  # fmt: skip
 
 
@@ -47,7 +49,7 @@ class KindlingBlock(GradientCheckpointingLayer):
         return self.residual(x_BTD, self.post_attention_layernorm, self.mlp)
 
 
-class KindlingPreTrainedModel(PreTrainedModel):
+class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     """What transformers needs to know of the family: what it supports, how weights start, which files explain it."""
 
     config: KindlingConfig
@@ -104,6 +106,8 @@ class KindlingPreTrainedModel(PreTrainedModel):
 
 class KindlingModel(KindlingPreTrainedModel):
     """The backbone: ids in, hidden states (B, T, D) out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # of a whole language model's checkpoint
 
     def __init__(self, config: KindlingConfig):
         super().__init__(config)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -31,6 +32,7 @@ from transformers.utils import cached_file, logging
 
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .gpt2 import gpt2_weights, weights_of_gpt2
+from .loading import load_causal_lm
 
 # Their names of a configuration's fields to ours.
 SHARED_FIELDS = (
@@ -214,7 +216,7 @@ def read_config(source: str, **changes) -> KindlingConfig:
 def read_model(source: str) -> PreTrainedModel:
     """A checkpoint of ours, a Llama or a GPT-2 as a model of ours in float32. `ValueError` as from `read_config`."""
     with _told_of(source):
-        model = _load_model(source, dtype=torch.float32)
+        model = load_causal_lm(source, dtype=torch.float32)
     return model if isinstance(model.config, KindlingConfig) else from_native(model)
 
 
@@ -228,7 +230,7 @@ def convert(source: str, out: Path) -> str:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already; give a new or an empty folder")
     with _told_of(source):
-        model = _load_model(source)
+        model = load_causal_lm(source)
     tokenizer = read_tokenizer(source)
     converted = to_native(model) if isinstance(model.config, KindlingConfig) else from_native(model)
 
@@ -257,18 +259,10 @@ def _told_of(source):
     try:
         yield
     except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
-        raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from error
-
-
-def _load_model(source, **settings):
-    """The model, with every weight accounted for: of those missing, left over or misshapen transformers only warns."""
-    # Without an explicit False, transformers asks on stdin whether to run the code of a family that is not ours.
-    settings |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
-    model, report = AutoModelForCausalLM.from_pretrained(source, ignore_mismatched_sizes=True, **settings)
-    misshapen = {name for name, *_ in report["mismatched_keys"]}
-    if wrong := sorted(report["missing_keys"] | report["unexpected_keys"] | misshapen):
-        raise ValueError(f"{len(wrong)} weights, such as {wrong[0]}, are not as its config.json says")
-    return model
+        reason = str(error)
+        if token := get_token():  # which a client quotes that cannot send it
+            reason = reason.replace(repr(token.encode())[2:-1], "hf_***")
+        raise ValueError(f"{source} does not load: {' '.join(reason.split())}") from error
 
 
 def read_tokenizer(source: str):

@@ -59,8 +59,8 @@ def test_imports_follow_the_design(path):
             assert top != "torch", "experiments never touch tensors"
 
 
-def test_training_uses_models_by_configuration_and_accounting_alone():
-    allowed = {"modeling", "modeling.accounting", "modeling.configuration_kindling"}
+def test_training_uses_models_by_configuration_accounting_and_loading_alone():
+    allowed = {"modeling", "modeling.accounting", "modeling.configuration_kindling", "modeling.loading"}
     for path in (ROOT / "training").glob("*.py"):
         used = {module for level, module in imports_of(path) if level == 0 and module.split(".")[0] == "modeling"}
         assert used <= allowed | ({"modeling.native"} if path.name == "start.py" else set()), path.name

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import generate
 import train_lm
-from config import ROOT, ConfigError, run_script
+from config import ROOT, ConfigError, load_experiment, run_script
 from data_prep import fables
 from data_prep.tokens import prepare
 from sections import DataSection, TokenizerSection
@@ -42,7 +43,8 @@ FILES = {
     "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
     "metrics.jsonl", "model.safetensors", "provenance.json", "samples.jsonl", "tokenizer.json",
     "tokenizer_config.json", "checkpoint-10", "checkpoint-20",
-    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "modeling_kindling.py",
+    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
+    "modeling_kindling.py",
 }  # fmt: skip
 
 
@@ -285,6 +287,23 @@ def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments
     with pytest.raises(ConfigError) as error:
         run_generate(monkeypatch, *(places.get(argument, argument) for argument in arguments))
     assert complaint in str(error.value)
+
+
+def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):
+    """A shard has rotted: it is as long as before, and its ids are above the vocabulary. Seen by a loader's worker."""
+    (tmp_path / "tiny.yaml").write_text(TINY % (tmp_path / "prepared", tmp_path / "run"))
+    experiment = load_experiment(str(tmp_path / "tiny.yaml"), [])
+    shard = prepare(experiment.data, experiment.tokenizer).folder / "train" / "00000.npy"
+    np.load(shard, mmap_mode="r+")[:] = 60_000
+    given = ["training.disable_tqdm=true", "training.dataloader_num_workers=1"]
+    monkeypatch.setattr(sys, "argv", ["train_lm.py", str(tmp_path / "tiny.yaml"), *given])
+    with pytest.raises(SystemExit) as stopped:
+        run_script("", train_lm.main)
+    *_, sentence = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2
+    assert sentence.startswith(
+        "train_lm.py: token id 60000 (row 0, place 0 of its batch) is outside the model's vocabulary of 400 tokens;"
+    )
 
 
 @pytest.mark.parametrize(

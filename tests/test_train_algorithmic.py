@@ -20,7 +20,8 @@ training: {output_dir: %s, per_device_train_batch_size: 8, max_steps: 12, use_cp
 MODEL_FILES = {
     "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
     "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "modeling_kindling.py",
+    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
+    "modeling_kindling.py",
 }  # fmt: skip
 
 

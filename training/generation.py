@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers import AutoTokenizer, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
+from modeling.loading import load_causal_lm
 from sections import ConfigError
 
 
@@ -58,8 +59,8 @@ def load_model(name: str):
     try:
         # Said explicitly, for otherwise transformers asks on stdin whether to run a stranger's code.
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model = load_causal_lm(path)
+    except Exception as error:  # as broad as what can be wrong with files: safetensors raises nothing narrower
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{name} cannot be loaded as a language model: {reason}") from None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from sections import GuardSection
+from sections import ConfigError, GuardSection
 
 from .checkpoint import Checkpoints, disk_error
 from .guard import Guard
@@ -237,6 +237,15 @@ class ReliableTrainer(Trainer):
             group.update(settings)
         if isinstance(self.lr_scheduler, LambdaLR):
             _follow(self.lr_scheduler, rates)
+
+    def _issue_warnings_after_load(self, load_result):
+        """`ConfigError` if weights are missing or left over; one that is another's by another name is not."""
+        tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
+        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - {*tied}):
+            raise ConfigError(
+                f"the checkpoint is not one of this model: of {wrong[0]}, one of {len(wrong)} such weights, only one of "
+                "them knows; resume the run with the model that it had"
+            )
 
     def _random_state_file(self, checkpoint) -> Path:
         """Each process has its own."""

@@ -9,9 +9,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from config import DROPOUTS
+from config import DROPOUTS, build
 from experiment import Experiment
 from modeling.configuration_kindling import KindlingConfig
+from modeling.loading import refuse_unsafe_files
 from sections import ConfigError, ResumeSection
 
 from .checkpoint import newest_whole, refuse_damaged
@@ -33,6 +34,13 @@ SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "processes", *
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
     """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
+    checkpoint = _find_checkpoint(experiment)
+    if checkpoint is not None and not getattr(experiment, "replicas", None):  # whose are read from safetensors alone
+        build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
+    return checkpoint
+
+
+def _find_checkpoint(experiment: Experiment) -> str | None:
     resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
     if isinstance(resume, str):
         if not Path(resume).is_dir():

@@ -19,7 +19,8 @@ from sections import ConfigError
 from .checkpoint import RANDOM_STATE, STATE, damage, named, seal, step_of
 
 CODE = {
-    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "modeling_kindling.py", "accounting.py",
+    "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
+    "accounting.py",
 }  # fmt: skip
 MODEL = CODE | {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",

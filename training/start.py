@@ -7,11 +7,11 @@ import copy
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from config import build
 from modeling.configuration_kindling import KindlingConfig
+from modeling.loading import refuse_unsafe_files
 from modeling.native import read_config, read_model, read_tokenizer
 from sections import ConfigError
 
@@ -23,12 +23,7 @@ def start_config(start: str, changes: dict) -> KindlingConfig:
 
 def check_files(start: str, tokenizer_path: str):
     """`ConfigError` if the checkpoint's weights are in no safetensors, or the tokenizer is another one."""
-    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    if not any(cached_file(start, name, _raise_exceptions_for_missing_entries=False) for name in names):
-        raise ConfigError(
-            f"model.path={start} has no {names[0]}, and pickled weights are not read; load them with transformers "
-            "where you trust them, and save them with save_pretrained"
-        )
+    build(refuse_unsafe_files, "model.path", {"source": start})
     if tokenizer_path != start:
         refuse_other_tokenizer(start, tokenizer_of(tokenizer_path))
 

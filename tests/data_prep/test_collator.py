@@ -1,5 +1,7 @@
 """One exact batch a mode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.collator import CausalLMCollator, build_collator
 from data_prep.tokenizer import train_characters, wrap
+from modeling.configuration_kindling import KindlingLlamaConfig
 from sections import ConfigError, DataSection
 
 PAD = 9
@@ -67,9 +70,72 @@ def test_an_end_that_shares_the_pads_id_stays_a_label():
     check(batch, [[0, 5, 0], [0, 0, 0]], [[1, 1, 1], [1, 0, 0]], [[0, 5, 0], [0, -100, -100]])
 
 
-def test_a_missing_separator_is_an_error():
-    with pytest.raises(ValueError, match="no separator"):
-        CausalLMCollator(PAD, separator_id=7)([{"input_ids": [1, 2]}])
+@given(st.lists(st.lists(st.sampled_from([0, 0, 5, 6]), max_size=9), min_size=1, max_size=5))
+def test_every_end_is_a_label_whatever_token_pads(documents):
+    """Each example ends with token 0, which pads as well, and has others inside; what is ignored is its length's."""
+    rows = [[*document, 0] for document in documents]
+    labels = CausalLMCollator(pad_token_id=0)([{"input_ids": row} for row in rows])["labels"]
+    assert labels.eq(0).sum() == sum(row.count(0) for row in rows)
+    assert all(labels[i, len(row) - 1] == 0 for i, row in enumerate(rows))
+    assert labels.eq(-100).sum() == sum(labels.shape[1] - len(row) for row in rows)
+
+
+# ---- what is no example of the model's
+
+
+LIMITED = CausalLMCollator(PAD, vocab_size=10, max_position_embeddings=4)
+TOKEN = (
+    "token id {} (row {}, place {} of its batch) is outside the model's vocabulary of 10 tokens; "
+    "prepare the data with the model's own tokenizer"
+)
+LONG = (
+    "an example of {} tokens (row {} of its batch) is too long for the model's 4 positions (max_position_embeddings); "
+    "shorten it, or train a model with more"
+)
+REFUSED = {
+    "first id above": (LIMITED, [[10]], TOKEN.format(10, 0, 0)),
+    "far above": (LIMITED, [[1, 2], [3, 65535]], TOKEN.format(65535, 1, 1)),
+    "numpy's": (LIMITED, [np.array([1, 2, 300], dtype=np.uint16)], TOKEN.format(300, 0, 2)),
+    "negative": (LIMITED, [[1], [2, -1, 3]], TOKEN.format(-1, 1, 1)),
+    "a label's mark": (LIMITED, [[-100, 1]], TOKEN.format(-100, 0, 0)),
+    "first of several": (LIMITED, [[1, 2], [1, 11], [12, 1]], TOKEN.format(11, 1, 1)),
+    "in a prompt": (replace(LIMITED, mask_first_n=2), [[1, 10, 2]], TOKEN.format(10, 0, 1)),
+    "the padding": (replace(LIMITED, pad_token_id=10), [[1], [2, 3]], TOKEN.format(10, 0, 1)),
+    "among documents": (replace(LIMITED, document_start_id=0), [[0, 1, 0, 99]], TOKEN.format(99, 0, 3)),
+    "one too long": (LIMITED, [[1] * 5], LONG.format(5, 0)),
+    "the second too long": (LIMITED, [[1] * 4, [2] * 9], LONG.format(9, 1)),
+    "too long by its prompt": (replace(LIMITED, mask_first_n=3), [[1] * 6], LONG.format(6, 0)),
+    "without a separator": (
+        replace(LIMITED, separator_id=7),
+        [[1, 7, 2], [1, 2]],
+        "an example has no separator (token 7), its first tokens are [1, 2]; end each prompt with data.mask_up_to, or "
+        "leave that out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_model_has_no_place_for_is_one_sentence(name):
+    collate, rows, sentence = REFUSED[name]
+    with pytest.raises(ConfigError) as error:
+        collate([{"input_ids": row} for row in rows])
+    assert str(error.value) == sentence
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_the_last_id_and_the_last_position_are_allowed(rows):
+    """Limits change nothing of what is within them."""
+    examples = [{"input_ids": row} for row in [*rows, [9, 0, 9, 9]]]
+    limited, free = LIMITED(examples), CausalLMCollator(PAD)(examples)
+    assert all(torch.equal(limited[name], free[name]) for name in free)
+
+
+def test_limits_are_the_configurations():
+    tokenizer = wrap(train_characters(["abc"], 0))
+    config = KindlingLlamaConfig(vocab_size=99, max_position_embeddings=12)
+    collate = build_collator(DataSection(mask_first_n=1), tokenizer, config)
+    assert (collate.vocab_size, collate.max_position_embeddings, collate.mask_first_n) == (99, 12, 1)
+    assert collate.pad_token_id == tokenizer.pad_token_id
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(0, 14))
@@ -112,8 +178,6 @@ def test_positions_begin_anew_at_each_document_and_at_the_padding(rows):
 def test_no_document_of_a_window_sees_another(attention, position):
     """With another first document the second one's logits are the same to the last bit."""
     from transformers import AutoModelForCausalLM
-
-    from modeling.configuration_kindling import KindlingLlamaConfig
 
     torch.manual_seed(0)
     config = KindlingLlamaConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, position=position)

@@ -226,7 +226,12 @@ def test_pipeline_tells_with_default_settings(tell, unequal):
 
 
 def test_pipeline_refuses_a_prompt_longer_than_the_positions(tell, model, tokens):
+    """Alone, in a batch of shorter ones, and as what is said in a chat."""
     calls, long = calls_of(model), text_of(tokens(1, 70)[0] % 511 + 1)
+    tell.tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    for prompt in (["w1 w2", long], [{"role": "user", "content": long}]):
+        with pytest.raises(ValueError, match=r"70 tokens and 4 more are too many for the model's 64 positions"):
+            tell(prompt, batch_size=2, max_new_tokens=4)
     for arguments in ({}, {"max_new_tokens": 4}, {"do_sample": True}, {"num_beams": 2}):
         with pytest.raises(ValueError, match=r"70 tokens and \d more are too many for the model's 64 positions"):
             tell(long, **arguments)

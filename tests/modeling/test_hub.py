@@ -12,7 +12,8 @@ from modeling import modeling_kindling
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
 CODE = {
-    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "modeling_kindling.py",
+    "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
+    "modeling_kindling.py",
 }  # fmt: skip
 
 # Loads each folder named on its command line by all three Auto classes, saves it next door, and loads that by its own

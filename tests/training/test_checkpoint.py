@@ -14,6 +14,7 @@ import zipfile
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sections import ConfigError
@@ -347,7 +348,7 @@ def test_three_failures_in_a_row_end_the_run(run, tmp_path):
     def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         try:
-            go_on(tmp_path)
+            go_on(tmp_path, save_steps=1)
         except SystemExit as end:
             os._exit(17 if "step 5: 3 checkpoints in a row could not be saved" in end.code else 1)
 
@@ -382,6 +383,17 @@ def test_no_file_is_a_pickle_and_none_is_read(stopped, monkeypatch):
 class Nothing(pickle.Unpickler):
     def find_class(self, module, name):
         raise AssertionError(f"a pickle of {module}.{name}")
+
+
+def test_a_checkpoint_of_another_model_is_refused(stopped):
+    """Though it is whole."""
+    folder, _ = stopped
+    weights = load_file(folder / "checkpoint-4" / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, folder / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
+    seal(folder / "checkpoint-4")
+    with pytest.raises(ConfigError, match=r"the checkpoint is not one of this model: of model\.norm\.weight"):
+        go_on(folder)
 
 
 def test_a_stock_trainer_starts_from_the_weights(run):

@@ -91,7 +91,7 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
     assert found(GO_ON) is None
     for step in (7, 12):
         (tmp_path / "run" / f"checkpoint-{step}").mkdir()
-        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors").write_text("{}")
     seal(tmp_path / "run" / "checkpoint-7")
     assert found(GO_ON) == str(tmp_path / "run" / "checkpoint-7")
     with pytest.raises(ConfigError, match="is no folder"):
