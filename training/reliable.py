@@ -36,7 +36,6 @@ class ReliableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         run = Path(self.args.output_dir)
         self.checkpoints = Checkpoints(run, self.args.save_total_limit)
-        self.args.save_total_limit = None  # at the end the Trainer would remove even the last
         self.args.logging_nan_inf_filter = False  # the Trainer would log a loss that is no number as 0
         self.signals = Signals()
         self.guard = Guard(guard or GuardSection(), run, names)
@@ -197,6 +196,13 @@ class ReliableTrainer(Trainer):
         self.state.best_model_checkpoint = best and str(best)
         return best
 
+    def _finalize_training(self, *args):
+        """As the Trainer's, which would remove the last checkpoint where one is kept and another is the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        output = super()._finalize_training(*args)
+        self.args.save_total_limit = limit
+        return output
+
     def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
         counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
         self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
@@ -243,8 +249,8 @@ class ReliableTrainer(Trainer):
         tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
         if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - {*tied}):
             raise ConfigError(
-                f"the checkpoint is not one of this model: of {wrong[0]}, one of {len(wrong)} such weights, only one of "
-                "them knows; resume the run with the model that it had"
+                f"the checkpoint is not one of this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
+                "such weights; resume the run with the model that it had"
             )
 
     def _random_state_file(self, checkpoint) -> Path:

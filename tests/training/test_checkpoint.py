@@ -392,7 +392,9 @@ def test_a_checkpoint_of_another_model_is_refused(stopped):
     weights.pop("model.norm.weight")
     save_file(weights, folder / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
     seal(folder / "checkpoint-4")
-    with pytest.raises(ConfigError, match=r"the checkpoint is not one of this model: of model\.norm\.weight"):
+    with pytest.raises(
+        ConfigError, match=r"the checkpoint is not one of this model: only one of them has model\.norm\.weight"
+    ):
         go_on(folder)
 
 
