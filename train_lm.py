@@ -12,13 +12,24 @@ with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and
 """
 
 from functools import partial
+from pathlib import Path
 
 from config import load_experiment, run_script
+from experiment import LanguageExperiment
 
 
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
+    from training.folder import claimed
+
+    folder = Path(experiment.training["output_dir"])
+    with claimed(folder):
+        train(experiment, folder)
+
+
+def train(experiment: LanguageExperiment, folder: Path):
+    """Run an experiment whose folder is ours."""
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
@@ -26,7 +37,7 @@ def main(path: str, overrides: list[str]):
     from data_prep.collator import build_collator
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import language, position, run
+    from training import arguments, language, position, room, run
     from training.callbacks import Progress, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.pushes import Publisher
@@ -36,9 +47,8 @@ def main(path: str, overrides: list[str]):
     checkpoint = run.checkpoint_to_resume(experiment)
     start = run.start_of(experiment, checkpoint)
     run.check_shape(experiment, start)
-    args = run.training_arguments(experiment)
+    args = arguments.training_arguments(experiment)
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
-    folder = run.folder_of(experiment)
     prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer, start)
     settings = run.resolve(experiment, args, config)
@@ -70,6 +80,7 @@ def main(path: str, overrides: list[str]):
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
+        room.refuse_full_disk(folder, args, [(trainer.model, args, experiment.optimizer)], len(train_set.examples))
         run.write_provenance(settings, folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)

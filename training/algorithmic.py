@@ -22,9 +22,10 @@ from experiment import AlgorithmicExperiment
 from modeling.accounting import training_flops
 from sections import ConfigError
 
+from .arguments import training_arguments
 from .optimizers import build_optimizer
 from .replicas import Replicas
-from .run import model_config, training_arguments
+from .run import model_config
 from .trainer import KindlingTrainer
 
 FITTED, GROKKED = 0.999, 0.99
@@ -173,11 +174,14 @@ class AlgorithmicTrainer(KindlingTrainer):
             **kwargs,
         )
 
+    def trained(self) -> list[tuple]:
+        """The members as their optimiser is built for them, each with its own settings."""
+        return [(member.model, member.args, member.experiment.optimizer) for member in self.members]
+
     def create_optimizer(self, model=None):  # noqa: ARG002
-        """One optimiser for all members, each with its own settings."""
+        """One optimiser for all members."""
         if self.optimizer is None:
-            members = [(member.model, member.args, member.experiment.optimizer) for member in self.members]
-            self.optimizer = build_optimizer(members)
+            self.optimizer = build_optimizer(self.trained())
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002

@@ -23,7 +23,7 @@ from training.algorithmic import (
     StopWhenGrokked,
     log_spaced,
 )
-from training.run import training_arguments
+from training.arguments import training_arguments
 
 
 @pytest.fixture
