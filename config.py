@@ -61,8 +61,8 @@ def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) ->
         start = {"path": START} if kind is LanguageExperiment else {}
         return start | _with_defaults(_model_fields(), kind.model_defaults)
     if section == "training":
-        package = importlib.util.find_spec("transformers").submodule_search_locations[0]
-        fields = read_fields(Path(package) / "training_args.py", "TrainingArguments")
+        package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
+        fields = read_fields(package / "training_args.py", "TrainingArguments", package / "trainer_utils.py")
         return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME}
     if section == "replicas":
         return {
@@ -108,7 +108,11 @@ def load_experiment(
         _refuse_unknown(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
     _refuse_replicated(given, checked.get("replicas", {}))
-    checked["training"] = kind.training_defaults | {"output_dir": f"runs/{Path(path).stem}"} | checked["training"]
+    if kind is LanguageExperiment:
+        _refuse_epochs(given, checked["training"])
+    checked["training"] = kind.training_defaults | checked["training"]
+    folder = checked["training"].get("output_dir") or f"runs/{Path(path).stem}"
+    checked["training"]["output_dir"] = os.path.expanduser(folder)  # as transformers would
     if checked["model"].get("path") is None:
         checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | _without(checked["model"], "path")
     else:
@@ -148,6 +152,15 @@ def _refuse_replicated(given: dict, replicas: dict[str, dict]):
                     f"{name}={given[name]} has no effect, for replicas.{name}={values} are trained side by side; "
                     f"give replicas.{name}=[{given[name]}]"
                 )
+
+
+def _refuse_epochs(given: dict, training: dict):
+    """Epochs asked for in an override, where the file asks for steps: transformers would go by the steps."""
+    if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
+        raise ConfigError(
+            f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
+            f"{training['max_steps']}; give training.max_steps=-1 with it"
+        )
 
 
 def _without(values: dict, key: str) -> dict:

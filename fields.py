@@ -4,7 +4,10 @@ Importing the class would be simpler, and would cost seconds where it lives in a
 """
 
 import ast
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +25,8 @@ class Field:
 
     def check(self, value: Any) -> Any:
         """Return the value as the annotation wants it (`1e3` as an int, `1` as a float), or raise `ValueError`."""
-        if value is False and any(kind.endswith("Strategy") for kind in self.accepts if isinstance(kind, str)):
+        choices = [choice for kind in self.accepts if isinstance(kind, tuple) for choice in kind]
+        if value is False and "no" in [self.default, *choices]:
             value = "no"  # YAML reads an unquoted `no` as false
         for kind in self.accepts:
             if isinstance(kind, tuple):
@@ -33,7 +37,8 @@ class Field:
                     return None
             elif (cast := CASTS.get(kind, _leave)(value)) is not None:
                 return cast
-        raise ValueError(f"it takes {self.type_name}")
+        finite = ", a finite one" if isinstance(value, float) and not math.isfinite(value) else ""
+        raise ValueError(f"it takes {self.type_name}{finite}")
 
     @property
     def type_name(self) -> str:
@@ -43,12 +48,14 @@ class Field:
 
 
 def _cast_int(value):
-    integral = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    integral = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
     return int(value) if integral else None
 
 
 def _cast_float(value):
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """No setting has a meaning as NaN or as an infinity, and neither compares as the checks of ranges expect."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
 def _instance_of(kind) -> Callable:
@@ -70,7 +77,7 @@ CASTS = {
 }
 
 
-def _union_members(node: ast.expr, aliases: dict[str, str]) -> list:
+def _union_members(node: ast.expr, aliases: Mapping[str, str]) -> list:
     """`int | Norm | None` as ["int", ("rmsnorm", ...), "None"]: names, or tuples of the values a Literal allows."""
     if isinstance(node, ast.BinOp):
         return _union_members(node.left, aliases) + _union_members(node.right, aliases)
@@ -86,39 +93,64 @@ def _union_members(node: ast.expr, aliases: dict[str, str]) -> list:
 
 
 @cache
-def read_fields(path: Path, class_name: str) -> dict[str, Field]:
-    """The annotated fields of a class, read from its source without importing it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def read_fields(path: Path, class_name: str, *with_enumerations: Path) -> dict[str, Field]:
+    """The annotated fields of a class, read from its source without importing it.
+
+    Of an enumeration that is in the same source or in those `with_enumerations`, its values are accepted.
+    """
+    tree = _parse(path)
     aliases = {
         ast.unparse(node.targets[0]): ast.unparse(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
     }
+    enumerations = {name: f"Literal{values}" for one in (path, *with_enumerations) for name, values in _values(one)}
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     fields = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign):
-            default, meaning = _default_and_help(node.value)
+            default, about = _default_and_metadata(node.value)
+            meaning = " ".join((about.get("help") or "").split())
             if isinstance(after, ast.Expr):
                 meaning = " ".join(ast.literal_eval(after.value).split())
-            fields[node.target.id] = Field(_union_members(node.annotation, aliases), default, meaning)
+            accepts = _union_members(node.annotation, aliases | enumerations)
+            choices = [tuple(about["choices"])] if "choices" in about else []
+            if choices or enumerations.keys() & set(ast.unparse(node.annotation).split(" | ")):
+                accepts = choices + [kind for kind in accepts if kind != "str"]  # by whose annotation any text would do
+            fields[node.target.id] = Field(accepts, default, meaning)
     return fields
 
 
-def _default_and_help(node: ast.expr | None) -> tuple[Any, str]:
-    """Default and help of `x: T = 1` or of `x: T = field(default=1, metadata={"help": "..."})`."""
+def _values(path: Path) -> list[tuple[str, list[str]]]:
+    """The enumerations of texts in a source: names and values."""
+    classes = [node for node in _parse(path).body if isinstance(node, ast.ClassDef)]
+    return [
+        (node.name, [ast.literal_eval(part.value) for part in node.body if isinstance(part, ast.Assign)])
+        for node in classes
+        if [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
+    ]
+
+
+def _default_and_metadata(node: ast.expr | None) -> tuple[Any, dict]:
+    """Default and metadata of `x: T = 1` or of `x: T = field(default=1, metadata={"help": "..."})`."""
     if isinstance(node, ast.Call):
         given = {keyword.arg: keyword.value for keyword in node.keywords}
-        return _default_and_help(given.get("default"))[0], _help(given.get("metadata"))
+        return _default_and_metadata(given.get("default"))[0], _metadata(given.get("metadata"))
     try:
-        return ast.literal_eval(node), ""
+        return ast.literal_eval(node), {}
     except (ValueError, TypeError):
-        return None, ""
+        return None, {}
 
 
-def _help(metadata: ast.expr | None) -> str:
-    """The text of `{"help": "...", ...}`, whatever else is computed in there."""
-    for key, value in zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ():
-        if ast.literal_eval(key) == "help" and isinstance(value, ast.Constant):
-            return " ".join(value.value.split())
-    return ""
+def _metadata(node: ast.expr | None) -> dict:
+    """What is written out in `{"help": "...", ...}`, whatever else is computed in there."""
+    found = {}
+    for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+        with suppress(ValueError):
+            found[ast.literal_eval(key)] = ast.literal_eval(value)
+    return found

@@ -11,6 +11,11 @@ LAYOUT = {
 }  # fmt: skip
 """Settings of the data section that decide nothing about which documents there are."""
 
+IDS = 2**32
+"""So many tokens can be told apart on disk."""
+SEEDS = 2**32
+"""Seeds are below: what every generator of random numbers takes."""
+
 
 class ConfigError(Exception):
     """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
@@ -32,6 +37,7 @@ class TokenizerSection:
     def __post_init__(self):
         # 256 bytes and 2 special tokens
         _at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
+        _at_most("tokenizer", self, vocab_size=IDS - 1)
         if (self.kind == "pretrained") != (self.path is not None):
             raise ConfigError(
                 f"tokenizer.kind={self.kind} with tokenizer.path={self.path}; "
@@ -85,6 +91,9 @@ class DataSection:
         _below_one("data", self, "bad_records")
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
+        for name in ("source", "validation_source", "cache_dir"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"data.{name} is empty; leave it out, or give a name")
         self._check_mixture()
         if self.streaming and self.layout != "packed":
             raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")
@@ -112,7 +121,8 @@ class DataSection:
     def _check_mixture(self):
         if self.mixture is None:
             return
-        if not self.mixture or not all(isinstance(share, int | float) and share > 0 for share in self.mixture.values()):
+        shares = self.mixture.values()
+        if not self.mixture or not all(type(share) in (int, float) and 0 < share < math.inf for share in shares):
             raise ConfigError(f"data.mixture={self.mixture} needs shares above 0, as in {{tinystories: 0.7, c4: 0.3}}")
         if self.validation_source is not None:
             raise ConfigError(
@@ -179,6 +189,7 @@ class EvaluationSection:
 
     def __post_init__(self):
         _at_least("evaluation", self, evals_per_decade=1)
+        _at_most("evaluation", self, evals_per_decade=1000)
 
 
 @dataclass(kw_only=True)
@@ -216,7 +227,8 @@ class SampleSection:
     """Seed of the sample, the same at each evaluation."""
 
     def __post_init__(self):
-        _at_least("sample", self, max_new_tokens=1, temperature=0)
+        _at_least("sample", self, max_new_tokens=1, temperature=0, seed=0)
+        _at_most("sample", self, seed=SEEDS - 1)
 
 
 @dataclass(kw_only=True)
@@ -233,8 +245,14 @@ def _last_part(source: str) -> str:
 
 def _at_least(section: str, values, **minima):
     for key, least in minima.items():
-        if (value := getattr(values, key)) is not None and value < least:
+        if (value := getattr(values, key)) is not None and not value >= least:  # which NaN is not, either
             raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
+
+
+def _at_most(section: str, values, **maxima):
+    for key, most in maxima.items():
+        if (value := getattr(values, key)) is not None and not value <= most:
+            raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
 
 
 def _below_one(section: str, values, *keys: str):

@@ -11,6 +11,8 @@ folder (training.output_dir, by default runs/NAME) has metrics.jsonl, metrics.js
 is itself the trained model; with replicas, each has such a folder in there. --write-data adds the equations as files.
 """
 
+from pathlib import Path
+
 from config import load_experiment, run_script
 from experiment import AlgorithmicExperiment
 
@@ -20,11 +22,20 @@ def main(path: str, overrides: list[str]):
     given = [text for text in overrides if text != "--write-data"]
     experiment = load_experiment(path, given, AlgorithmicExperiment)
 
+    from training.folder import claimed
+
+    folder = Path(experiment.training["output_dir"])
+    with claimed(folder):
+        train(experiment, folder, write_files)
+
+
+def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
+    """Run an experiment whose folder is ours; `write_files` asks for its equations as files."""
     from transformers.utils.logging import disable_progress_bar
 
     from data_prep.algorithmic import prepare_equations, write_data
     from data_prep.collator import CausalLMCollator
-    from training import grokking, resume, run
+    from training import arguments, grokking, resume, room, run
     from training.algorithmic import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
     from training.callbacks import MetricsFile, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
@@ -32,9 +43,8 @@ def main(path: str, overrides: list[str]):
     keep_freed_memory()
     grokking.refuse_unsupported(experiment)
     checkpoint = resume.checkpoint_to_resume(experiment)
-    folder = run.folder_of(experiment)
     members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
-    args = run.training_arguments(experiment)
+    args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)
     config = members[0].model.config
     contract.complete(config, members[0].equations.tokenizer)
@@ -62,6 +72,7 @@ def main(path: str, overrides: list[str]):
     show_progress(trainer, grokking.AlgorithmicProgress())
 
     if args.should_save:
+        room.refuse_full_disk(folder, args, trainer.trained(), len(trainer.train_dataset))
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         if write_files:
             for member in members:

@@ -12,13 +12,24 @@ with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and
 """
 
 from functools import partial
+from pathlib import Path
 
 from config import load_experiment, run_script
+from experiment import LanguageExperiment
 
 
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
+    from training.folder import claimed
+
+    folder = Path(experiment.training["output_dir"])
+    with claimed(folder):
+        train(experiment, folder)
+
+
+def train(experiment: LanguageExperiment, folder: Path):
+    """Run an experiment whose folder is ours."""
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
@@ -26,7 +37,7 @@ def main(path: str, overrides: list[str]):
     from data_prep.collator import build_collator
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import language, position, resume, run
+    from training import arguments, language, position, resume, room, run
     from training.callbacks import Progress, show_progress
     from training.hardware import describe_hardware, keep_freed_memory
     from training.pushes import Publisher
@@ -34,19 +45,16 @@ def main(path: str, overrides: list[str]):
 
     keep_freed_memory()
     checkpoint = resume.checkpoint_to_resume(experiment)
-    start = run.start_of(experiment, checkpoint)
-    run.check_shape(experiment, start)
-    args = run.training_arguments(experiment)
+    start = run.check_shape(experiment, run.start_of(experiment, checkpoint))
+    args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
-    folder = run.folder_of(experiment)
     prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer, start)
     contract.complete(config, prepared.tokenizer)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.order(
-        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
-    )
+    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
+    train_set = prepared.order(experiment.data, length, positions)
     resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
@@ -73,6 +81,7 @@ def main(path: str, overrides: list[str]):
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
+        room.refuse_full_disk(folder, args, [(trainer.model, args, experiment.optimizer)], len(train_set.examples))
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -150,9 +150,14 @@ class Stream(Epochs):
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Held by whoever writes into a prepared folder."""
+    """Held by whoever writes into a prepared folder. `ConfigError` if nothing can be written there."""
     locks = folder.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir={folder.parent} cannot be written to: {error.strerror}; give another folder"
+        ) from None
     return FileLock(locks / folder.name)
 
 

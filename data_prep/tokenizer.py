@@ -137,8 +137,10 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
         if type(tokenizer) is TokenizersBackend:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"tokenizer.path={path} cannot be loaded: {reason}") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"tokenizer.path={path} cannot be loaded: {reason}; give the folder or Hub id of one"
+        ) from None
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without any
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     if tokenizer.eos_token_id is None:

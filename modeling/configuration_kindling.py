@@ -4,6 +4,9 @@ Field names are transformers' own wherever transformers has one. Each axis is a 
 booleans, so that an illegal state can't be written down; combinations that make no sense raise, naming both.
 """
 
+import difflib
+import math
+from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -24,7 +27,8 @@ class KindlingConfig(PreTrainedConfig):
     """The axes both families share; `KindlingGPTConfig` and `KindlingLlamaConfig` are rows of defaults over them.
 
     Types are checked at construction and at every assignment, ranges and heads at construction; a violation is a
-    `huggingface_hub.errors.StrictDataclassError`.
+    `huggingface_hub.errors.StrictDataclassError`. transformers keeps whatever else a configuration is given, for tools
+    have things of their own to note in there; but what looks like one of our settings and is none is a `TypeError`.
     """
 
     keys_to_ignore_at_inference = ["past_key_values"]
@@ -87,6 +91,7 @@ class KindlingConfig(PreTrainedConfig):
     """Set from the tokenizer."""
 
     def __post_init__(self, **kwargs):
+        self._refuse_misspelt(kwargs)
         if self.head_dim is None:
             self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
         if self.num_key_value_heads is None:
@@ -95,6 +100,16 @@ class KindlingConfig(PreTrainedConfig):
             ratio = 8 / 3 if self.mlp in GATED_MLPS else 4
             self.intermediate_size = max(64, 64 * round(ratio * self.hidden_size / 64))
         super().__post_init__(**kwargs)
+
+    def _refuse_misspelt(self, names):
+        """`TypeError` for `n_layers` in the place of `num_hidden_layers`, which would train with the default."""
+        own = [field.name for field in fields(KindlingConfig) if not hasattr(PreTrainedConfig, field.name)]
+        # transformers has many ids that generation may force; ours are the tokenizer's.
+        own = [name for name in own if not name.endswith("_token_id")]
+        for name in names:
+            nearest = difflib.get_close_matches(name, own, n=1)
+            if nearest and not name.startswith("_") and not hasattr(PreTrainedConfig, name):
+                raise TypeError(f"{type(self).__name__} has no {name}; did you mean {nearest[0]}?")
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -142,8 +157,8 @@ class KindlingConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         for name in ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
 
     def _check_heads(self):
         """Heads share the width evenly, key-value heads share the query heads evenly, rotary heads are even."""

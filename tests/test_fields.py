@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
+from transformers.training_args import OptimizerNames
 
 from config import section_fields
 from fields import Field
@@ -17,6 +19,26 @@ def defaults(cls) -> dict:
 
 def test_training_fields_are_those_of_the_installed_transformers():
     assert section_fields("training").keys() == defaults(TrainingArguments).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("optim", OptimizerNames),
+        ("lr_scheduler_type", SchedulerType),
+        ("eval_strategy", IntervalStrategy),
+        ("save_strategy", SaveStrategy),
+        ("hub_strategy", HubStrategy),
+    ],
+)
+def test_of_an_enumeration_its_values_are_accepted(name, values):
+    assert section_fields("training")[name].accepts == [tuple(value.value for value in values)]
+
+
+def test_choices_are_accepted_and_nothing_else():
+    assert section_fields("training")["ddp_backend"].accepts[0][:2] == ("nccl", "gloo")
+    assert section_fields("training")["ddp_backend"].accepts[1:] == ["None"]
+    assert section_fields("training")["output_dir"].accepts == ["str", "None"]
 
 
 def test_model_fields_are_those_of_the_configuration_but_for_the_tokenizers():
@@ -44,8 +66,8 @@ def test_our_sections_are_their_dataclasses(section, cls):
         (["bool"], False, False),
         ([("a", "b")], "b", "b"),
         (["dict", "str", "None"], {"a": 1}, {"a": 1}),
-        (["SchedulerType", "str"], "cosine", "cosine"),
-        (["SaveStrategy", "str"], False, "no"),
+        (["ParallelismConfig", "None"], "anything", "anything"),
+        ([("no", "steps")], False, "no"),
     ],
 )
 def test_check_accepts_and_converts(accepts, value, result):
@@ -60,6 +82,11 @@ def test_check_accepts_and_converts(accepts, value, result):
         (["int"], True),
         (["int"], 1.5),
         (["float"], "1"),
+        (["float"], float("nan")),
+        (["float", "None"], float("-inf")),
+        (["float"], 10**400),
+        (["int"], float("inf")),
+        ([("steps", "epoch")], False),
         (["int"], None),
         ([("a", "b")], "c"),
         (["bool"], 1),

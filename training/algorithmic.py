@@ -1,11 +1,10 @@
 """The Trainer for tables of equations: one model or many replicas, the loss on answers, all splits measured whole.
 
-Shapes: R replicas, n rows of a split, B batch, T tokens of an equation, K positions of the answer.
+Shapes: R replicas, B batch, T tokens of an equation, K positions of the answer.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_model
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -22,9 +20,11 @@ from experiment import AlgorithmicExperiment
 from modeling.accounting import training_flops
 from sections import ConfigError
 
+from .arguments import training_arguments
 from .optimizers import build_optimizer
 from .replicas import Replicas
-from .run import model_config, training_arguments
+from .run import model_config
+from .tables import Batches, chunks, tabulate
 from .trainer import KindlingTrainer
 
 FITTED, GROKKED = 0.999, 0.99
@@ -71,71 +71,6 @@ class Member:
         return Path(self.experiment.training["output_dir"])
 
 
-def tabulate(
-    members: list[Member], collate: Callable
-) -> tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor | None]:
-    """The members' equations as tables by split, and the beginnings (P, t) that rows can share.
-
-    A table has `input_ids` and `labels` (R, n, T), and `beginning` (R, n), which of the beginnings a row has: what
-    comes before the second number. There are none (and all indices are 0) where that is not of one length, or where
-    dropout would tell rows apart. Attention masks are left out: causal models need none for padding on the right.
-    """
-    splits = members[0].equations.splits
-    # All rows of a member together, whichever split the longest is in: replicas must come out equally long.
-    whole = [collate(list(itertools.chain(*member.equations.splits.values()))) for member in members]
-    columns = {
-        name: torch.stack([one[name] for one in whole]).split([len(rows) for rows in splits.values()], dim=1)
-        for name in ("input_ids", "labels")
-    }
-    tables = {split: {name: parts[i] for name, parts in columns.items()} for i, split in enumerate(splits)}
-    shared = 0 if _has_dropout(members[0].model.config) else members[0].equations.beginning_length
-    if not shared:
-        for table in tables.values():
-            table["beginning"] = torch.zeros(table["input_ids"].shape[:2], dtype=torch.int64)
-        return tables, None
-    starts = [table["input_ids"][..., :shared] for table in tables.values()]
-    beginnings, which = torch.unique(torch.cat([x.flatten(0, 1) for x in starts]), dim=0, return_inverse=True)
-    for table, rows in zip(tables.values(), which.split([x.shape[0] * x.shape[1] for x in starts]), strict=True):
-        table["beginning"] = rows.view(table["input_ids"].shape[:2])
-    return tables, beginnings
-
-
-def _has_dropout(config) -> bool:
-    return any((config.attention_dropout, config.hidden_dropout, config.embedding_dropout))
-
-
-class Batches(Dataset):
-    """Tables of equations (R, n, ...) in a new order each epoch, which is a function of (seed, epoch).
-
-    Each replica has its own order, that of its seed, so that it sees what it would see alone. An item is one row of
-    every replica; batches are selected whole, without a loop over rows.
-    """
-
-    def __init__(self, table: dict[str, torch.Tensor], seeds: Sequence[int]):
-        self.table = table
-        self.seeds = seeds
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int):
-        """Shuffle for an epoch; called by the data loader."""
-        orders = [np.random.default_rng([seed, epoch]).permutation(len(self)) for seed in self.seeds]
-        self.orders_Rn = torch.from_numpy(np.stack(orders))
-
-    def __len__(self) -> int:
-        return self.table["input_ids"].shape[1]
-
-    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        rows_RB = self.orders_Rn[:, positions]
-        replicas_R1 = torch.arange(len(rows_RB))[:, None]
-        return {name: tensor[replicas_R1, rows_RB] for name, tensor in self.table.items()}
-
-
-def chunks(table: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
-    """A table in pieces of `size` rows of each replica, the last of what is left."""
-    parts = {name: tensor.split(size, dim=1) for name, tensor in table.items()}
-    return [dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True)]
-
-
 def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Nats of each row's answer, and whether every token of it is the model's first choice: both (R, B).
 
@@ -174,11 +109,14 @@ class AlgorithmicTrainer(KindlingTrainer):
             **kwargs,
         )
 
+    def trained(self) -> list[tuple]:
+        """The members as their optimiser is built for them, each with its own settings."""
+        return [(member.model, member.args, member.experiment.optimizer) for member in self.members]
+
     def create_optimizer(self, model=None):  # noqa: ARG002
-        """One optimiser for all members, each with its own settings."""
+        """One optimiser for all members."""
         if self.optimizer is None:
-            members = [(member.model, member.args, member.experiment.optimizer) for member in self.members]
-            self.optimizer = build_optimizer(members)
+            self.optimizer = build_optimizer(self.trained())
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002

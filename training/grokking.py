@@ -11,9 +11,11 @@ from modeling.accounting import parameters
 from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
+from .arguments import WAITING
 from .card import Facts, describe_optimizer, write_card
 from .curves import draw_accuracies
 from .processes import what_is_left_idle
+from .room import memory_line
 from .run import folder_of, read_provenance, resolve, write_json
 
 
@@ -91,6 +93,9 @@ UNSUPPORTED = {
     "load_best_model_at_end": (False, "the last model is kept"),
     "metric_for_best_model": (None, "the last model is kept"),
     "gradient_checkpointing": (False, "equations are short"),
+    "activation_checkpointing": (False, "equations are short"),
+    "neftune_noise_alpha": (None, "replicas have no embeddings in common"),
+    "fsdp": (None, "one process trains all replicas"),
 }
 
 
@@ -103,16 +108,27 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
             "train_algorithmic.py`, and many runs at once by `python -m experiments.sweep`"
         )
     for name, (only, instead) in UNSUPPORTED.items():
-        if training.get(name, only) != only:
+        if training.get(name, only) not in (only, None):
             raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
     if experiment.replicas and experiment.guard.loss_spike is not None:
         raise ConfigError(
             f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are summed; leave it out"
         )
+    if training["lr_scheduler_type"] in WAITING:
+        raise ConfigError(
+            f"training.lr_scheduler_type={training['lr_scheduler_type']} waits for one loss, and each split of each "
+            "replica has its own; give another"
+        )
     if training["save_strategy"] == "best":
         raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
     if training["max_steps"] < 1:
         raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
+    muon = [key for key in experiment.replicas.get("optimizer", ()) if key.startswith("muon")]
+    if muon and experiment.optimizer.kind != "muon":
+        raise ConfigError(
+            f"replicas.optimizer.{muon[0]}={experiment.replicas['optimizer'][muon[0]]} has no effect with "
+            f"optimizer.kind={experiment.optimizer.kind}, and the replicas would be the same; give optimizer.kind=muon"
+        )
 
 
 def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, hardware: dict) -> list[str]:
@@ -128,6 +144,7 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
         *(replicas if experiment.replicas else []),
         f"training    {args.max_steps:,} steps, batch {args.train_batch_size}, {experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
+        memory_line(args, trainer.trained(), member.equations.length - 1),
         f"run folder  {folder_of(experiment)}",
         *what_is_left_idle(args),
     ]

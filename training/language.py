@@ -11,6 +11,7 @@ from modeling.configuration_kindling import KindlingConfig
 from .callbacks import Curves, MetricsFile, Samples
 from .card import Facts, describe_optimizer, write_card
 from .processes import share, what_is_left_idle
+from .room import memory_line
 from .run import batch_size, folder_of, read_provenance, write_json
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
@@ -131,6 +132,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
+        memory_line(trainer.args, [(trainer.model, trainer.args, experiment.optimizer)], length),
         f"run folder  {folder_of(experiment)}",
         *what_is_left_idle(trainer.args),
     ]

@@ -118,7 +118,7 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
     """
     muon, adamw, grokfast = [], [], []
     for model, args, section in trained:
-        matrices, rest = _split_parameters(model) if section.kind == "muon" else ([], list(model.parameters()))
+        matrices, rest = split_parameters(model) if section.kind == "muon" else ([], list(model.parameters()))
         scale = {"weight_decay": section.muon_weight_decay, "momentum": section.muon_momentum}
         muon += [{"params": matrices, "lr": section.muon_learning_rate} | scale] if matrices else []
         adamw += _adamw_groups(rest, args)
@@ -132,7 +132,7 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
     return Chain(optimizers, Grokfast(grokfast, alpha=0.0, lamb=0.0) if grokfast else None)
 
 
-def _split_parameters(model: nn.Module) -> tuple[list, list]:
+def split_parameters(model: nn.Module) -> tuple[list, list]:
     """The matrices inside the blocks, and everything else: embeddings, norms, biases, head."""
     named = list(model.named_parameters())
     inside = [".layers." in name and parameter.ndim == 2 for name, parameter in named]

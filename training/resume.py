@@ -15,8 +15,10 @@ from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import refuse_unsafe_files
 from sections import ConfigError, ResumeSection
 
+from .arguments import schedule
 from .checkpoint import newest_whole, refuse_damaged
-from .run import folder_of, resolve, schedule
+from .folder import LOCK
+from .run import folder_of, resolve
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation", "replicas")
 LENGTH = ("training.max_steps", "training.num_train_epochs")
@@ -52,7 +54,7 @@ def _find_checkpoint(experiment: Experiment) -> str | None:
         if checkpoint is None and (folder / "metrics.json").exists():
             _leave_finished(folder, experiment.resume)
         return checkpoint and str(checkpoint)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
             "or choose another training.output_dir"

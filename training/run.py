@@ -1,121 +1,30 @@
-"""One run: its arguments, its folder, what is printed at the start, what is kept of how it came about."""
+"""One run: its model, its folder, what is kept of how it came about."""
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
 import uuid
-import warnings
 from pathlib import Path
 
+import psutil
 import torch
 from omegaconf import OmegaConf
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments, get_scheduler
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
-from hub import refuse_anonymous, refuse_name
+from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .attention import attention_implementation
-from .hardware import has_bf16
-from .processes import command, refuse_half_launched
+from .processes import command
+from .room import readable
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
-
-
-def training_arguments(experiment: Experiment) -> TrainingArguments:
-    """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
-    values = dict(experiment.training)
-    has_accelerator = torch.accelerator.is_available()
-    values.setdefault("use_cpu", not has_accelerator)
-    if not values.keys() & {"bf16", "fp16"}:
-        values["bf16"] = has_bf16(values["use_cpu"])
-    values["resume_from_checkpoint"] = None  # read by `resume.py`
-    refuse_half_launched(values["use_cpu"])
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if values.get(name, 1) < 1:
-            raise ConfigError(f"training.{name}={values[name]} is too small; it must be at least 1")
-    if values.get("include_num_input_tokens_seen", "no") not in ("no", False):
-        raise ConfigError(
-            "training.include_num_input_tokens_seen is not needed; targets are always counted, leave it out"
-        )
-    if values["train_sampling_strategy"] != "sequential":
-        raise ConfigError(
-            f"training.train_sampling_strategy={values['train_sampling_strategy']} would undo the order of the run, in "
-            "which each epoch is shuffled already; leave it out"
-        )
-    if not experiment.optimizer.is_stock and "optim" in values:
-        raise ConfigError(
-            f"training.optim={values['optim']} has no effect with optimizer.kind={experiment.optimizer.kind} and "
-            f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda}; leave it out"
-        )
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # the launcher's: here bf16 and fp16 alone say what it is
-    args = build(TrainingArguments, "training", values)
-    args._n_gpu = min(args.n_gpu, 1)  # for several, the Trainer would take DataParallel, which weights them otherwise
-    _check_ranges(args)
-    _check_schedule(args)
-    _check_publishing(args)
-    return args
-
-
-def _check_ranges(args: TrainingArguments):
-    """What TrainingArguments lets through and would end in a traceback or, worse, in another schedule."""
-    for name in ("learning_rate", "weight_decay", "adam_epsilon"):
-        if getattr(args, name) < 0:
-            raise ConfigError(f"training.{name}={getattr(args, name)} is negative; it must be at least 0")
-    for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(args, name) < 1:
-            raise ConfigError(f"training.{name}={getattr(args, name)} is out of range; it must be at least 0, below 1")
-    if not 0 <= args.seed < 2**32:
-        raise ConfigError(f"training.seed={args.seed} is out of range; it must be at least 0 and below 2^32")
-    decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
-    warmup = args.get_warmup_steps(max(args.max_steps, 0))
-    if decay and 0 < args.max_steps < warmup + decay:
-        raise ConfigError(
-            f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
-            f"training.max_steps={args.max_steps}; lower num_decay_steps"
-        )
-
-
-def _check_publishing(args: TrainingArguments):
-    """What would be refused by the Hub in the end, or must not be written down."""
-    if args.hub_token is not None:
-        raise ConfigError("training.hub_token would be written into the run; leave it out and run `hf auth login`")
-    if args.hub_revision is not None:
-        raise ConfigError(
-            f"training.hub_revision={args.hub_revision} is not supported; leave it out: main is pushed to"
-        )
-    if args.push_to_hub:
-        refuse_anonymous()
-        refuse_name(args.hub_model_id or Path(args.output_dir).resolve().name)
-
-
-def _check_schedule(args: TrainingArguments):
-    """Build the schedule as the Trainer will."""
-    # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
-    warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
-    try:
-        schedule(args, max(args.max_steps, 1))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not work with "
-            f"training.learning_rate={args.learning_rate} and training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
-            f"{error}; give kwargs that it has, or null"
-        ) from None
-
-
-def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
-    """The schedule of a run of so many steps, on an optimiser of nothing."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-    kwargs = args.lr_scheduler_kwargs
-    warmup = args.get_warmup_steps(steps)
-    return get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
 
 
 def start_of(experiment: Experiment, checkpoint: str | None) -> str | None:
@@ -124,8 +33,9 @@ def start_of(experiment: Experiment, checkpoint: str | None) -> str | None:
     return path and (checkpoint or path)
 
 
-def check_shape(experiment: Experiment, start: str | None = None):
-    """Build the model's configuration and compare the sections with it, before any data is read."""
+def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
+    """Build the model's configuration, of the checkpoint to `start` from if there is one, and compare the sections with
+    it, before any data is read; return `start`."""
     section = experiment.model
     if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
@@ -136,10 +46,17 @@ def check_shape(experiment: Experiment, start: str | None = None):
         raise ConfigError(
             f"data.context_length={window} is longer than model.max_position_embeddings={positions}{remedy}"
         )
+    if (masked := experiment.data.mask_first_n) >= positions - 1:
+        raise ConfigError(
+            f"model.max_position_embeddings={positions} and data.mask_first_n={masked} leave nothing to learn; "
+            "raise the one or lower the other"
+        )
+    refuse_huge(config if section.get("vocab_size") or start else build_config(section, {"vocab_size": 1}))
     if start is not None and start == section["path"]:  # what a run has written itself is right
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
         _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
+    return start
 
 
 def model_config(experiment: Experiment, tokenizer, start: str | None = None, **derived) -> KindlingConfig:
@@ -154,7 +71,19 @@ def model_config(experiment: Experiment, tokenizer, start: str | None = None, **
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(experiment.model, ids | derived, start)
     _refuse_small_vocabulary(config, len(tokenizer))
+    refuse_huge(config)
     return config
+
+
+def refuse_huge(config: KindlingConfig):
+    """`ConfigError` if the weights alone are more than the machine has memory, swap included."""
+    count = sum(parameters(config).values())
+    machine = psutil.virtual_memory().total + psutil.swap_memory().total
+    if FLOAT32_BYTES * count > machine:
+        raise ConfigError(
+            f"the model has {count:,} parameters, which take {readable(FLOAT32_BYTES * count)}, and the machine has "
+            f"{readable(machine)} of memory; lower model.hidden_size, model.num_hidden_layers or what else is too large"
+        )
 
 
 def build_config(section: dict, derived: dict, start: str | None = None) -> KindlingConfig:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from modeling import configuration_kindling
-from modeling.configuration_kindling import FAMILIES, KindlingConfig
+from modeling.configuration_kindling import FAMILIES, KindlingConfig, KindlingGPTConfig
 
 MODELING = Path(configuration_kindling.__file__).parent
 OWN_FIELDS = {field.name for field in fields(KindlingConfig)} - {field.name for field in fields(PreTrainedConfig)}
@@ -169,6 +169,33 @@ def test_heads_that_do_not_fit_are_refused(configure, given, sentence):
     with pytest.raises(StrictDataclassError) as error:
         configure(**given)
     assert str(error.value).splitlines()[-1].strip() == f"ValueError: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("n_layers", "num_hidden_layers"),
+        ("hiden_size", "hidden_size"),
+        ("num_heads", "num_key_value_heads"),
+        ("rms_norm_eps", "norm_eps"),
+        ("attn_pdrop", "attention_dropout"),
+        ("tie_embeddings", "tie_word_embeddings"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_looks_like_a_setting_and_is_none_is_refused(family, name, meant):
+    with pytest.raises(TypeError, match=f"has no {name}; did you mean {meant}"):
+        FAMILIES[family](**{name: 3})
+
+
+def test_what_transformers_and_other_tools_note_is_kept():
+    """Every attribute and every setting of generation that transformers has ever written into a config.json."""
+    known = {"torch_dtype": "float32", "attn_implementation": "eager", "quantization_config": {}, "num_labels": 2}
+    known |= {name: None for name in GenerationConfig().to_dict() if not hasattr(KindlingGPTConfig, name)}
+    known |= {name: value for name, value in PreTrainedConfig().to_dict().items() if name != "model_type"}
+    config = KindlingGPTConfig(**known | {"unsloth_version": "2026.1", "_name_or_path": "somewhere"})
+    assert config.unsloth_version == "2026.1"
+    assert config == KindlingGPTConfig.from_dict(config.to_dict())
 
 
 def test_odd_heads_are_fine_without_rotation(configure):

@@ -25,13 +25,13 @@ from sections import (
 )
 from training.algorithmic import (
     AlgorithmicTrainer,
-    Batches,
     EvaluateLogSpaced,
     Member,
     StopWhenGrokked,
     log_spaced,
 )
-from training.run import training_arguments
+from training.arguments import training_arguments
+from training.tables import Batches
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 
 from config import ROOT, load_experiment
 from sections import ConfigError
+from training.arguments import training_arguments
 from training.processes import refuse_half_launched, share, what_is_left_idle
-from training.run import training_arguments
 
 SCRIPT = ROOT / "tests" / "training" / "processes.py"
 

@@ -15,7 +15,7 @@ from config import ROOT, load_experiment
 from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
-from training import run, snapshot
+from training import arguments, snapshot
 from training.checkpoint import MANIFEST, STATE, damage, seal
 from training.pushes import Publisher, Push
 
@@ -465,16 +465,16 @@ def test_what_cannot_be_published_is_said_before_any_work(tmp_path, monkeypatch,
     monkeypatch.setattr("hub.get_token", lambda: None)
     (tmp_path / "tiny.yaml").write_text("training: {use_cpu: true}")
     with pytest.raises(ConfigError, match=complaint):
-        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), overrides))
+        arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), overrides))
 
 
 def test_names_and_offline_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.setattr("hub.get_token", lambda: "hf_of_someone")
     monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", False)
     (tmp_path / "tiny.yaml").write_text("training: {use_cpu: true, push_to_hub: true}")
-    run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
+    arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
     with pytest.raises(ConfigError, match=r"'a/b/c' is no name for a model"):
-        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), ["training.hub_model_id=a/b/c"]))
+        arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), ["training.hub_model_id=a/b/c"]))
     monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE=1"):
-        run.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
+        arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))

@@ -12,8 +12,8 @@ import train_algorithmic
 import train_lm
 from config import ConfigError, load_experiment
 from training import algorithmic, resume
+from training.arguments import schedule
 from training.checkpoint import seal
-from training.run import schedule
 
 LM = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32, hidden_dropout: 0.1}

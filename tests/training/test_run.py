@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from config import ConfigError, load_experiment
-from training import run
+from training import arguments, run
 from training.hardware import describe_hardware, peak_flops
 
 
@@ -44,12 +44,12 @@ def test_shapes_that_do_not_fit_are_refused(load, overrides, complaint):
 
 def test_transformers_own_complaints_are_one_sentence(load):
     with pytest.raises(ConfigError, match=r"^training: .*"):
-        run.training_arguments(load("training.lr_scheduler_type=sawtooth"))
+        arguments.training_arguments(load("training.tf32=true"))
 
 
 def test_provenance_tells_how_to_run_it_again(load, tmp_path):
     experiment = load("model.norm=layernorm")
-    args = run.training_arguments(experiment)
+    args = arguments.training_arguments(experiment)
     config = run.build_config(experiment.model, {"vocab_size": 400})
     settings = run.resolve(experiment, args, config)
     run.write_provenance(settings, tmp_path / "run", describe_hardware(args), None)
@@ -65,7 +65,7 @@ def test_provenance_tells_how_to_run_it_again(load, tmp_path):
 
 
 def test_precision_follows_the_processor_unless_given(load):
-    automatic = run.training_arguments(load())
+    automatic = arguments.training_arguments(load())
     assert automatic.bf16 == (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    assert not run.training_arguments(load("training.bf16=false")).bf16
+    assert not arguments.training_arguments(load("training.bf16=false")).bf16
     assert peak_flops(automatic)[1] == "measured matrix product"

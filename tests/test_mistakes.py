@@ -1,0 +1,278 @@
+"""A table of mistakes, through the scripts' own `main`: each is one sentence, and not a thing is done."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import train_algorithmic
+import train_lm
+from config import ConfigError
+
+TEXT = """
+model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
+tokenizer: {vocab_size: 400, train_documents: 100}
+data: {source: fables, train_documents: 150, validation_documents: 20, cache_dir: %(here)s/prepared}
+training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 4, use_cpu: true, bf16: false}
+"""
+EQUATIONS = """
+model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
+data: {operation: divide, modulus: 7, train_fraction: 0.5, validation_fraction: 0.2}
+training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 12, use_cpu: true, bf16: false}
+"""
+SCRIPTS = {"lm": (train_lm.main, TEXT), "algorithmic": (train_algorithmic.main, EQUATIONS)}
+
+BEST = "training.load_best_model_at_end=true"
+BY_EPOCHS = "training.max_steps=-1"
+BEST_SAVED = "training.save_strategy=best"
+
+# What is given, and what is said: the setting with its value, and what is allowed or what to do.
+OF_TEXT = [
+    # keys that are none
+    ("training.lerning_rate=1", "training.lerning_rate is not a setting", "did you mean learning_rate?"),
+    ("model.num_layers=3", "model.num_layers is not a setting", "did you mean num_hidden_layers?"),
+    ("data.context_lenght=32", "data.context_lenght is not a setting", "did you mean context_length?"),
+    ("tokenizer.vocabsize=500", "tokenizer.vocabsize is not a setting", "did you mean vocab_size?"),
+    ("optimizer.muon_momentun=0.9", "optimizer.muon_momentun is not a setting", "did you mean muon_momentum?"),
+    ("sample.temprature=1", "sample.temprature is not a setting", "did you mean temperature?"),
+    ("card.licence=mit", "card.licence is not a setting", "did you mean license?"),
+    ("optimiser.kind=muon", "optimiser is not a section", "did you mean optimizer?"),
+    ("evaluation.evals_per_decade=1", "evaluation is not a section of train_lm.py", "there are model, data, training"),
+    ("training.max_steps.x=3", "training.max_steps={'x': 3}", "it takes int"),
+    # values that are of no use
+    ("training.learning_rate=.nan", "training.learning_rate=nan", "it takes float, a finite one"),
+    ("training.learning_rate=.inf", "training.learning_rate=inf", "it takes float, a finite one"),
+    (f"training.learning_rate=1{400 * '0'}", "training.learning_rate=1000", "it takes float"),
+    ("model.initializer_range=.inf", "model.initializer_range=inf", "it takes float, a finite one"),
+    ("optimizer.muon_learning_rate=.nan", "optimizer.muon_learning_rate=nan", "it takes float, a finite one"),
+    ("sample.temperature=.nan", "sample.temperature=nan", "it takes float, a finite one"),
+    ("training.optim=adamm", "training.optim='adamm'", "it takes adamw_torch|"),
+    ("training.lr_scheduler_type=sawtooth", "training.lr_scheduler_type='sawtooth'", "it takes linear|cosine|"),
+    ("training.eval_strategy=sometimes", "training.eval_strategy='sometimes'", "it takes no|steps|epoch"),
+    ("training.save_strategy=sometimes", "training.save_strategy='sometimes'", "it takes no|steps|epoch|best"),
+    ("training.hub_strategy=sometimes", "training.hub_strategy='sometimes'", "it takes end|every_save|"),
+    ("training.ddp_backend=pigeon", "training.ddp_backend='pigeon'", "it takes nccl|gloo|"),
+    ("training.log_level=loud", "training.log_level=loud", "there are detail, debug, info"),
+    ("training.torch_compile_mode=fast", "training.torch_compile_mode=fast", "there are default, "),
+    ("training.torch_compile_backend=gcc", "training.torch_compile_backend=gcc", "there are eager, aot_eager"),
+    ("training.debug=everything", "everything is not a valid DebugOption", "underflow_overflow"),
+    # ranges
+    ("training.learning_rate=-1", "training.learning_rate=-1.0", "it must be at least 0"),
+    ("training.weight_decay=-0.1", "training.weight_decay=-0.1", "it must be at least 0"),
+    ("training.max_grad_norm=-1", "training.max_grad_norm=-1.0", "it must be at least 0"),
+    ("training.adam_epsilon=-1e-8", "training.adam_epsilon=-1e-08", "it must be at least 0"),
+    ("training.adam_beta1=1", "training.adam_beta1=1.0", "it must be at least 0, below 1"),
+    ("training.neftune_noise_alpha=-1", "training.neftune_noise_alpha=-1.0", "it must be at least 0"),
+    ("training.eval_delay=-1", "training.eval_delay=-1.0", "it must be at least 0"),
+    ("training.max_steps=0", "training.max_steps=0", "it must be at least 1, or -1 for training.num_train_epochs"),
+    ("training.max_steps=-5", "training.max_steps=-5", "it must be at least 1, or -1 for training.num_train_epochs"),
+    (f"training.num_train_epochs=0; {BY_EPOCHS}", "training.num_train_epochs=0.0", "it must be above 0"),
+    (f"training.num_train_epochs=-1; {BY_EPOCHS}", "training.num_train_epochs=-1.0", "it must be above 0"),
+    ("training.per_device_train_batch_size=0", "training.per_device_train_batch_size=0", "it must be at least 1"),
+    ("training.per_device_eval_batch_size=0", "training.per_device_eval_batch_size=0", "it must be at least 1"),
+    ("training.gradient_accumulation_steps=0", "training.gradient_accumulation_steps=0", "it must be at least 1"),
+    ("training.eval_accumulation_steps=0", "training.eval_accumulation_steps=0", "it must be at least 1"),
+    ("training.torch_empty_cache_steps=0", "training.torch_empty_cache_steps=0", "it must be at least 1"),
+    ("training.save_total_limit=0", "training.save_total_limit=0", "it must be at least 1"),
+    ("training.dataloader_num_workers=-1", "training.dataloader_num_workers=-1", "it must be at least 0"),
+    ("training.ddp_timeout=0", "training.ddp_timeout=0", "it must be at least 1"),
+    ("training.data_seed=-1", "training.data_seed=-1", "it must be at least 0 and below 2^32"),
+    ("training.seed=4294967296", "training.seed=4294967296", "it must be at least 0 and below 2^32"),
+    ("training.logging_steps=0", "training.logging_steps=0.0",
+     "it must be above 0, and the strategy `no` is for never"),
+    ("training.eval_steps=0", "training.eval_steps=0.0", "it must be above 0, and the strategy `no` is for never"),
+    ("training.save_steps=-1", "training.save_steps=-1.0", "it must be above 0, and the strategy `no` is for never"),
+    ("training.eval_steps=2.5", "training.eval_steps=2.5", "give a whole number, or one below 1"),
+    ("training.warmup_steps=1.5", "training.warmup_steps=1.5", "give a whole number, or one below 1"),
+    ("model.hidden_dropout=1.5", "hidden_dropout=1.5", "must be at least 0 and below 1"),
+    ("model.attention_dropout=-0.1", "attention_dropout=-0.1", "must be at least 0 and below 1"),
+    ("model.norm_eps=0", "norm_eps=0.0", "must be positive"),
+    ("model.num_hidden_layers=0", "num_hidden_layers=0", "must be at least 1"),
+    ("model.hidden_size=1e9", "parameters, which take", "lower model.hidden_size"),
+    ("model.vocab_size=1e12", "parameters, which take", "what else is too large"),
+    ("tokenizer.vocab_size=1e12", "tokenizer.vocab_size=1000000000000", "it must be at most 4,294,967,295"),
+    ("tokenizer.train_bytes=0", "tokenizer.train_bytes=0", "it must be at least 1"),
+    ("data.bad_records=1", "data.bad_records=1.0", "it must be at least 0 and below 1"),
+    ("optimizer.muon_momentum=1", "optimizer.muon_momentum=1.0", "it must be at least 0 and below 1"),
+    ("optimizer.grokfast_lambda=-1", "optimizer.grokfast_lambda=-1.0", "it must be at least 0"),
+    ("sample.seed=-1", "sample.seed=-1", "it must be at least 0"),
+    ("sample.seed=1e30", "sample.seed=1000000000000000019884624838656", "it must be at most 4,294,967,295"),
+    ("sample.max_new_tokens=0", "sample.max_new_tokens=0", "it must be at least 1"),
+    # settings of the model and of the data that do not go together
+    ("model.num_key_value_heads=3", "num_key_value_heads=3 does not divide num_attention_heads=2",
+     "choose one of 1, 2"),
+    ("model.head_dim=15", "head_dim=15 is odd", "choose an even head_dim or position=learned"),
+    ("model.max_position_embeddings=1", "model.max_position_embeddings=1", "raise the one or lower the other"),
+    ("data.mask_first_n=63", "data.mask_first_n=63", "raise the one or lower the other"),
+    ("data.mask_first_n=20; data.context_length=20", "data.mask_first_n=20",
+     "leaves nothing of data.context_length=20"),
+    ("data.source=", "data.source is empty", "leave it out, or give a name"),
+    ("data.cache_dir=FILE", "data.cache_dir=", "cannot be written to: Not a directory; give another folder"),
+    ("data.validation_source=nowhere.txt", "nowhere.txt is neither a known source nor", "give one of fables"),
+    ("data.mixture={fabels: 1}", "fabels is neither a known source nor an existing file", "did you mean fables?"),
+    ("data.mixture={fables: -1, c4: 1}", "data.mixture={'fables': -1, 'c4': 1}", "needs shares above 0"),
+    ("data.mixture={fables: .inf, c4: 1}", "data.mixture={'fables': inf, 'c4': 1}", "needs shares above 0"),
+    ("data.mixture={fables: true}", "data.mixture={'fables': True}", "needs shares above 0"),
+    ("data.streaming=true; training.max_steps=-1", "data.streaming=true", "needs training.max_steps"),
+    ("data.streaming=true; data.layout=documents", "data.streaming=true", "needs data.layout=packed"),
+    ("tokenizer.kind=pretrained; tokenizer.path=./nowhere", "tokenizer.path=./nowhere cannot be loaded",
+     "give the folder or Hub id of one"),
+    # settings of training that do not go together, or cannot be had
+    ("training.warmup_steps=10", "training.warmup_steps=10 is longer than training.max_steps=4", "lower it"),
+    ("training.num_train_epochs=3", "training.num_train_epochs=3 has no effect with training.max_steps=4",
+     "give training.max_steps=-1 with it"),
+    ("training.lr_scheduler_type=cosine; training.lr_scheduler_kwargs={power: 2}",
+     "training.lr_scheduler_kwargs={'power': 2}", "give kwargs that it has, or null"),
+    ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=no", "reduce_lr_on_plateau",
+     "requires an eval strategy"),
+    ("training.bf16=true; training.fp16=true", "training.fp16=True and training.bf16=True", "leave out one of them"),
+    ("training.fp16=true", "training.fp16=True and training.use_cpu=True", "leave out one of them"),
+    ("training.dataloader_persistent_workers=true", "training.dataloader_persistent_workers=True",
+     "give training.dataloader_num_workers"),
+    ("training.dataloader_prefetch_factor=2", "training.dataloader_prefetch_factor=2",
+     "give training.dataloader_num_workers"),
+    ("training.dataloader_prefetch_factor=-2; training.dataloader_num_workers=1",
+     "training.dataloader_prefetch_factor=-2", "it must be at least 1"),
+    (f"{BEST}; training.eval_strategy=no", "training.eval_strategy=no is not training.save_strategy=steps",
+     "make them the same"),
+    (f"{BEST}; training.save_strategy=epoch", "training.eval_strategy=steps is not training.save_strategy=epoch",
+     "make them the same"),
+    (f"{BEST}; training.save_steps=3; training.eval_steps=2", "training.save_steps=3.0 is no multiple of",
+     "make it one"),
+    (f"{BEST}; training.save_steps=0.5; training.eval_steps=2", "training.save_steps=0.5 is no multiple",
+     "make it one"),
+    (f"{BEST}; training.metric_for_best_model=accuracy", "training.metric_for_best_model=accuracy is not measured",
+     "give one of loss, perplexity, bits_per_byte"),
+    (f"{BEST}; training.greater_is_better=true", "training.greater_is_better=True", "leave it out"),
+    (BEST_SAVED, BEST_SAVED, "training.metric_for_best_model=loss"),
+    (f"{BEST_SAVED}; training.metric_for_best_model=loss; training.eval_strategy=no", BEST_SAVED,
+     "give training.eval_strategy=steps (it is no)"),
+    ("training.optim=galore_adamw", "training.optim=galore_adamw", "install `galore_torch`"),
+    ("training.optim=lomo", "training.optim=lomo", "install `lomo_optim`"),
+    ("training.optim=sgd; training.optim_args=momentum", "training.optim_args=momentum", "or leave both out"),
+    ("training.optim=sgd; training.optim_args=momentum=-1", "training.optim_args=momentum=-1", "or leave both out"),
+    ("training.optim_args=amsgrad=1", "training.optim_args=amsgrad=1", "it makes no use of them; or leave both out"),
+    ("training.optim=sgd; optimizer.kind=muon", "training.optim=sgd has no effect with optimizer.kind=muon",
+     "leave it"),
+    ("training.report_to=wandbb", "training.report_to=wandbb", "there are azure_ml"),
+    ("training.report_to=[clearml]", "training.report_to=clearml is not installed",
+     "install its package, or give none"),
+    ("training.label_smoothing_factor=0.1", "training.label_smoothing_factor=0.1 is not supported", "leave it out"),
+    ("training.dataloader_drop_last=true", "training.dataloader_drop_last=True is not supported", "leave it out"),
+    ("training.ignore_data_skip=true", "training.ignore_data_skip=True is not supported", "leave it out"),
+    ("training.auto_find_batch_size=true", "training.auto_find_batch_size=True is not supported", "leave it out"),
+    ("training.remove_unused_columns=true", "training.remove_unused_columns=True is not supported", "leave it out"),
+    ("training.eval_do_concat_batches=false", "training.eval_do_concat_batches=False is not supported", "leave it out"),
+    ("training.batch_eval_metrics=true", "training.batch_eval_metrics=True is not supported", "leave it out"),
+    ("training.include_num_input_tokens_seen=true", "training.include_num_input_tokens_seen=True", "always counted"),
+    ("training.train_sampling_strategy=random", "training.train_sampling_strategy=random is not", "leave it out"),
+    ("training.use_liger_kernel=true", "training.use_liger_kernel=True is not supported", "leave it out"),
+    ("training.deepspeed=ds.json", "training.deepspeed=ds.json is not supported", "accelerate launch"),
+    ("training.parallelism_config={tp_size: 2}", "training.parallelism_config={'tp_size': 2}", "accelerate launch"),
+    ("training.accelerator_config={split_batches: true}", "training.accelerator_config={'split_batches': True}",
+     "leave it out"),
+    ("training.fsdp=full_shard", "training.fsdp=full_shard", "needs several GPUs"),
+    ("training.fsdp_config={version: 2}", "training.fsdp_config={'version': 2}", "no effect without training.fsdp"),
+    ("training.gradient_checkpointing_kwargs={reentrant: true}", "gradient_checkpointing_kwargs has no reentrant",
+     "use_reentrant"),
+    # places
+    ("training.output_dir=FILE", "file cannot be written to (File exists)", "choose another"),
+    ("training.output_dir=FILE/run", "file/run cannot be written to (Not a directory)", "choose another"),
+    ("training.resume_from_checkpoint=nowhere", "training.resume_from_checkpoint=nowhere is no folder", "give a"),
+]  # fmt: skip
+
+OF_EQUATIONS = [
+    ("data.toknes=padded", "data.toknes is not a setting", "did you mean tokens?"),
+    ("evaluation.eval_per_decade=3", "evaluation.eval_per_decade is not a setting", "did you mean evals_per_decade?"),
+    ("replicas.trianing.seed=[1]", "replicas.trianing is not a section", "did you mean training?"),
+    ("replicas.training.sed=[1]", "replicas.training.sed is not something", "did you mean training.seed?"),
+    ("tokenizer.kind=bpe", "tokenizer is not a section of train_algorithmic.py", "there are model, data, training"),
+    ("model.path=gpt2", "model.path is not a setting", "there are type"),
+    ("data.train_fraction=.nan", "data.train_fraction=nan", "it takes float, a finite one"),
+    ("data.seed=-1", "cannot be split by the seed -1", "give a data.seed of at least 0"),
+    ("data.operation=nowhere.py:f", "data.operation=nowhere.py:f", "write FILE.py:FUNCTION"),
+    ("evaluation.evals_per_decade=1e9", "evaluation.evals_per_decade=1000000000", "it must be at most 1,000"),
+    ("evaluation.stop_when_grokked=perhaps", "evaluation.stop_when_grokked='perhaps'", "it takes bool"),
+    ("replicas.training.seed=[]", "replicas.training.seed=[]", "write [0,1,2]"),
+    ("replicas.training.seed=[-1]", "training.seed=-1", "below 2^32"),
+    ("replicas.training.learning_rate=[.nan]", "replicas.training.learning_rate=nan", "a finite one"),
+    ("replicas.training.learning_rate=[1,-1]", "training.learning_rate=-1.0", "it must be at least 0"),
+    ("replicas.optimizer.muon_momentum=[2]; optimizer.kind=muon", "optimizer.muon_momentum=2.0",
+     "it must be at least 0 and below 1"),
+    ("replicas.optimizer.muon_learning_rate=[0.1,0.2]", "muon_learning_rate=[0.1, 0.2] has no effect",
+     "give optimizer.kind=muon"),
+    ("replicas.model.initializer_range=[0]", "initializer_range=0.0", "must be positive"),
+    ("replicas.model.linear_init=[xavier]", "replicas.model.linear_init='xavier'", "it takes normal|uniform_fan_in"),
+    ("training.warmup_steps=20", "training.warmup_steps=20 is longer than training.max_steps=12", "lower it"),
+    ("training.eval_steps=0", "training.eval_steps=0.0", "the strategy `no` is for never"),
+    ("training.save_steps=0", "training.save_steps=0.0", "the strategy `no` is for never"),
+    ("training.max_grad_norm=-1", "training.max_grad_norm=-1.0", "it must be at least 0"),
+    ("training.dataloader_num_workers=-1", "training.dataloader_num_workers=-1", "it must be at least 0"),
+    ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=steps; training.eval_steps=4",
+     "training.lr_scheduler_type=reduce_lr_on_plateau", "give another"),
+    ("training.fp16=true", "training.fp16=True and training.use_cpu=True", "leave out one of them"),
+    ("training.fsdp=full_shard", "training.fsdp=full_shard is not for equations", "leave it out"),
+    ("training.gradient_checkpointing=true", "training.gradient_checkpointing=True is not for equations", "leave it"),
+    ("training.neftune_noise_alpha=1", "training.neftune_noise_alpha=1.0 is not for equations", "leave it out"),
+    ("training.remove_unused_columns=true", "training.remove_unused_columns=True is not supported", "leave it out"),
+    ("training.report_to=clearml", "training.report_to=clearml is not installed", "install its package, or give none"),
+    ("model.hidden_size=1e9", "parameters, which take", "lower model.hidden_size"),
+    ("training.output_dir=FILE/run", "file/run cannot be written to (Not a directory)", "choose another"),
+]  # fmt: skip
+
+ROWS = [("lm", *row) for row in OF_TEXT] + [("algorithmic", *row) for row in OF_EQUATIONS]
+
+
+@pytest.fixture
+def make_mistake(tmp_path, monkeypatch):
+    """A function: script and overrides to the complaint, after a look at what has been left behind."""
+    monkeypatch.chdir(tmp_path)  # what would be written to a relative path is seen, too
+    (tmp_path / "file").write_text("in the way")
+
+    def make(script: str, overrides: list[str]) -> str:
+        main, settings = SCRIPTS[script]
+        (tmp_path / "tiny.yaml").write_text(settings % {"here": tmp_path})
+        before = everything_in(tmp_path)
+        with pytest.raises(ConfigError) as error:
+            main(str(tmp_path / "tiny.yaml"), [text.replace("FILE", str(tmp_path / "file")) for text in overrides])
+        assert everything_in(tmp_path) == before
+        return str(error.value)
+
+    return make
+
+
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    """Files with their contents, and folders."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides", "what", "remedy"), ROWS, ids=[f"{row[0]} {row[1]}"[:90] for row in ROWS]
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_done(make_mistake, script, overrides, what, remedy):
+    complaint = make_mistake(script, overrides.split("; "))
+    assert what in complaint
+    assert remedy in complaint
+    assert "\n" not in complaint
+
+
+def test_there_are_enough():
+    assert len({row[:2] for row in ROWS}) == len(ROWS) >= 60
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_folder_with_a_run_stays_as_it_was(make_mistake, tmp_path, script):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert "holds a run already" in make_mistake(script, [])
+    assert "is not a setting" in make_mistake(script, ["training.lerning_rate=1"])
+    again = ["training.resume_from_checkpoint=true", "training.warmup_steps=100"]
+    assert "training.warmup_steps=100 is longer" in make_mistake(script, again)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a home folder is named otherwise")
+def test_a_folder_at_home_is_at_home(make_mistake, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert f"{tmp_path / 'mine'} holds a run already" in make_mistake("lm", ["training.output_dir=~/mine"])
