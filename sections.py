@@ -245,13 +245,13 @@ def _last_part(source: str) -> str:
 
 def _at_least(section: str, values, **minima):
     for key, least in minima.items():
-        if (value := getattr(values, key)) is not None and not value >= least:  # which NaN is not, either
+        if (value := getattr(values, key)) is not None and value < least:
             raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
 
 
 def _at_most(section: str, values, **maxima):
     for key, most in maxima.items():
-        if (value := getattr(values, key)) is not None and not value <= most:
+        if (value := getattr(values, key)) is not None and value > most:
             raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
 
 

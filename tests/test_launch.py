@@ -1,6 +1,7 @@
 """`accelerate launch` as the README has it: two processes of train_lm.py do what one does, and one tells of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 import train_algorithmic
 import train_lm
 from config import ROOT, ConfigError
+from training.folder import claimed
 
 CPU = "configs/accelerate/cpu.yaml"
 STEPS, BATCH = 10, 8
@@ -178,6 +180,16 @@ def test_a_mistake_is_one_sentence_of_all_processes(tmp_path):
     assert lines.count(sentence) == 1
     assert lines[-2].strip() == f"traceback : {sentence}"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_another_run_has_is_refused_to_all_processes(tmp_path):
+    words = settings(tmp_path, "run", *SHARED)
+    with claimed(tmp_path / "run"):
+        done = launch("--config_file", CPU, "train_lm.py", *words)
+    assert done.returncode != 0
+    assert f"traceback : train_lm.py: {tmp_path / 'run'} is in use by process {os.getpid()} on " in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_equations_are_not_shared_out(monkeypatch, tmp_path):

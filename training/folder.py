@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from sections import ConfigError
 
 LOCK = ".lock"
-SECONDS_FOR_WORKERS = 10.0
-"""Loaders of data hold the lock of a process that was killed until they notice."""
 
 
 @contextmanager
@@ -28,7 +25,7 @@ def claimed(folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         lock = _lock(folder)
         try:
@@ -47,7 +44,7 @@ def _lock(folder: Path) -> FileLock:
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_patience(folder))
+        lock.acquire(timeout=0)
         about = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         (folder / LOCK).write_text(json.dumps(about) + "\n", encoding="utf-8")
     except Timeout:
@@ -63,13 +60,6 @@ def _lock(folder: Path) -> FileLock:
             f"training.output_dir={folder} cannot be written to ({error.strerror}); choose another"
         ) from None
     return lock
-
-
-def _patience(folder: Path) -> float:
-    """Seconds to wait for the lock: none, unless who has it was killed here."""
-    about = _holder(folder)
-    is_here = about.get("host") == platform.node()
-    return SECONDS_FOR_WORKERS if is_here and not psutil.pid_exists(about["process"]) else 0.0
 
 
 def _holder(folder: Path) -> dict:

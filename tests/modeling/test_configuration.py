@@ -124,7 +124,7 @@ WRONG_TYPES = [
 OUT_OF_RANGE = [
     *((name, value) for name in SIZES for value in (0, -1)),
     *((name, value) for name in DROPOUTS for value in (-0.1, 1.0, float("nan"))),
-    *((name, value) for name in SCALES for value in (0.0, -1.0, float("nan"))),
+    *((name, value) for name in SCALES for value in (0.0, -1.0, float("nan"), float("inf"))),
 ]
 
 
