@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import train_algorithmic
 import train_lm
 from config import ROOT, ConfigError
+from training.checkpoint import newest_whole
 from training.folder import claimed
 
 CPU = "configs/accelerate/cpu.yaml"
@@ -28,6 +29,20 @@ EXPERIMENT = {
         "save_steps": STEPS // 2, "use_cpu": True, "bf16": False,
     },
 }  # fmt: skip
+KILLING = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import train_lm
+from config import run_script
+from training.trainer import KindlingTrainer
+step = KindlingTrainer.training_step
+def dying(self, *arguments):
+    if os.environ["RANK"] == "1" and self.state.global_step == {STEPS - 2}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments)
+KindlingTrainer.training_step = dying
+run_script("", train_lm.main)
+"""
 SHARED = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
 ALONE = [f"training.per_device_train_batch_size={BATCH}"]
 
@@ -156,6 +171,22 @@ def test_two_processes_stream_from_scratch(tmp_path):
     assert column(shared, "loss") == pytest.approx(column(alone, "loss"), rel=1e-6)
     assert column(shared, "total_flos") == column(alone, "total_flos")
     assert column(shared, "eval_loss") == pytest.approx(column(alone, "eval_loss"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_named(two, tmp_path):
+    """By the launcher, which ends the other; and the run goes on to the same numbers."""
+    words = settings(tmp_path, "run", *SHARED, "training.resume_from_checkpoint=true")
+    killing = tmp_path / "killing.py"
+    killing.write_text(KILLING)
+    ended = launch("--config_file", CPU, str(killing), *words)
+    assert ended.returncode != 0
+    assert "rank      : 1" in ended.stderr
+    assert "Signal 9 (SIGKILL)" in ended.stderr
+    assert newest_whole(tmp_path / "run").name == f"checkpoint-{STEPS // 2}"
+    done = launch("--config_file", CPU, "train_lm.py", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert column(rows_of(tmp_path / "run"), "loss") == column(rows_of(two[0]), "loss")
 
 
 @pytest.mark.slow

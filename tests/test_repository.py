@@ -176,3 +176,18 @@ def check_configuration(words: list[str], path: str, rest: list[str]):
         load_experiment(path, settings, AlgorithmicExperiment)
     else:
         load_experiment(path, settings, KINDS.get(words[1], LanguageExperiment))
+
+
+def test_the_faults_name_tests_that_exist():
+    """And say of each whether it is one of the nightly ones."""
+    table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`( \*nightly\*)?", table.partition("## The faults")[2])
+    assert len(named) > 60
+    for path, name, nightly in named:
+        tests = {
+            node.name: [ast.unparse(one) for one in node.decorator_list]
+            for node in ast.walk(ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert not name or name in tests, (path, name)
+        assert bool(nightly) == ("pytest.mark.slow" in tests.get(name, [])), (path, name)

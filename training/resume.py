@@ -18,7 +18,7 @@ from sections import ConfigError, ResumeSection
 from .arguments import schedule
 from .checkpoint import newest_whole, refuse_damaged
 from .folder import LOCK
-from .run import folder_of, resolve
+from .run import batch_size, folder_of, resolve
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation", "replicas")
 LENGTH = ("training.max_steps", "training.num_train_epochs")
@@ -29,8 +29,10 @@ TRAINING = (
     "gradient_accumulation_steps",
 )  # fmt: skip
 """The arguments that decide which numbers come out."""
-NO_MATTER = ("data.cache_dir",)
-SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "processes", *(f"model.{name}" for name in DROPOUTS))
+NO_MATTER = ("data.cache_dir", "data.bad_records")
+SHARING = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
+"""How a batch is shared out, which changes nothing but rounding, is told; `batch`, their product, is compared."""
+SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"model.{name}" for name in DROPOUTS))
 """What a run can go on without; its weights and its data are what it is."""
 
 
@@ -133,7 +135,7 @@ class Contract(TrainerCallback, ExportableState):
         terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
         was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
         for name, now in terms.items():
-            if was[name] != now and name not in self.allowed:
+            if was[name] != now and name not in (*self.allowed, *SHARING):
                 remedy = f", or with resume.allow=[{name}]" if name.startswith(SWITCHABLE) else ""
                 raise ConfigError(
                     f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; resume it as it "
@@ -174,7 +176,7 @@ class Contract(TrainerCallback, ExportableState):
 def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
     """What is known of a run before any data are read."""
     terms = {f"training.{name}": getattr(args, name) for name in TRAINING}
-    terms["processes"] = args.world_size
+    terms |= {"processes": args.world_size, "batch": batch_size(args)}
     given = experiment.as_dict()
     for section in SECTIONS:
         terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}

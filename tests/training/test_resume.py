@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
@@ -116,8 +117,6 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
         (train_lm, "training.learning_rate=0.5", "0.001", True),
         (train_lm, "training.adam_beta2=0.9", "0.95", True),
         (train_lm, "training.lr_scheduler_type=linear", "cosine", True),
-        (train_lm, "training.per_device_train_batch_size=2", "4", True),
-        (train_lm, "training.gradient_accumulation_steps=2", "1", True),
         (train_lm, "training.bf16=true", "False", True),
         (train_lm, "training.seed=3", "42", True),
         (train_algorithmic, "data.operation=add", "divide", False),
@@ -138,6 +137,35 @@ def test_what_is_otherwise_is_named_with_both_values(place, half, script, change
     assert (f"or with resume.allow=[{setting}]" in said) == allowed
     assert "\n" not in said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "now"), [("training.per_device_train_batch_size=2", 2), ("training.gradient_accumulation_steps=2", 8)]
+)
+def test_another_batch_is_named_and_allowed(place, half, change, now, capsys):
+    name = half(train_lm)
+    with pytest.raises(ConfigError, match=rf"with batch=4 and is resumed with {now}; .* resume.allow=\[batch\]"):
+        run(train_lm, place, name, GO_ON, change)
+    folder = run(train_lm, place, name, GO_ON, change, "resume.allow=[batch]")
+    assert f"            batch={now} from now on, 4 before\n" in capsys.readouterr().out
+    tokens = rows(folder, "tokens")
+    assert [tokens[step] - tokens[step - 1] for step in (5, 6, 10)] == [4 * 31, now * 31, now * 31]
+
+
+def test_a_batch_can_be_shared_out_in_another_way(place, half, capsys):
+    """Which is told, and changes nothing but rounding; without dropout, whose numbers are drawn a piece at a time."""
+    name = half(train_lm)
+    halves = ("training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2")
+    whole, parts = ((), halves)
+    no_dropout = ("model.hidden_dropout=0.0", "resume.allow=[model.hidden_dropout]", GO_ON)
+    ends = []
+    for given in (whole, parts):
+        copy = shutil.copytree(place / name, place / f"{name}-{len(given)}").name
+        folder = run(train_lm, place, copy, *no_dropout, *given)
+        ends.append(load_file(folder / "model.safetensors"))
+    assert "training.gradient_accumulation_steps=2 from now on, 1 before" in capsys.readouterr().out
+    for key, weight in ends[0].items():
+        torch.testing.assert_close(ends[1][key], weight, rtol=0, atol=1e-5)
 
 
 def test_other_text_in_the_same_file_is_refused(place, half):

@@ -1,16 +1,14 @@
 """A long run needs no more memory, and no more open files, at its end than at its beginning."""
 
-import gc
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
-import psutil
 import pytest
 
-import train_lm
-from training.trainer import KindlingTrainer
-
-from .test_checkpoint import in_a_child
+from config import ROOT
 
 EXPERIMENT = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 16}
@@ -22,27 +20,36 @@ training:
 sample: {max_new_tokens: 8}
 """
 FIRST, LAST, EACH = 2_000, 12_000, 500
+NOTING = f"""
+import gc, json, sys
+from pathlib import Path
+import psutil
+import train_lm
+from training.trainer import KindlingTrainer
+
+process, noted, step = psutil.Process(), [], KindlingTrainer.training_step
+
+def noting(self, *arguments):
+    done = self.state.global_step
+    if done >= {FIRST} and done % {EACH} == 0:
+        gc.collect()  # figures leave parts that know each other, which wait for the collector
+        noted.append((done, process.memory_info().rss, process.num_fds()))
+    return step(self, *arguments)
+
+KindlingTrainer.training_step = noting
+train_lm.main(sys.argv[1], [])
+Path(sys.argv[2]).write_text(json.dumps(noted))
+"""
 
 
 @pytest.mark.slow
 def test_memory_and_open_files_stay_as_they_are(tmp_path):
     """Over ten thousand steps with logs, evaluations, curves, samples and checkpoints, after two thousand to begin."""
     (tmp_path / "soak.yaml").write_text(EXPERIMENT % (tmp_path / "prepared", tmp_path / "run", LAST))
-
-    def work():
-        process, noted, step = psutil.Process(), [], KindlingTrainer.training_step
-
-        def noting(self, *arguments):
-            if self.state.global_step % EACH == 0 and self.state.global_step >= FIRST:
-                gc.collect()  # figures leave parts that know each other, which wait for the collector
-                noted.append((self.state.global_step, process.memory_info().rss, process.num_fds()))
-            return step(self, *arguments)
-
-        KindlingTrainer.training_step = noting
-        train_lm.main(str(tmp_path / "soak.yaml"), [])
-        (tmp_path / "noted.json").write_text(json.dumps(noted))
-
-    assert in_a_child(work) == 0
+    command = [sys.executable, "-c", NOTING, str(tmp_path / "soak.yaml"), str(tmp_path / "noted.json")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     steps, memory, files = np.array(json.loads((tmp_path / "noted.json").read_text())).T
     assert len(steps) == (LAST - FIRST) / EACH
     slope = np.polyfit(steps / 1000, memory / 1e6, 1)[0]
