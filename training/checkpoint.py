@@ -194,8 +194,7 @@ class Checkpoints:
         return self._seen[path] == stamp
 
     def _remove(self, path: Path):
-        """Of what is left by a kill in the midst of it, nothing looks like a checkpoint."""
-        (path / MANIFEST).unlink(missing_ok=True)
+        """In one event out of sight, and then for good: a kill in between leaves what the next save removes."""
         gone = path.with_name(f"{STAGING}removed-{path.name}")
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
