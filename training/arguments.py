@@ -77,7 +77,7 @@ UNSUPPORTED = {
     "enable_jit_checkpoint": (False, "a run that gets SIGTERM is saved in any case"),
     "ignore_data_skip": (False, "a resumed run would repeat examples"),
     "include_num_input_tokens_seen": ("no", "targets are always counted"),
-    "label_smoothing_factor": (0, "its loss is not the one that others and floors are compared with"),
+    "label_smoothing_factor": (0, "transformers would smooth other tokens than the targets"),
     "parallelism_config": (None, "several GPUs are used by `accelerate launch`"),
     "remove_unused_columns": (False, "the collator reads columns that no model takes"),
     "restore_callback_states_from_checkpoint": (False, "a resumed run restores its own"),
