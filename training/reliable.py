@@ -21,7 +21,7 @@ from .checkpoint import Checkpoints, disk_error
 from .guard import Guard
 from .signals import Signals
 from .state import read_state, write_state
-from .workers import RESTARTS, from_new_workers, is_of_a_worker, leave_deaths_to_the_loader
+from .workers import LOST, RESTARTS, from_new_workers, is_death, leave_deaths_to_the_loader
 
 
 class ReliableTrainer(Trainer):
@@ -79,25 +79,28 @@ class ReliableTrainer(Trainer):
         while True:
             try:
                 samples, targets = super().get_batch_samples(self._batches, num_batches, device)
-            except RuntimeError as error:
+            except (RuntimeError, *LOST) as error:
                 self._replace_workers(error)
             else:
                 self._batch, self._loss = samples, 0.0
                 return samples, targets
 
-    def _replace_workers(self, error: RuntimeError):
+    def _replace_workers(self, error: Exception):
         """Once too often, the run is saved and ends. One of several processes cannot save alone, so it fails."""
-        if not is_of_a_worker(error) or self.args.world_size > 1:
+        if not is_death(error, self.args.dataloader_num_workers) or self.args.world_size > 1:
             raise error
         self.restarts += 1
         if self.restarts > RESTARTS:
             self._save_checkpoint(self.model, None)
             sys.exit(
-                f"workers of the data loader have died {self.restarts} times ({error}); the run ends after step "
+                f"workers of the data loader have died {self.restarts} times ({error!r}); the run ends after step "
                 f"{self.state.global_step:,}, saved; go on with training.resume_from_checkpoint=true and fewer "
                 "training.dataloader_num_workers, or more memory"
             )
-        tqdm.write(f"step {self.state.global_step + 1:,}: {error}; going on with new workers", file=sys.stderr)
+        tqdm.write(
+            f"step {self.state.global_step + 1:,}: a worker of the data loader has died ({error!r}); going on with new ones",
+            file=sys.stderr,
+        )
         self._batches = from_new_workers(self)
 
     def training_step(self, *args, **kwargs):

@@ -20,8 +20,14 @@ def leave_deaths_to_the_loader():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises there
 
 
-def is_of_a_worker(error: RuntimeError) -> bool:
-    """Whether a worker has died, rather than raised something itself."""
+LOST = (EOFError, ConnectionError, FileNotFoundError)
+"""What fetching a batch ends in, if the worker that has it in its memory is gone by then."""
+
+
+def is_death(error: Exception, workers: int) -> bool:
+    """Whether a worker has died, rather than raised something itself, which comes as `Caught ... in DataLoader ...`."""
+    if isinstance(error, LOST):
+        return workers > 0 and " in DataLoader worker process " not in str(error)
     return str(error).startswith("DataLoader worker")
 
 

@@ -127,12 +127,26 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
 
     assert in_a_child(work) == ends
     said = capfd.readouterr().err
-    assert said.count("going on with new workers") == min(len(deaths), 3)
+    assert said.count("going on with new ones") == min(len(deaths), 3)
     if ends:
         assert "workers of the data loader have died 4 times" in said
         assert "saved; go on with" in said
         assert 8 <= kept(tmp_path / "run")[-1] < 14  # which batches were fetched before is a matter of luck
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError, FileNotFoundError, EOFError])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_raises_is_no_death(tmp_path, kind, workers):
+    class Raising(Ledger):
+        def __call__(self, examples):  # noqa: ARG002
+            raise kind("of mine")
+
+    trainer, ledger = prepare(tmp_path, dataloader_num_workers=workers, **NEVER)
+    ledger.__class__ = Raising
+    with pytest.raises(kind, match="of mine"):
+        trainer.train()
+    assert trainer.restarts == 0
 
 
 def prepared_and_trained(folder, **options):
