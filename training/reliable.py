@@ -97,10 +97,8 @@ class ReliableTrainer(Trainer):
                 f"{self.state.global_step:,}, saved; go on with training.resume_from_checkpoint=true and fewer "
                 "training.dataloader_num_workers, or more memory"
             )
-        tqdm.write(
-            f"step {self.state.global_step + 1:,}: a worker of the data loader has died ({error!r}); going on with new ones",
-            file=sys.stderr,
-        )
+        died = f"step {self.state.global_step + 1:,}: a worker of the data loader has died ({error!r})"
+        tqdm.write(f"{died}; going on with new ones", file=sys.stderr)
         self._batches = from_new_workers(self)
 
     def training_step(self, *args, **kwargs):

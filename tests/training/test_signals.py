@@ -135,8 +135,9 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError, FileNotFoundError, EOFError])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [(RuntimeError, 0), (EOFError, 0), (FileNotFoundError, 0), (ConnectionError, 1)]
+)
 def test_what_a_worker_raises_is_no_death(tmp_path, kind, workers):
     class Raising(Ledger):
         def __call__(self, examples):  # noqa: ARG002
