@@ -198,7 +198,10 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Where nothing is clipped, the norm of all replicas' gradients together: the stock method would clip too."""
-        return super()._get_grad_norm(model, _grad_norm(model) if grad_norm is None else grad_norm)
+        if grad_norm is None:
+            self.accelerator.unscale_gradients()
+            grad_norm = _grad_norm(model)
+        return super()._get_grad_norm(model, grad_norm)
 
     def _skip_step(self, why: str):
         """Skip it for the replicas whose gradient is no number; for the others it is a step as any."""

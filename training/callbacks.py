@@ -1,34 +1,74 @@
 """What a run shows and keeps while it trains: a progress line, metrics.jsonl, samples, curves."""
 
+import functools
 import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from sections import ConfigError, SampleSection
 
+from .checkpoint import disk_error
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt
+
+
+def where_the_disk_allows(write: Callable) -> Callable:
+    """A method that writes into the run folder, and is given up where the disk is full: the training is worth more."""
+
+    @functools.wraps(write)
+    def tolerant(self, *args, **kwargs):
+        try:
+            return write(self, *args, **kwargs)
+        except Exception as error:
+            if not disk_error(error):
+                raise
+            tqdm.write(f"{type(self).__name__} could not write ({error}); training goes on", file=sys.stderr)
+
+    return tolerant
+
+
+def forget_after(path: Path, step: int):
+    """Take out of a file of JSON lines those of later steps, which will come again, and any that was torn off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")
 
 
 class MetricsFile(TrainerCallback):
     """`metrics.jsonl`: one line a log, the very rows of the Trainer's log history.
 
-    After a resume the file is written anew from the restored history, so it never holds a step twice.
+    After a resume, and where a line was lost to a full disk, the file is written anew from that history.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / "metrics.jsonl"
+        self.lines = 0
 
+    @where_the_disk_allows
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             self.path.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), encoding="utf-8")
+            self.lines = len(state.log_history)
 
-    def on_log(self, args, state, control, **kwargs):  # noqa: ARG002
+    @where_the_disk_allows
+    def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
+            if self.lines < len(state.log_history) - 1:
+                return self.on_train_begin(args, state, control, **kwargs)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
+            self.lines += 1
 
 
 class Curves(TrainerCallback):
@@ -38,6 +78,7 @@ class Curves(TrainerCallback):
         self.path = folder / "curves.png"
         self.floor = floor
 
+    @where_the_disk_allows
     def on_evaluate(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             draw_curves(state.log_history, self.path, self.floor.loss if self.floor else None)
@@ -57,12 +98,12 @@ class Samples(TrainerCallback):
         if self.ids.shape[1] >= positions:
             raise ConfigError(f"sample.prompt has {self.ids.shape[1]} tokens and the model {positions}; shorten it")
 
+    @where_the_disk_allows
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
-        if state.is_world_process_zero and self.path.exists():  # resumed: later samples will be drawn again
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
 
+    @where_the_disk_allows
     def on_evaluate(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             self.last = self.draw(model)

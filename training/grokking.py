@@ -169,7 +169,9 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     seconds = results[first.name]["seconds"]
     if experiment.replicas:  # last, for it says that the run is finished
         draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
-        write_json(folder / "metrics.json", {"replicas": list(results), "seconds": seconds})
+        write_json(
+            folder / "metrics.json", {"replicas": list(results), "steps": trainer.state.global_step, "seconds": seconds}
+        )
     prompt, _ = first.equations.texts["test"][0]
     return [
         "",

@@ -14,6 +14,8 @@ from transformers.trainer_callback import ExportableState
 
 from sections import GuardSection
 
+from .callbacks import forget_after, where_the_disk_allows
+
 
 class Guard(TrainerCallback, ExportableState):
     """Judges each step between its backward pass and the optimiser's; keeps count of those that were skipped.
@@ -41,10 +43,11 @@ class Guard(TrainerCallback, ExportableState):
         if before:
             self.skipped, self.in_a_row = before["skipped"], before["in_a_row"]
             self.losses.extend(before["losses"])
-        if state.is_world_process_zero and self.path.exists():  # resumed: later steps will be judged again
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+        if min(self.in_a_row.values()) >= self.section.skips_in_a_row:  # by which the run was ended, and goes on
+            self.in_a_row = dict.fromkeys(self.in_a_row, 0)
+        self.verdict = None
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
 
     def objection(self, loss: float, grad_norm: float | None) -> str | None:
         """Why a step may not be made, or None; its loss is remembered for the next ones if it may."""
@@ -77,10 +80,11 @@ class Guard(TrainerCallback, ExportableState):
             self._tell(step, why, batch, process, names)
         if min(counts) >= limit:
             self.verdict = (
-                f"the last {limit} steps were skipped ({why}), and the run ends after step {step:,}; it is saved "
-                f"without them: look at their batches in {self.path}, and go on with a lower training.learning_rate"
+                f"the last {limit} steps were skipped ({why}), and the run ends after step {step:,}: look at their "
+                f"batches in {self.path}, and go on with resume.allow=[training.learning_rate] and a lower one"
             )
 
+    @where_the_disk_allows
     def _tell(self, step, why, batch, process, names):
         ids = [row for inputs in batch for row in inputs["input_ids"].flatten(0, -2).tolist()]
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """A run on text: what its validation is compared with, what it announces, what it came to."""
 
+import sys
 from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -8,8 +9,9 @@ from experiment import LanguageExperiment
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 
-from .callbacks import Curves, MetricsFile, Samples
+from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
 from .card import Facts, describe_optimizer, write_card
+from .checkpoint import disk_error
 from .processes import share, what_is_left_idle
 from .room import memory_line
 from .run import batch_size, folder_of, read_provenance, write_json
@@ -48,13 +50,19 @@ class Report(TrainerCallback):
         """All that writes into the run folder, the card last."""
         return [MetricsFile(self.folder), Curves(self.folder, self.floor), self.samples, self]
 
+    @where_the_disk_allows
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             self.write_card(args, model.config, self.metrics(state))
 
     def finish(self, trainer: Trainer):
         """Save and evaluate what the run ended with, write it down, and say what came out."""
-        trainer.save_model()
+        try:
+            trainer.save_model()
+        except Exception as error:
+            if not disk_error(error):
+                raise
+            sys.exit(f"the model could not be written ({error}); make room, and go on by resuming: no step is missing")
         state = trainer.state
         if trainer.args.load_best_model_at_end or not any(
             row.get("step") == state.global_step and "eval_loss" in row for row in state.log_history

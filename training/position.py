@@ -63,6 +63,9 @@ class DataPosition(TrainerCallback, ExportableState):
         """What the Trainer writes into `trainer_state.json`, together with the step."""
         return {"args": {}, "attributes": self.order.about | {"position": self.position}}
 
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        self.position = min(state.global_step * batch_size(args) + self.order.shift, self.order.stop)
+
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         before, self.position = (
             min(step * batch_size(args) + self.order.shift, self.order.stop)

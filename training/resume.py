@@ -1,6 +1,7 @@
 """Going on with a run: from which checkpoint, whether as the run that it was, and how much further."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import refuse_unsafe_files
 from sections import ConfigError, ResumeSection
 
-from .arguments import schedule
-from .checkpoint import newest_whole, refuse_damaged
+from .arguments import WAITING, schedule
+from .checkpoint import NAME, named, newest_whole, refuse_damaged, step_of
 from .folder import LOCK
 from .run import batch_size, folder_of, resolve
 
@@ -50,13 +51,14 @@ def _find_checkpoint(experiment: Experiment) -> str | None:
         if not Path(resume).is_dir():
             raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
         refuse_damaged(Path(resume))
+        _refuse_others(Path(resume), folder)
         return resume
     if resume and folder.is_dir():
         checkpoint = newest_whole(folder)
         if checkpoint is None and (folder / "metrics.json").exists():
             _leave_finished(folder, experiment.resume)
         return checkpoint and str(checkpoint)
-    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+    if _is_taken(folder):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
             "or choose another training.output_dir"
@@ -64,18 +66,39 @@ def _find_checkpoint(experiment: Experiment) -> str | None:
     return None
 
 
+def _is_taken(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+
+
+def _refuse_others(checkpoint: Path, folder: Path):
+    """`ConfigError` if the folder has another run, or the same as it went on from the checkpoint before."""
+    if checkpoint.resolve().parent != folder.resolve():
+        if _is_taken(folder):
+            raise ConfigError(f"{folder} holds a run already, not {checkpoint}'s; choose another training.output_dir")
+    elif NAME.fullmatch(checkpoint.name):
+        later = [path.name for path in named(folder) if step_of(path) > step_of(checkpoint)]
+        if later:
+            raise ConfigError(
+                f"{folder} has later checkpoints than {checkpoint.name}: {', '.join(later)}; move them away, or go on "
+                "from it in another training.output_dir"
+            )
+
+
 def _leave_finished(folder: Path, section: ResumeSection):
     if section.extend:
         raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
-    print(f"{folder} is finished, nothing is left to do; what came out is in {folder / 'metrics.json'}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{folder} is finished, nothing is left to do; what came out is in {folder / 'metrics.json'}")
     sys.exit(0)
 
 
 def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
     """End with exit code 0, nothing touched, if the run has made all its steps and is written down."""
-    if checkpoint is None or not (folder_of(experiment) / "metrics.json").exists():
+    path = folder_of(experiment) / "metrics.json"
+    if checkpoint is None or not path.exists():
         return
-    if read_state_of(checkpoint).global_step >= args.max_steps:
+    written = json.loads(path.read_text(encoding="utf-8")).get("steps")  # fewer, if the run was extended since
+    if args.max_steps <= read_state_of(checkpoint).global_step == written:
         _leave_finished(folder_of(experiment), ResumeSection())
 
 
@@ -101,6 +124,7 @@ class Contract(TrainerCallback, ExportableState):
             self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
             self.done, self.steps_before = state.global_step, state.max_steps
         self._refuse_unknown_names()
+        self._refuse_waiting_schedules()
         self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
         self._hold(_terms(experiment, args))
         self._hold_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
@@ -129,6 +153,14 @@ class Contract(TrainerCallback, ExportableState):
                     f"resume.allow={self.allowed} has {name}, without which a run is another one; name what is refused "
                     "otherwise, such as training.learning_rate"
                 )
+
+    def _refuse_waiting_schedules(self):
+        """What waits for a metric has lowered the rate by itself, and no other one follows from the settings."""
+        if "training.learning_rate" in self.allowed and self.args.lr_scheduler_type in WAITING:
+            raise ConfigError(
+                f"resume.allow={self.allowed} has training.learning_rate, which {self.args.lr_scheduler_type.value} "
+                "has lowered by itself; leave it out, or start another run from the checkpoint by model.path"
+            )
 
     def _hold(self, terms: dict):
         """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""

@@ -1,15 +1,30 @@
 """SIGTERM and SIGINT: the step is finished, the run is saved, and the exit code says what ended it."""
 
 import os
+import select
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from transformers import TrainerCallback
 
 ECHO = 1.0
 """Seconds within which a signal that comes again is the same one: launchers pass on what the terminal sends to all."""
+
+LAST_SECONDS = 30
+"""How long a data loader's worker stays after a SIGTERM, which launchers send to the whole group of a process."""
+
+
+def silence_broken_pipes():
+    """Let output go nowhere whose reader is gone: the Ctrl-C that ends a run also ends the `tee` behind it."""
+    for output in (1, 2) if hasattr(select, "poll") else ():
+        poll = select.poll()
+        poll.register(output, 0)
+        if any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)
 
 
 class Signals(TrainerCallback):
@@ -28,6 +43,7 @@ class Signals(TrainerCallback):
     @contextmanager
     def heeded(self):
         """Within, signals are answered; before and after, they end the process as ever."""
+        self.came = self.agreed = 0
         if threading.current_thread() is not threading.main_thread():  # where Python lets nobody do so
             yield
             return
@@ -39,14 +55,18 @@ class Signals(TrainerCallback):
                 signal.signal(one, handler)
 
     def _answer(self, number: int, frame):  # noqa: ARG002
-        if os.getpid() != self._process:  # a data loader's worker, which has this from its parent, and is ended by it
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+        if os.getpid() != self._process:  # a data loader's worker, which has this from its parent
+            if number == signal.SIGTERM:  # its last batches may be waited for, but it must not stay for ever
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(LAST_SECONDS)
         elif not self.came:
             self.came, self._since = number, time.monotonic()
             name = signal.Signals(number).name
-            # Not by print: the signal may have come in the midst of one.
-            os.write(2, f"\n{name}: ending after this step, with a checkpoint; once more ends it at once\n".encode())
+            with suppress(OSError):  # not by print: the signal may have come in the midst of one
+                os.write(
+                    2, f"\n{name}: ending after this step, with a checkpoint; once more ends it at once\n".encode()
+                )
+            silence_broken_pipes()
         elif time.monotonic() - self._since > ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -54,5 +74,7 @@ class Signals(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         if args.world_size == 1:  # one that came since is heeded at once
             self.agreed = self.came
+        if self.came:
+            silence_broken_pipes()
         if self.agreed:
             control.should_save = control.should_training_stop = True

@@ -93,8 +93,10 @@ class KindlingTrainer(ReliableTrainer):
         """As the Trainer's, without its pickle of the arguments, and with the cache that only training lacks."""
         config = self.accelerator.unwrap_model(self.model).config
         before, config.use_cache = config.use_cache, True
-        super()._save(output_dir, state_dict)
-        config.use_cache = before
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            config.use_cache = before
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink()
 

@@ -10,15 +10,17 @@ import signal
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerState
 
 from sections import ConfigError
 from training import state
+from training.callbacks import MetricsFile
 from training.checkpoint import MANIFEST, STAGING, Checkpoints, damage, newest_whole, refuse_damaged, seal
 from training.trainer import KindlingTrainer
 
@@ -286,7 +288,7 @@ def test_the_best_is_kept_and_found_again(tmp_path):
     folder = tmp_path / "run"
     trainer, _ = train(folder, stop=4, **OPTIONS)
     trainer.state.best_global_step = 2
-    trainer.checkpoints.limit = 1
+    trainer.checkpoints.limit, trainer._saved = 1, None
     trainer._save_checkpoint(trainer.model, None)
     assert kept(folder) == [2, 4]
     assert trainer.state.best_model_checkpoint == str(folder / "checkpoint-2")
@@ -297,6 +299,29 @@ def test_the_best_is_kept_and_found_again(tmp_path):
     resumed = go_on(moved, save_total_limit=1)
     assert resumed.state.best_model_checkpoint == str(moved / "checkpoint-2")
     assert kept(moved) == [2, 6]
+
+
+@pytest.mark.parametrize("harmed", [True, False])
+def test_the_best_is_taken_if_it_is_what_was_written(tmp_path, capfd, harmed):
+    trainer, _ = train(tmp_path, stop=4, **OPTIONS)
+    trainer.state.best_global_step, last = 2, weights(trainer)
+    best = trainer._find_best()
+    trainer.state.best_model_checkpoint = str(best)
+    expected = load_file(best / "model.safetensors")["model.embed_tokens.weight"]
+    if harmed:
+        flip(best / "model.safetensors", 8 * (best / "model.safetensors").stat().st_size - 9)
+    trainer._load_best_model()
+    assert same(weights(trainer), last) == harmed
+    assert torch.equal(trainer.model.model.embed_tokens.weight, expected) != harmed
+    assert ("checkpoint-2, the best, is damaged" in capfd.readouterr().err) == harmed
+
+
+def test_one_step_is_saved_once(tmp_path, monkeypatch):
+    """For to write it anew, it would have to go first."""
+    trainer, _ = train(tmp_path, stop=4, **OPTIONS)
+    monkeypatch.setattr(Checkpoints, "commit", None)
+    trainer._save_checkpoint(trainer.model, None)
+    assert damage(tmp_path / "checkpoint-4") is None
 
 
 # ---- a disk that is full
@@ -401,3 +426,21 @@ def test_a_checkpoint_of_another_model_is_refused(stopped):
 def test_a_stock_trainer_starts_from_the_weights(run):
     model = AutoModelForCausalLM.from_pretrained(run[0] / "checkpoint-6")
     assert same([parameter.detach() for parameter in model.parameters()], run[1])
+
+
+def test_a_line_that_a_full_disk_has_cost_comes_with_the_next(tmp_path, monkeypatch, capfd):
+    state = TrainerState(log_history=[], is_world_process_zero=True)
+    file = MetricsFile(tmp_path)
+    file.on_train_begin(None, state, None)
+    for step in range(1, 5):
+        state.log_history.append({"step": step})
+        with monkeypatch.context() as patch:
+            if step in (2, 3):
+                patch.setattr(Path, "open", full_disk)
+            file.on_log(None, state, None)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert capfd.readouterr().err.count("MetricsFile could not write ([Errno 28] No space left); training goes on") == 2
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left")

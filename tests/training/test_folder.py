@@ -28,9 +28,12 @@ import os, sys, time
 from pathlib import Path
 from training.folder import claimed
 with claimed(Path(sys.argv[1])):
+    started, told = os.pipe()
     if os.fork() == 0:  # as a loader of data is
+        os.write(told, b"x")
         time.sleep(1)
         os._exit(0)
+    os.read(started, 1)  # the lock's own part of a fork comes after it, in the child
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -99,6 +99,19 @@ def test_a_step_that_is_no_number_is_not_made(tmp_path, capfd, where, value, sec
     assert [logs[step].get("skipped_steps") for step in logs] == [None, None, 1, 1, 1, 1]
 
 
+def test_a_run_that_was_ended_goes_on_as_one_that_was_not(tmp_path):
+    """One more such step is one, and is written down; a line that was torn off is forgotten."""
+    with pytest.raises(SystemExit):
+        run(tmp_path, "loss", math.nan, last=5, max_steps=9).go()
+    with (tmp_path / "skipped.jsonl").open("a") as file:
+        file.write('{"step": 5, "wh')
+    trainer = run(tmp_path, "loss", math.nan, step=6, last=6, max_steps=9, checkpoint=tmp_path / "checkpoint-5")
+    trainer.go()
+    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 4, 5, 6]
+    assert trainer.guard.skipped == 4
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_three_in_a_row_end_the_run(tmp_path, where):
     trainer = run(tmp_path, where, math.nan, last=9, max_steps=9)

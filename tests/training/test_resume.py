@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from config import ConfigError, load_experiment
 from training import algorithmic, resume
 from training.arguments import schedule
 from training.checkpoint import seal
+from training.trainer import KindlingTrainer
 
 LM = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32, hidden_dropout: 0.1}
@@ -217,6 +219,25 @@ def test_other_intervals_need_no_leave(place, runs, half):
     assert all(ones[name].equal(others[name]) for name in ones)
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_with_among_this_ones(place, runs, half):
+    """Nor one that later ones came from; in a folder of its own it is."""
+    name, other = half(train_lm, finished=True), runs[train_lm]
+    for given, said in (
+        (other / "checkpoint-5", "holds a run already, not"),
+        (place / name / "checkpoint-5", "has later checkpoints than checkpoint-5: checkpoint-10; move them away"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            run(train_lm, place, name, f"training.resume_from_checkpoint={given}")
+    folder = run(train_lm, place, f"{name}-new", f"training.resume_from_checkpoint={other / 'checkpoint-5'}")
+    assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_a_rate_that_waits_for_a_metric_is_not_another(place, half):
+    waiting = ("training.lr_scheduler_type=reduce_lr_on_plateau", "training.metric_for_best_model=loss")
+    with pytest.raises(ConfigError, match="which reduce_lr_on_plateau has lowered by itself"):
+        run(train_lm, place, half(train_lm), GO_ON, *waiting, "resume.allow=[training.learning_rate]")
+
+
 # ---- how much further
 
 
@@ -234,6 +255,26 @@ def test_more_steps_are_a_wish_of_their_own(place, half, capsys):
     logged = rows(folder, "learning_rate")
     assert [logged[step] for step in range(11, 17)] == pytest.approx(rates[10:16])
     assert json.loads((folder / "metrics.json").read_text())["steps"] == 16
+
+
+def test_an_extended_run_that_ends_by_a_signal_is_not_the_former_one(place, half, monkeypatch):
+    name, step = half(train_lm, finished=True), KindlingTrainer.training_step
+
+    def signalled(self, *arguments):
+        if self.state.global_step == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(KindlingTrainer, "training_step", signalled)
+    more = (GO_ON, "training.max_steps=14", "resume.extend=true")
+    with pytest.raises(SystemExit) as end:
+        run(train_lm, place, name, *more)
+    assert end.value.code == 143
+    monkeypatch.undo()
+    folder = run(train_lm, place, name, GO_ON, "training.max_steps=14")
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 14
+    final, last = (load_file(one / "model.safetensors") for one in (folder, folder / "checkpoint-14"))
+    assert all(final[key].equal(last[key]) for key in final)
 
 
 @pytest.mark.parametrize("script", [train_lm, train_algorithmic])

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -12,14 +13,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-from training import signals, state
+from training import reliable, signals, state
 from training.checkpoint import damage, newest_whole
 from training.trainer import KindlingTrainer
 
 from .test_checkpoint import OPTIONS, go_on, in_a_child, kept, same
-from .test_position import Ledger, prepare, weights
+from .test_position import Ledger, prepare, weights, windows_of
 
 NEVER = {"save_strategy": "no", "max_steps": 6}
 
@@ -80,10 +81,63 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, num
     assert stopped(tmp_path, number, phase, **options) == 128 + number
     said = capfd.readouterr().err
     step = 4 if phase in ("save", "evaluation") else 3  # these come after step 3: so one more is made
-    assert f"{number.name}: the run ends after step {step} of 6, it is saved; go on with" in said
+    assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in said
     assert kept(tmp_path)[-1] == step
     assert damage(tmp_path / f"checkpoint-{step}") is None
     assert same(weights(go_on(tmp_path)), whole)
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "best"])
+def test_it_is_saved_whatever_the_strategy_and_not_evaluated(tmp_path, capfd, strategy):
+    def work():
+        options = OPTIONS | {"save_strategy": strategy, "eval_strategy": "epoch", "metric_for_best_model": "loss"}
+        trainer, _ = prepare(tmp_path, parts={"eval_dataset": windows_of(2)}, **options)
+        evaluate = trainer.evaluate
+
+        def count(**given):
+            assert not trainer.signals.came
+            return evaluate(**given)
+
+        trainer.evaluate = count
+        interrupted(trainer, signal.SIGTERM, "forward")
+        trainer.train()
+
+    assert in_a_child(work) == 143
+    assert "after step 3 of 6; it is saved" in capfd.readouterr().err
+    assert kept(tmp_path) == [3]
+
+
+def test_output_whose_reader_is_gone_does_not_cost_the_checkpoint(tmp_path):
+    """As with `| tee`, which Ctrl-C ends as well."""
+
+    def work():
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        os.close(writer)
+        trainer, _ = prepare(tmp_path, **NEVER | {"disable_tqdm": False})
+        trainer.model.model.layers[0].register_forward_pre_hook(
+            lambda *_: os.close(reader) if trainer.state.global_step == 2 else None
+        )
+        interrupted(trainer, signal.SIGINT, "forward")
+        trainer.train()
+
+    assert in_a_child(work) == 130
+    assert kept(tmp_path) == [3]
+
+
+def test_a_second_training_in_one_process_is_not_stopped_by_the_first_ones_signal(tmp_path):
+    def work():
+        trainer, _ = prepare(tmp_path, **NEVER)
+        interrupted(trainer, signal.SIGTERM, "forward")
+        with pytest.raises(SystemExit):
+            trainer.train()
+        assert trainer.signals.came
+        with trainer.signals.heeded():
+            assert not trainer.signals.came
+            assert not trainer.signals.agreed
+
+    assert in_a_child(work) == 0
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path, monkeypatch):
@@ -130,9 +184,26 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
     assert said.count("going on with new ones") == min(len(deaths), 3)
     if ends:
         assert "workers of the data loader have died 4 times" in said
-        assert "saved; go on with" in said
+        assert "it is saved, go on with" in said
         assert 8 <= kept(tmp_path / "run")[-1] < 14  # which batches were fetched before is a matter of luck
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
+
+
+def test_workers_that_die_before_the_first_step_leave_the_checkpoint_as_it_was(tmp_path, whole, monkeypatch):
+    go_on(tmp_path, save_steps=3)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    before = (tmp_path / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns
+
+    def die(*_):
+        raise RuntimeError("DataLoader worker (pid 1) is killed")
+
+    monkeypatch.setattr(Trainer, "get_batch_samples", die)
+    monkeypatch.setattr(reliable, "from_new_workers", lambda trainer: [])  # noqa: ARG005
+    with pytest.raises(SystemExit, match="have died 4 times"):
+        go_on(tmp_path)
+    assert (tmp_path / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns == before
+    monkeypatch.undo()
+    assert same(weights(go_on(tmp_path)), whole)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +249,11 @@ def test_a_worker_that_the_signal_reaches_too_does_not_end_the_step(tmp_path, wh
 # ---- several processes
 
 
-def in_two_processes(folder: Path, happens: int | None) -> list[int]:
-    """Train, on from the newest checkpoint; in the second process a signal comes in step 3, and step 5 is no number."""
+def in_two_processes(folder: Path, happens: int | None, **options) -> list[int]:
+    """Train, on from the newest checkpoint; in the second process a signal comes in step 3, and step 5 is no number.
+
+    The signal is for the whole group of that process, as from torch's launcher: for its workers too.
+    """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
@@ -188,23 +262,24 @@ def in_two_processes(folder: Path, happens: int | None) -> list[int]:
         if (child := os.fork()) == 0:
             AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
             os.environ |= place | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            run_and_exit(folder, happens if rank == "1" else None)
+            os.setsid()
+            run_and_exit(folder, happens if rank == "1" else None, options)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def run_and_exit(folder: Path, happens: int | None):
+def run_and_exit(folder: Path, happens: int | None, options: dict):
     def work():
         loss = KindlingTrainer.compute_loss
 
         def compute_loss(self, *arguments, **given):
             if happens and self.state.global_step == 2:
-                os.kill(os.getpid(), happens)
+                os.killpg(0, happens)
             value = loss(self, *arguments, **given)
             return value * math.nan if os.environ["RANK"] == "1" and self.state.global_step == 4 else value
 
         KindlingTrainer.compute_loss = compute_loss
-        trainer = go_on(folder)
+        trainer = go_on(folder, **options)
         save_file(dict(trainer.model.named_parameters()), folder / f"weights-{os.environ['RANK']}")
 
     try:
@@ -230,9 +305,10 @@ def whole_of_two(tmp_path_factory):
     return came_to(folder)
 
 
-def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers):
     """And on a step that is no number in one of them."""
-    assert in_two_processes(tmp_path, signal.SIGTERM) == [143, 143]
+    assert in_two_processes(tmp_path, signal.SIGTERM, dataloader_num_workers=workers) == [143, 143]
     assert newest_whole(tmp_path).name == "checkpoint-3"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two

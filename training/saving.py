@@ -1,0 +1,180 @@
+"""A Trainer whose checkpoints are whole or do not count, and from which a run goes on exactly; without a pickle."""
+
+import dataclasses
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from sections import ConfigError
+
+from .checkpoint import Checkpoints, damage, disk_error
+from .state import read_state, write_state
+
+
+class SavingTrainer(Trainer):
+    """A Trainer that saves and restores by `checkpoint.py` and `state.py`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
+        self._saved = None
+
+    def _save_checkpoint(self, model, trial):  # noqa: ARG002
+        """Save the run as it is, whole or not at all; where the disk takes it not, training goes on."""
+        if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
+            return
+        self.store_flos()
+        for phase in (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint):
+            why = None
+            try:
+                phase(self.checkpoints.staging(self.state.global_step))
+            except Exception as error:
+                if not disk_error(error):
+                    raise
+                why = str(error)
+            if self._has_any(why is not None):  # all processes end a phase before any begins the next
+                return self.checkpoints.failed(self.state.global_step, why or "by another process")
+        self.checkpoints.failures, self._saved = 0, self.state.global_step
+        self._find_best()
+
+    def _has_any(self, flag: bool) -> bool:
+        """Whether the flag of any process is up."""
+        return self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device)).item() > 0
+
+    def _begin_checkpoint(self, staging: Path):
+        if self.args.should_save:
+            self.checkpoints.begin(staging)
+
+    def _write_checkpoint(self, staging: Path):
+        self.save_model(str(staging), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_rng_state(str(staging))
+
+    def _commit_checkpoint(self, staging: Path):
+        """Add the Trainer's state, which names no folder: that of the best model follows from its step."""
+        if not self.args.should_save:
+            return
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                name, kept = type(callback).__name__, self.state.stateful_callbacks
+                kept[name] = [*kept[name], callback.state()] if isinstance(kept.get(name), list) else callback.state()
+        state = dataclasses.replace(self.state, best_model_checkpoint=None)
+        state.save_to_json(str(staging / TRAINER_STATE_NAME))
+        last = self.checkpoints.commit(self.state.global_step)
+        self.checkpoints.rotate(last, self._find_best())
+
+    def _find_best(self) -> Path | None:
+        """Tell the Trainer where the best model is, if it is there."""
+        best = self.checkpoints.run / f"checkpoint-{self.state.best_global_step}"
+        best = best if best.is_dir() else None
+        self.state.best_model_checkpoint = best and str(best)
+        return best
+
+    def _finalize_training(self, *args):
+        """As the Trainer's, which would remove the last checkpoint where one is kept and another is the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        output = super()._finalize_training(*args)
+        self.args.save_total_limit = limit
+        return output
+
+    def _load_best_model(self):
+        """As the Trainer's, if it is what was written."""
+        if why := damage(Path(self.state.best_model_checkpoint)):
+            if self.args.should_save:
+                best = Path(self.state.best_model_checkpoint).name
+                tqdm.write(f"{best}, the best, is damaged ({why}); the last model is taken", file=sys.stderr)
+            return
+        super()._load_best_model()
+
+    def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
+        counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
+        self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
+        self._find_best()
+        return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
+
+    def _is_finished(self) -> bool:
+        """Whether a run that was resumed has made all its steps."""
+        return self.state.global_step >= self.state.max_steps
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether the weights are split up over processes, whose library saves the optimiser in its own way."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _stateful(self) -> dict:
+        parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
+        return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            super()._save_scaler(output_dir)
+        elif self.args.should_save:
+            for name, part in self._stateful().items():
+                write_state(Path(output_dir, name), part.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """The state of both; rates, decays and so on are those that this run asks for."""
+        if self._is_sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        asked = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
+        rates = getattr(self.lr_scheduler, "base_lrs", None)
+        for name, part in self._stateful().items() if checkpoint else ():
+            if Path(checkpoint, name).exists():  # no scaler in bf16; none of them with training.save_only_model
+                part.load_state_dict(read_state(Path(checkpoint, name)))
+        for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(settings)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            _follow(self.lr_scheduler, rates)
+
+    def _issue_warnings_after_load(self, load_result):
+        """`ConfigError` if weights are missing or left over; one that is another's by another name is not."""
+        tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
+        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - {*tied}):
+            raise ConfigError(
+                f"the checkpoint is not one of this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
+                "such weights; resume the run with the model that it had"
+            )
+
+    def _random_state_file(self, checkpoint) -> Path:
+        """Each process has its own."""
+        process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        return Path(checkpoint, f"rng_state{process}.safetensors")
+
+    def _save_rng_state(self, output_dir):
+        kind, keys, *counters = np.random.get_state()
+        states = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys), *counters)}
+        states["torch"] = torch.get_rng_state()
+        if (device := self.args.device.type) != "cpu":
+            states[device] = torch.get_device_module(device).get_rng_state()
+        write_state(self._random_state_file(output_dir), states)
+
+    def _load_rng_state(self, checkpoint):
+        """Resumed in another number of processes, they go on from their seeds."""
+        if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
+            return
+        states = read_state(path)
+        kind, keys, *counters = states["numpy"]
+        random.setstate(states["python"])
+        np.random.set_state((kind, keys.numpy(), *counters))
+        torch.set_rng_state(states["torch"])
+        if (device := self.args.device.type) in states:
+            torch.get_device_module(device).set_rng_state(states[device])
+
+
+def _follow(scheduler: LambdaLR, rates: list[float]):
+    """Set the rates of a schedule's step as of these base rates; the same to the bit if they were the same."""
+    scheduler.base_lrs = rates
+    groups, step = scheduler.optimizer.param_groups, scheduler.last_epoch
+    for group, rate, share in zip(groups, rates, scheduler.lr_lambdas, strict=True):
+        group["lr"] = rate * share(step)
+    scheduler._last_lr = [group["lr"] for group in groups]
