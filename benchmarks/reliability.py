@@ -22,8 +22,9 @@ from config import ROOT
 from modeling.configuration_kindling import KindlingLlamaConfig
 from training.checkpoint import damage
 from training.reliable import ReliableTrainer
+from training.workers import leave_deaths_to_the_loader
 
-ROUNDS = 15
+ROUNDS, CALLS = 15, 500
 SIDES = {"stock": Trainer, "ours": ReliableTrainer}
 # Name: hidden size, layers, vocabulary, batch, length, steps a round. State of the last: weights and AdamW, 100 MB.
 MODELS = {
@@ -98,6 +99,23 @@ def time_steps(folder: Path, size: tuple) -> dict:
     return {"step_milliseconds": milliseconds, "step_ratio": round(ratio, 4)}
 
 
+def time_parts(folder: Path, size: tuple) -> float:
+    """Microseconds of what a step does besides, by itself: too few for the difference of two steps to show."""
+    trainer, _ = build(ReliableTrainer, folder / "parts", size)
+    trainer.train()
+    trainer._loss, norm = torch.tensor(1.0), torch.tensor(1.0)
+    taken = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            leave_deaths_to_the_loader()
+            trainer._get_grad_norm(trainer.model, norm)
+            for callback in (trainer.signals, trainer.guard):
+                callback.on_step_end(trainer.args, trainer.state, trainer.control)
+        taken.append(time.perf_counter() - started)
+    return round(1e6 * statistics.median(taken) / CALLS, 1)
+
+
 def time_saves(folder: Path, size: tuple) -> dict:
     """Median seconds of a save of each side, and the bytes of what it writes."""
     seconds = {side: [] for side in SIDES}
@@ -128,6 +146,8 @@ def main():
             measure = time_saves if name == "100 MB" else time_steps
             found[name] = measure(Path(folder), size)
             print(name, found[name], file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+        found["added_microseconds_a_step"] = time_parts(Path(folder), MODELS["tiny"])
     found["machine"] = {"threads": torch.get_num_threads(), "rounds": ROUNDS}
     path = ROOT / "experiments" / "results" / "reliability.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

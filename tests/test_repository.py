@@ -1,6 +1,7 @@
 """What the repository promises about itself: who imports whom, that every configuration builds, that books are kept."""
 
 import ast
+import json
 import re
 import shlex
 import sys
@@ -191,3 +192,19 @@ def test_the_faults_name_tests_that_exist():
         }
         assert not name or name in tests, (path, name)
         assert bool(nightly) == ("pytest.mark.slow" in tests.get(name, [])), (path, name)
+
+
+def test_what_reliability_costs_is_what_was_measured():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").partition("## What it costs")[2]
+    found = json.loads((ROOT / "experiments" / "results" / "reliability.json").read_text(encoding="utf-8"))
+    saves = found["100 MB"]
+    for number, unit in (
+        (found["added_microseconds_a_step"], " microseconds"),
+        (saves["saved_megabytes"], " MB"),
+        (saves["save_seconds"]["ours"], " s"),
+        (saves["save_seconds"]["stock"], " s"),
+        (saves["check_seconds"], " s"),
+        (found["tiny"]["step_ratio"], " of the"),
+        (found["demo"]["step_ratio"], " with the"),
+    ):
+        assert f" {number}{unit}" in " ".join(text.split())
