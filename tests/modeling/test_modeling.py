@@ -1,7 +1,7 @@
 """The language model in every variant: every part of it learns, no token sees the future, and it agrees with itself.
 
-Itself padded or not, packed or not, checkpointed or not, eager or fused, saved or not. Tolerances of 1e-5 are
-float32's rounding over sums taken in another order; everything else is equal to the bit.
+Itself padded or not, packed or not, checkpointed or not, eager or fused, saved or not. Tolerances of 1e-5 and 1e-12
+are float32's and float64's rounding over sums taken in another order; everything else is equal to the bit.
 """
 
 import math
@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from modeling.configuration_kindling import MLPKind
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
+EXACT = {"atol": 1e-12, "rtol": 0}  # in float64: without norms logits are near 10, and so is their rounding
 
 
 def loss_and_gradients(model, ids):
@@ -138,20 +139,20 @@ def test_positions_matter(build, tokens, position):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(build, tokens, axes, side):
-    model, ids = build(**axes, num_hidden_layers=2), tokens(1, 10)
+    model, ids = build(**axes, num_hidden_layers=2).double(), tokens(1, 10)
     pads, real = torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 10, dtype=torch.long)
     padded, mask = (torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in ((ids, pads), (real, pads)))
     logits = model(padded, attention_mask=mask).logits[mask.bool()]
-    torch.testing.assert_close(logits, model(ids).logits[0], **CLOSE)
+    torch.testing.assert_close(logits, model(ids).logits[0], **EXACT)
 
 
 def test_packed_documents_do_not_see_each_other(build, tokens, axes):
     """Told apart by positions that start again; holds without a mask and without a cache, as in training."""
-    model, ids = build(**axes, num_hidden_layers=2), tokens(1, 16)
+    model, ids = build(**axes, num_hidden_layers=2).double(), tokens(1, 16)
     positions = torch.cat([torch.arange(6), torch.arange(10)])[None]
     packed = model(ids, position_ids=positions, use_cache=False).logits
     apart = torch.cat([model(ids[:, :6]).logits, model(ids[:, 6:]).logits], dim=1)
-    torch.testing.assert_close(packed, apart, **CLOSE)
+    torch.testing.assert_close(packed, apart, **EXACT)
 
 
 # ---- one model, several ways to run it
