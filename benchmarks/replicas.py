@@ -24,6 +24,7 @@ from config import ROOT, load_experiment
 from data_prep.algorithmic import prepare_equations
 from data_prep.collator import CausalLMCollator
 from experiment import AlgorithmicExperiment
+from files import write_json
 from modeling.attention import eager_attention
 from modeling.layers import rotate
 from modeling.modeling_kindling import KindlingBlock
@@ -31,7 +32,6 @@ from training.algorithmic import Batches, Member, answers, chunks, tabulate
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer
 from training.replicas import Replicas
-from training.run import write_json
 
 
 @dataclass(frozen=True)

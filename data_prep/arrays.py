@@ -1,7 +1,5 @@
-"""Files that are on the disk before anything counts on them."""
+"""Arrays in files that are on the disk before anything counts on them."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -42,24 +40,3 @@ def save_array(path: Path, array: np.ndarray):
         np.save(file, array)
         file.flush()
         os.fsync(file.fileno())
-
-
-def write_whole(path: Path, text: str):
-    """Write a text file so that a crash leaves the old one or the new one."""
-    staging = path.with_name(f".{path.name}")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staging, path)
-
-
-def write_json(path: Path, value):
-    """As `write_whole`, a value that a person may want to read."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

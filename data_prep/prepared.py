@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from files import sha256
 from sections import ConfigError, DataSection
 
 from . import tokenizer as tokenizers
-from .files import sha256
 from .published import MANIFEST, REQUEST
 from .sources import SOURCES
 from .stream import GrowingTokens, Stream

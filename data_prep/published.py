@@ -13,10 +13,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
 
+from files import sha256, write_json
 from hub import is_hub_name, patiently, refuse_anonymous
 from sections import ConfigError, DataSection, TokenizerSection
 
-from .files import sha256, write_json
 from .sources import SOURCES, HubDataset, find_source
 from .stream import lock_of
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, hf_hub_download
 
+from files import sha256
 from hub import patiently
 from sections import ConfigError
-
-from .files import sha256
 
 PATHS_A_REQUEST = 500
 PREFIX = ".kindling-shards-"

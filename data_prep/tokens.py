@@ -25,11 +25,11 @@ from pathlib import Path
 from filelock import Timeout
 
 from config import load_experiment, run_script
+from files import write_json
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
 from .encoder import Encoder
-from .files import write_json
 from .prepared import PreparedData, summary
 from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
 from .sources import open_corpus

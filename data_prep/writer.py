@@ -16,10 +16,11 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
+from files import sha256, write_whole
 from sections import ConfigError
 
+from .arrays import TokenFile, save_array
 from .encoder import Encoder
-from .files import TokenFile, save_array, sha256, write_whole
 from .long_text import Text, pieces_of
 from .reading import Reading
 from .splits import Split, parts_of, text_of

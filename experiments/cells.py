@@ -33,6 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from config import KINDS, ROOT, load_experiment
+from files import write_json
 from sections import ConfigError
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
@@ -64,10 +65,7 @@ class Cell:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def write_record(self, record: dict):
-        path = self.folder.parent / f"{self.name}.json"
-        new = path.with_name(f"{path.name}.new")
-        new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        new.replace(path)
+        write_json(self.folder.parent / f"{self.name}.json", record)
 
     @property
     def finished(self) -> bool:

@@ -25,13 +25,13 @@ PYTHON = sorted(
     if path.relative_to(ROOT).parts[0] not in {".venv", ".venv-floors", "tests", "runs", "prepared"}
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
-OWN = ROOMS | {"config", "hub", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
+OWN = ROOMS | {"config", "files", "hub", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
-    "data_prep": {"config", "hub", "sections", "data_prep"},
-    "training": {"config", "hub", "sections", "modeling", "training"},
-    "experiments": {"config", "sections", "modeling", "experiments"},
+    "data_prep": {"config", "files", "hub", "sections", "data_prep"},
+    "training": {"config", "files", "hub", "sections", "modeling", "training"},
+    "experiments": {"config", "files", "sections", "modeling", "experiments"},
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from files import write_whole
 from sections import ConfigError, SampleSection
 
 from .checkpoint import disk_error
@@ -42,7 +43,7 @@ def forget_after(path: Path, step: int):
         with suppress(ValueError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_whole(path, "".join(kept))
 
 
 class MetricsFile(TrainerCallback):
@@ -58,7 +59,7 @@ class MetricsFile(TrainerCallback):
     @where_the_disk_allows
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in state.log_history), encoding="utf-8")
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in state.log_history))
             self.lines = len(state.log_history)
 
     @where_the_disk_allows

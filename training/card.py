@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from files import write_whole
 from hub import is_hub_name
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
@@ -102,7 +103,8 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
     """Write the run folder's README.md."""
     hardware = "{device}, {precision}, processes: {processes}; {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
-    (folder / "README.md").write_text(
+    write_whole(
+        folder / "README.md",
         CARD.format(
             metadata=_metadata(config, section, facts).to_yaml(),
             name=facts.name,
@@ -124,7 +126,6 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
             licence=_licence(section.license, facts.licenses),
             **_origin(facts.start),
         ),
-        encoding="utf-8",
     )
 
 

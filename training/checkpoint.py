@@ -12,6 +12,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
@@ -80,6 +82,24 @@ def _flush(path: Path):
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+@contextmanager
+def exchanged(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into. At the end its files take the places of those of `folder`, each one whole."""
+    staging = folder / f"{STAGING}files"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        written = [*staging.iterdir()]
+        for path in written:
+            _flush(path)
+        for path in written:
+            path.replace(folder / path.name)
+        _flush(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 # ---- those of a run

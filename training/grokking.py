@@ -3,20 +3,21 @@
 import json
 import os
 
-from omegaconf import OmegaConf
 from transformers import ProgressCallback, TrainerState
 
 from experiment import AlgorithmicExperiment
+from files import write_json, write_whole
 from modeling.accounting import parameters
 from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .arguments import WAITING
 from .card import Facts, describe_optimizer, write_card
+from .checkpoint import exchanged
 from .curves import draw_accuracies
 from .processes import what_is_left_idle
 from .room import memory_line
-from .run import folder_of, read_provenance, resolve, write_json
+from .run import folder_of, read_provenance, resolve, write_settings
 
 
 def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
@@ -186,14 +187,15 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
 def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
     """A model's folder: checkpoint, tokenizer, settings, evaluations, curves, card and, last, its final numbers."""
     folder = member.folder
-    member.model.save_pretrained(folder)
-    member.equations.tokenizer.save_pretrained(folder)
+    with exchanged(folder) as staging:
+        member.model.save_pretrained(staging)
+        member.equations.tokenizer.save_pretrained(staging)
     about = read_provenance(folder_of(experiment))
     if experiment.replicas:  # else the run has written these already
         write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
         settings = resolve(member.experiment, member.args, member.model.config)
-        OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_settings(settings, folder)
+        write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
     prompt, answer = member.equations.texts["test"][0]
     facts = Facts(

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from experiment import LanguageExperiment
+from files import write_json
 from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 
@@ -14,7 +15,7 @@ from .card import Facts, describe_optimizer, write_card
 from .checkpoint import disk_error
 from .processes import share, what_is_left_idle
 from .room import memory_line
-from .run import batch_size, folder_of, read_provenance, write_json
+from .run import batch_size, folder_of, read_provenance
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 TARGETS = "eval_targets/"

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
+from files import write_json, write_whole
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
@@ -143,7 +144,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
         about = read_provenance(folder)
         about.setdefault("resumed_by", []).append(command())
         return write_json(folder / "provenance.json", about)
-    OmegaConf.save(OmegaConf.create(settings), folder / "experiment.yaml")
+    write_settings(settings, folder)
     about = {
         "id": uuid.uuid4().hex,
         "command": command(),
@@ -158,6 +159,11 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
     write_json(folder / "provenance.json", about)
 
 
+def write_settings(settings: dict, folder: Path):
+    """`experiment.yaml`, of which the scripts make the same run."""
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
 def read_provenance(folder: Path) -> dict:
     """How the run in a folder came about."""
     return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
@@ -168,8 +174,3 @@ def _git(*arguments) -> str | None:
         return None
     result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else None
-
-
-def write_json(path: Path, values: dict):
-    """Write values as people can read them."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

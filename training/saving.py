@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from sections import ConfigError
 
-from .checkpoint import Checkpoints, damage, disk_error
+from .checkpoint import Checkpoints, damage, disk_error, exchanged
 from .state import read_state, write_state
 
 
@@ -44,6 +44,13 @@ class SavingTrainer(Trainer):
                 return self.checkpoints.failed(self.state.global_step, why or "by another process")
         self.checkpoints.failures, self._saved = 0, self.state.global_step
         self._find_best()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As the Trainer's; a model that is in the run folder stays until the new one is written."""
+        if output_dir is not None or not self.args.should_save:
+            return super().save_model(output_dir, _internal_call)
+        with exchanged(self.checkpoints.run) as staging:
+            super().save_model(str(staging), _internal_call)
 
     def _has_any(self, flag: bool) -> bool:
         """Whether the flag of any process is up."""

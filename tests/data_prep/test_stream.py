@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import stream, tokens, writer
-from data_prep.files import save_array
+from data_prep.arrays import save_array
 from data_prep.prepared import PreparedData
 from data_prep.stream import GrowingTokens, Stream, lock_of
 from data_prep.tokens import Preparation, prepare

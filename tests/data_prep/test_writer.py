@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from data_prep import writer
+from data_prep.arrays import TokenFile
 from data_prep.encoder import Encoder
-from data_prep.files import TokenFile
 from data_prep.reading import Fault
 from data_prep.splits import Split
 from data_prep.tokenizer import train_bpe, train_characters, wrap

@@ -24,7 +24,7 @@ from training.callbacks import MetricsFile
 from training.checkpoint import MANIFEST, STAGING, Checkpoints, damage, newest_whole, refuse_damaged, seal
 from training.trainer import KindlingTrainer
 
-from .test_position import train, weights
+from .test_position import prepare, train, weights
 
 OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
 
@@ -236,6 +236,46 @@ def test_six_kills_at_random(run, tmp_path):
 @pytest.mark.slow
 def test_fifty_kills_at_random(run, tmp_path):
     kill_at_random(tmp_path, run[1], 50)
+
+
+def final_save(folder, at: int | None = None, log=None):
+    """Write the model of checkpoint 6 into its run folder; die at an event of the file system, or only log them."""
+    events = []
+
+    def watch(event, arguments):
+        if event in EVENTS and (event != "open" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
+            events.append(event)
+            if len(events) - 1 == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer, _ = prepare(folder, **OPTIONS)
+    trainer._load_from_checkpoint(str(folder / "checkpoint-6"))
+    sys.addaudithook(watch)
+    trainer.save_model()
+    if log:
+        log.write_text(json.dumps(events))
+
+
+def test_a_model_in_the_run_folder_is_whole_at_any_moment(run, tmp_path):
+    """The one before, until that of the run's end is there."""
+    before = shutil.copytree(run[0], tmp_path / "before")
+    trainer, _ = prepare(before, **OPTIONS)
+    trainer.save_model()
+    fresh = weights(trainer)
+    log = tmp_path / "events.json"
+    assert in_a_child(lambda: final_save(shutil.copytree(before, tmp_path / "counted"), log=log)) == 0
+    count = len(json.loads(log.read_text()))
+    found = []
+    for point in [*range(0, count, 5), count - 1]:
+        there = shutil.copytree(before, tmp_path / str(point))
+        assert in_a_child(lambda there=there, point=point: final_save(there, point)) == -signal.SIGKILL
+        model = AutoModelForCausalLM.from_pretrained(there)
+        parameters = [parameter.detach() for parameter in model.parameters()]
+        found.append(same(parameters, run[1]))
+        assert found[-1] or same(parameters, fresh), point
+        shutil.rmtree(there)
+    assert {*found} == {False, True}
+    assert found == sorted(found)
 
 
 # ---- rotation
