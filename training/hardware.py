@@ -1,10 +1,13 @@
 """What the machine is and how fast it can multiply."""
 
 import ctypes
+import math
 import os
 import platform
 import re
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -22,6 +25,27 @@ DATASHEET = {
     "V100": 1.25e14,
     "T4": 6.5e13,
 }
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+LIMITS = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
+"""Of version 2 and 1 of Linux' control groups: where those of memory are, and the file that has a group's limit."""
+
+
+def memory_limit() -> float:
+    """Bytes of memory that this process is limited to by a container or a batch system; infinity if it is not."""
+    limits = [math.inf]
+    with suppress(OSError):
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controller, own = line.split(":", 2)
+            if controller not in LIMITS:
+                continue
+            top, name = CONTROL_GROUPS / LIMITS[controller][0], LIMITS[controller][1]
+            group = top / own.lstrip("/")
+            for one in (group, *group.parents):  # a group's limit is that of all below it
+                if one.is_relative_to(top) and (one / name).exists():
+                    limits.append(float((one / name).read_text(encoding="utf-8").replace("max", "inf")))
+    return min(limits)
 
 
 def keep_freed_memory():

@@ -16,6 +16,7 @@ from modeling.accounting import FLOAT32_BYTES, activation_memory
 from modeling.configuration_kindling import KindlingConfig
 from sections import ConfigError, OptimizerSection
 
+from .hardware import memory_limit
 from .optimizers import split_parameters
 
 Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
@@ -83,7 +84,7 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
 def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int):
     """`ConfigError` if a run over so many examples would fill the disk with its checkpoints and its model.
 
-    Those that are there already, of the run that is resumed, need no more room.
+    Those that are there already, of the run that is resumed, need no more room; a model does until the new one is whole.
     """
     there = [int(match[1]) for path in folder.glob("*") if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -93,7 +94,7 @@ def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, ex
     kept = max(limit, 2) if args.load_best_model_at_end else limit  # the best and the last
     most = min(len(there) + to_come, kept + 1)  # the oldest goes once the newest is whole
     more = max(most - len(there), min(to_come, 1))
-    size, model = checkpoint_bytes(args, trained), 0 if any(folder.glob("*.safetensors")) else weight_bytes(trained)
+    size, model = checkpoint_bytes(args, trained), weight_bytes(trained)
     needed, free = more * size + model, shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
@@ -143,6 +144,7 @@ def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         used = here * psutil.Process().memory_info().rss
         peak, machine = here * (peak - parts["weights"]) + used, psutil.virtual_memory().available + used
+        machine = min(machine, memory_limit())
         lasting = here * (lasting - parts["weights"]) + used
     if peak <= machine:
         return f"memory      about {readable(peak)} of {readable(machine)}"

@@ -21,6 +21,7 @@ from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import ConfigError
 
 from .attention import attention_implementation
+from .hardware import memory_limit
 from .processes import command
 from .room import readable
 from .start import check_files, describe_start, refuse_other_tokenizer, start_config, take_weights
@@ -79,7 +80,7 @@ def model_config(experiment: Experiment, tokenizer, start: str | None = None, **
 def refuse_huge(config: KindlingConfig):
     """`ConfigError` if the weights alone are more than the machine has memory, swap included."""
     count = sum(parameters(config).values())
-    machine = psutil.virtual_memory().total + psutil.swap_memory().total
+    machine = min(psutil.virtual_memory().total + psutil.swap_memory().total, memory_limit())
     if FLOAT32_BYTES * count > machine:
         raise ConfigError(
             f"the model has {count:,} parameters, which take {readable(FLOAT32_BYTES * count)}, and the machine has "

@@ -1,12 +1,15 @@
 """What a run chooses by the hardware changes its speed, not its result."""
 
 import json
+import math
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 import modeling  # noqa: F401
 from modeling.configuration_kindling import KindlingLlamaConfig
+from training import hardware
 from training.attention import attention_implementation
 from training.hardware import describe_hardware, measure_flops
 
@@ -58,3 +61,24 @@ def test_hardware_is_described_as_json(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     assert json.loads(json.dumps(describe_hardware(args)))["processes"] == 1
     assert measure_flops(torch.device("cpu"), torch.float32, size=64, tries=2) > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/", {}, math.inf),
+        ("0::/job/step", {"job/step/memory.max": "max\n", "job/memory.max": "7000\n"}, 7000),
+        ("0::/job/step", {"job/step/memory.max": "5000\n", "memory.max": "7000\n"}, 5000),
+        ("0::/of/the/host", {"memory.max": "7000\n"}, 7000),  # as a container sees it
+        ("9:cpu:/\n4:memory:/job\n0::/", {"memory/job/memory.limit_in_bytes": "6000\n", "job/memory.max": "1"}, 6000),
+        ("4:memory:/of/the/host", {"memory/memory.limit_in_bytes": "6000\n", "cpu/memory.limit_in_bytes": "1"}, 6000),
+    ],
+)
+def test_memory_limits_of_control_groups(tmp_path, monkeypatch, own, limits, expected):
+    (tmp_path / "own").write_text(own)
+    for name, value in limits.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(value)
+    monkeypatch.setattr(hardware, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(hardware, "CONTROL_GROUPS", tmp_path / "groups")
+    assert hardware.memory_limit() == expected
