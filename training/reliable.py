@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from signal import Signals as Number
 
@@ -12,7 +13,7 @@ from sections import GuardSection
 
 from .guard import Guard
 from .saving import SavingTrainer
-from .signals import Signals, silence_broken_pipes
+from .signals import EvaluationCutOff, Signals, silence_broken_pipes
 from .workers import LOST, RESTARTS, from_new_workers, is_death, leave_deaths_to_the_loader
 
 
@@ -32,14 +33,15 @@ class ReliableTrainer(SavingTrainer):
         self.add_callback(self.signals)
         self.add_callback(self.guard)
         self.restarts = 0
-        self._batches_for = self._batches = None
+        self._resumed_from = self._batches_for = self._batches = None
         self._batch, self._loss = [], 0.0
 
     # ---- how a training ends
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As the Trainer's, unless it was stopped; of a finished run what is in the checkpoint, and no step more."""
-        with self.signals.heeded():
+        output, self._resumed_from = None, resume_from_checkpoint
+        with self.signals.heeded(), suppress(EvaluationCutOff):  # of an evaluation before the first step
             output = super().train(resume_from_checkpoint, **kwargs)
         if self.guard.verdict:
             sys.exit(f"{self.guard.verdict}; {self._told_of_save()}" if self.args.should_save else 1)
@@ -59,14 +61,43 @@ class ReliableTrainer(SavingTrainer):
         sys.exit(128 + self.signals.agreed)
 
     def _told_of_save(self) -> str:
-        saved = "it is saved" if self._saved == self.state.global_step else "that step could not be saved"
-        return f"{saved}, go on with training.resume_from_checkpoint=true"
+        told = "it is saved" if self._saved == self.state.global_step else "that step could not be saved"
+        if self.state.global_step == 0:
+            told = "nothing is lost"
+        return f"{told}, go on with training.resume_from_checkpoint=true"
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         """As the Trainer's; a run that is to end is saved at once, and not evaluated: that may take its last time."""
         if self.signals.agreed or self.guard.verdict:
-            self.control.should_evaluate, self.control.should_save = False, self._saved != self.state.global_step
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+            self._end_without_evaluation()
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except EvaluationCutOff:
+            self.control.should_evaluate = True  # as it was
+            self._end_without_evaluation()
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _end_without_evaluation(self):
+        is_new = self._saved != self.state.global_step
+        self.signals.owes |= is_new and self.control.should_evaluate
+        self.control.should_save, self.control.should_evaluate = is_new, False
+        self.control.should_training_stop = True
+
+    def _evaluate_if_owed(self):
+        """Make up for the evaluation without which a run was ended: its schedule, or its best model, may need it."""
+        if self.signals.owes and not self.signals.agreed and self.args.eval_strategy != "no":
+            self._load_rng_state(self._resumed_from)  # it may be saved, before the Trainer does so
+            self.signals.owes, self.control.should_evaluate = False, True
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, 0.0)
+
+    def _run_epoch(self, **kwargs):
+        self._evaluate_if_owed()
+        if not self.control.should_training_stop:
+            super()._run_epoch(**kwargs)
+
+    def _finalize_training(self, *args):
+        self._evaluate_if_owed()  # that of the last step, if all are made
+        return super()._finalize_training(*args)
 
     # ---- which steps are made
 
@@ -85,18 +116,20 @@ class ReliableTrainer(SavingTrainer):
                 return samples, targets
 
     def _replace_workers(self, error: Exception):
-        """Once too often, the run is saved and ends. One of several processes cannot save alone, so it fails."""
-        if not is_death(error, self.args.dataloader_num_workers) or self.args.world_size > 1:
+        """Each process its own. Once too often, the run is saved and ends; one of several cannot save alone."""
+        if not is_death(error, self.args.dataloader_num_workers):
             raise error
         self.restarts += 1
+        process = f" of process {self.args.process_index}" if self.args.world_size > 1 else ""
         if self.restarts > RESTARTS:
-            if self.state.global_step > self._initial_global_step:  # else there is nothing new, nor all of it restored
+            is_new = self.state.global_step > self._initial_global_step  # else all is not restored yet
+            if is_new and self.args.world_size == 1:
                 self._save_checkpoint(self.model, None)
             sys.exit(
-                f"workers of the data loader have died {self.restarts} times ({error!r}); the run ends after step "
-                f"{self.state.global_step:,}; {self._told_of_save()} and fewer training.dataloader_num_workers"
+                f"workers of the data loader{process} have died {self.restarts} times ({error!r}); the run ends after "
+                f"step {self.state.global_step:,}; {self._told_of_save()} and fewer training.dataloader_num_workers"
             )
-        died = f"step {self.state.global_step + 1:,}: a worker of the data loader has died ({error!r})"
+        died = f"step {self.state.global_step + 1:,}: a worker of the data loader{process} has died ({error!r})"
         tqdm.write(f"{died}; going on with new ones", file=sys.stderr)
         self._batches = from_new_workers(self)
 

@@ -84,7 +84,8 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
 def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int):
     """`ConfigError` if a run over so many examples would fill the disk with its checkpoints and its model.
 
-    Those that are there already, of the run that is resumed, need no more room; a model does until the new one is whole.
+    Those that are there already, of the run that is resumed, need no more room; the model is written beside its
+    former one.
     """
     there = [int(match[1]) for path in folder.glob("*") if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

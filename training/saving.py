@@ -106,6 +106,8 @@ class SavingTrainer(Trainer):
         counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
         self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
         self._find_best()
+        if (self.checkpoints.run / f"checkpoint-{self.state.global_step}").is_dir():
+            self._saved = self.state.global_step
         return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
 
     def _is_finished(self) -> bool:

@@ -7,7 +7,10 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+import torch
+from accelerate.utils import gather
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 ECHO = 1.0
 """Seconds within which a signal that comes again is the same one: launchers pass on what the terminal sends to all."""
@@ -27,8 +30,15 @@ def silence_broken_pipes():
             os.close(nowhere)
 
 
-class Signals(TrainerCallback):
-    """Ends a training after the step in which a signal came, with a checkpoint; a second signal ends it at once."""
+class EvaluationCutOff(Exception):
+    """A signal has come during an evaluation, which may take longer than the run has time left."""
+
+
+class Signals(TrainerCallback, ExportableState):
+    """Ends a training after the step in which a signal came, with a checkpoint; a second signal ends it at once.
+
+    An evaluation is cut off by `EvaluationCutOff`, or left out; that the run `owes` one is kept in the checkpoint.
+    """
 
     HEEDED = (signal.SIGTERM, signal.SIGINT)
 
@@ -37,6 +47,9 @@ class Signals(TrainerCallback):
         """The signal that came to this process, or 0."""
         self.agreed = 0
         """That which the run ends by: of several processes, all have the same."""
+        self.owes = False
+        """Whether the checkpoint was saved before an evaluation that was due at its step."""
+        self._is_heeding = False
         self._since = 0.0
         self._process = os.getpid()
 
@@ -48,9 +61,11 @@ class Signals(TrainerCallback):
             yield
             return
         before = {one: signal.signal(one, self._answer) for one in self.HEEDED}
+        self._is_heeding = True
         try:
             yield
         finally:
+            self._is_heeding = False
             for one, handler in before.items():
                 signal.signal(one, handler)
 
@@ -70,6 +85,23 @@ class Signals(TrainerCallback):
         elif time.monotonic() - self._since > ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def state(self) -> dict:
+        """What the Trainer writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"owes": self.owes}}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.owes = before.get("owes", False)
+
+    def on_prediction_step(self, args, state, control, **kwargs):  # noqa: ARG002
+        if not self._is_heeding:
+            return
+        self.agreed = self.came
+        if args.world_size > 1:
+            self.agreed = int(gather(torch.tensor([self.came], device=args.device)).max())
+        if self.agreed:
+            raise EvaluationCutOff
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         if args.world_size == 1:  # one that came since is heeded at once

@@ -128,6 +128,8 @@ class KindlingTrainer(ReliableTrainer):
 
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, without a trace in the training: neither in its speed nor in its random numbers."""
+        if self._started is None:  # it comes before the first batch
+            self._start_clock()
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[]):  # each data loader draws one
             metrics = super().evaluate(*args, **kwargs)

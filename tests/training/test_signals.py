@@ -25,16 +25,11 @@ from .test_position import Ledger, prepare, weights, windows_of
 NEVER = {"save_strategy": "no", "max_steps": 6}
 
 
-class Evaluating(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
-        control.should_evaluate = state.global_step == 3
-
-
 def interrupted(trainer, number: int, phase: str):
     """Have the signal come in this phase of step 3, or of the save after it."""
 
     def come(*arguments, **_):  # noqa: ARG001
-        if trainer.state.global_step == 2 or phase in ("save", "evaluation"):
+        if trainer.state.global_step == 2 or phase == "save":
             os.kill(os.getpid(), number)
 
     def before(owner, name):
@@ -53,8 +48,6 @@ def interrupted(trainer, number: int, phase: str):
             before(trainer.guard, "objection")
         case "save":
             before(state, "save_file")
-        case "evaluation":
-            before(trainer, "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +59,6 @@ def whole(tmp_path_factory):
 def stopped(folder, number, phase, **options):
     def work():
         trainer, _ = prepare(folder, **OPTIONS | options)
-        trainer.evaluate = lambda **_: {}
-        trainer.add_callback(Evaluating())
         interrupted(trainer, number, phase)
         trainer.train()
 
@@ -75,16 +66,103 @@ def stopped(folder, number, phase, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("phase", ["data", "forward", "backward", "optimizer", "save", "evaluation"])
+@pytest.mark.parametrize("phase", ["data", "forward", "backward", "optimizer", "save"])
 def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, number):
     options = {"save_steps": 3} if phase == "save" else NEVER
     assert stopped(tmp_path, number, phase, **options) == 128 + number
     said = capfd.readouterr().err
-    step = 4 if phase in ("save", "evaluation") else 3  # these come after step 3: so one more is made
+    step = 4 if phase == "save" else 3  # which comes after step 3: so one more is made
     assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in said
     assert kept(tmp_path)[-1] == step
     assert damage(tmp_path / f"checkpoint-{step}") is None
     assert same(weights(go_on(tmp_path)), whole)
+
+
+# Evaluations at steps 2, 4 and 6, of eight batches. At step 4 the rate becomes a tenth, for the loss is no tenth.
+EVALUATED = {
+    "max_steps": 6, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss",
+    "greater_is_better": False, "lr_scheduler_type": "reduce_lr_on_plateau", "per_device_eval_batch_size": 1,
+    "lr_scheduler_kwargs": {"patience": 0, "threshold": 0.9},
+}  # fmt: skip
+
+
+class Batch(TrainerCallback):
+    """Has a signal come in the evaluation after a step, in its second batch; counts the batches."""
+
+    def __init__(self, step: int | None, number: int = signal.SIGTERM):
+        self.step, self.number, self.count = step, number, 0
+
+    def on_prediction_step(self, args, state, control, **kwargs):  # noqa: ARG002
+        self.count += state.global_step == self.step
+        if self.count == 2:
+            os.kill(os.getpid(), self.number)
+
+
+def evaluated(folder, batch: Batch, **options):
+    """A run with evaluations, on from the newest checkpoint, in which that happens."""
+    last = newest_whole(folder) if folder.exists() else None
+    parts = {"eval_dataset": windows_of(8)}
+    trainer, _ = prepare(folder, checkpoint=last and str(last), parts=parts, **EVALUATED | options)
+    trainer.callback_handler.callbacks.insert(0, batch)
+    try:
+        trainer.train(last and str(last))
+    finally:
+        assert batch.count in (0, 2)
+    return trainer
+
+
+def evaluations(trainer) -> list[tuple]:
+    return [(row["step"], row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row]
+
+
+@pytest.fixture(scope="module")
+def evaluated_whole(tmp_path_factory):
+    trainer = evaluated(tmp_path_factory.mktemp("evaluated"), Batch(None))
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "loss" in row]
+    assert rates == pytest.approx([1e-2] * 4 + [1e-3] * 2)
+    return weights(trainer), evaluations(trainer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("step", [4, 6])
+def test_an_evaluation_is_cut_off_and_made_up_for(tmp_path, evaluated_whole, capfd, step, number):
+    """Also where the signal comes again while it is made up for."""
+    for _ in range(2):
+        assert in_a_child(lambda: evaluated(tmp_path, Batch(step, number))) == 128 + number
+        assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in capfd.readouterr().err
+        assert kept(tmp_path) == [step]
+        assert damage(tmp_path / f"checkpoint-{step}") is None
+    resumed = evaluated(tmp_path, Batch(None))
+    assert same(weights(resumed), evaluated_whole[0])
+    assert evaluations(resumed) == evaluated_whole[1]
+    assert resumed.state.best_metric == min(loss for _, loss in evaluated_whole[1])
+    assert all(row["tokens_per_second"] > 0 for row in resumed.state.log_history if "loss" in row)
+
+
+def test_an_evaluation_that_was_left_out_is_made_up_for(tmp_path, evaluated_whole):
+    """By a signal in the step before it."""
+
+    def work():
+        trainer, _ = prepare(tmp_path, parts={"eval_dataset": windows_of(8)}, **EVALUATED)
+        trainer.model.model.layers[0].register_forward_hook(
+            lambda *_: os.kill(os.getpid(), signal.SIGTERM) if trainer.state.global_step == 3 else None
+        )
+        trainer.train()
+
+    assert in_a_child(work) == 143
+    assert kept(tmp_path) == [4]
+    resumed = evaluated(tmp_path, Batch(None), save_strategy="best")
+    assert same(weights(resumed), evaluated_whole[0])
+    assert evaluations(resumed) == evaluated_whole[1]
+    assert resumed.state.best_metric == min(loss for _, loss in evaluated_whole[1])
+    assert all(row["tokens_per_second"] > 0 for row in resumed.state.log_history if "loss" in row)
+
+
+def test_a_signal_in_an_evaluation_before_the_first_step(tmp_path, evaluated_whole, capfd):
+    assert in_a_child(lambda: evaluated(tmp_path, Batch(0), eval_on_start=True)) == 143
+    assert "SIGTERM: the run ends after step 0 of 6; nothing is lost, go on with" in capfd.readouterr().err
+    assert kept(tmp_path) == []
+    assert same(weights(evaluated(tmp_path, Batch(None))), evaluated_whole[0])
 
 
 @pytest.mark.parametrize("strategy", ["epoch", "best"])
