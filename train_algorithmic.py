@@ -72,7 +72,7 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
     show_progress(trainer, grokking.AlgorithmicProgress())
 
     if args.should_save:
-        room.refuse_full_disk(folder, args, trainer.trained(), len(trainer.train_dataset))
+        room.refuse_full_disk(folder, args, trainer.trained(), len(trainer.train_dataset), contract.done)
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         if write_files:
             for member in members:

@@ -81,7 +81,8 @@ def train(experiment: LanguageExperiment, folder: Path):
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
-        room.refuse_full_disk(folder, args, [(trainer.model, args, experiment.optimizer)], len(train_set.examples))
+        trained = [(trainer.model, args, experiment.optimizer)]
+        room.refuse_full_disk(folder, args, trained, len(train_set.examples), contract.done)
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,23 +51,38 @@ def seal(folder: Path):
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, the file by its name; None if it is as it was when it was sealed."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {name: (known["size"], known["xxh3_128"]) for name, known in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        differences = (_difference(folder, name, *known) for name, known in expected.items())
+        found = next(filter(None, differences), None) if expected else f"{MANIFEST} is damaged"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
-    for name, (size, known_hash) in expected.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if (found := path.stat().st_size) != size:
-            return f"{name} has {found:,} bytes, not {size}"
-        if _hash(path) != known_hash:
-            return f"{name} is not what was written"
-    return None if expected else f"{MANIFEST} is damaged"
+    return found or _stranger(folder, expected)
+
+
+def _difference(folder: Path, name: str, size: int, known_hash: str) -> str | None:
+    """What is other in a file than it was."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if (found := path.stat().st_size) != size:
+        return f"{name} has {found:,} bytes, not {size}"
+    try:
+        return None if _hash(path) == known_hash else f"{name} is not what was written"
+    except OSError as error:
+        return f"{name} cannot be read, {error.strerror}"
+
+
+def _stranger(folder: Path, expected: Iterable[str]) -> str | None:
+    """What has been put into the folder since: some loader might read it. What is hidden, none does."""
+    known = {folder / MANIFEST, *(folder / name for name in expected)}
+    known |= {parent for path in known for parent in path.parents}
+    strange = {path.relative_to(folder) for path in folder.rglob("*") if path not in known}
+    names = sorted(path.as_posix() for path in strange if not any(part.startswith(".") for part in path.parts))
+    return f"{names[0]} is none of its files" if names else None
 
 
 def _hash(path: Path) -> str:
@@ -151,6 +166,12 @@ def _say_once(line: str):
         tqdm.write(line, file=sys.stderr)
 
 
+def sweep(run: Path):
+    """Remove what kills and full disks have left of checkpoints that were being written or removed."""
+    for left in run.glob(f"{STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 class Checkpoints:
     """The checkpoints of a run as it writes them. Of several processes one does; all count the failures."""
 
@@ -166,7 +187,7 @@ class Checkpoints:
 
     def begin(self, staging: Path):
         """Make an empty folder to write into; remove what was left of others."""
-        self._sweep()
+        sweep(self.run)
         staging.mkdir(parents=True)
 
     def commit(self, step: int) -> Path:
@@ -196,7 +217,7 @@ class Checkpoints:
         """Say so and make room; end the run if that was once too often."""
         self.failures += 1
         if int(os.environ.get("RANK", 0)) == 0:
-            self._sweep()
+            sweep(self.run)
         if self.failures == FAILURES:
             sys.exit(f"step {step:,}: {FAILURES} checkpoints in a row could not be saved ({why}); the run ends")
         _say_once(f"step {step:,}: no checkpoint could be saved ({why}); the last one stays, training goes on")
@@ -218,10 +239,6 @@ class Checkpoints:
         gone = path.with_name(f"{STAGING}removed-{path.name}")
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
-
-    def _sweep(self):
-        for left in self.run.glob(f"{STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _stamp(folder: Path) -> dict[str, tuple[int, int]]:

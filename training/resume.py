@@ -118,7 +118,7 @@ class Contract(TrainerCallback, ExportableState):
         """`ConfigError` if the experiment, as far as it is known before any work, is not that of the checkpoint."""
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
         self.allowed = experiment.resume.allow or []
-        self.before, self.terms, self.length = {}, {}, {}
+        self.before, self.terms, self.length, self.done = {}, {}, {}, 0
         if checkpoint is not None:
             state = read_state_of(checkpoint)
             self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})

@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from modeling.accounting import FLOAT32_BYTES, activation_memory
 from modeling.configuration_kindling import KindlingConfig
 from sections import ConfigError, OptimizerSection
 
+from .checkpoint import named, step_of, sweep
 from .hardware import memory_limit
 from .optimizers import split_parameters
 
@@ -75,24 +75,27 @@ def checkpoint_bytes(args: TrainingArguments, trained: Trained) -> int:
 def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
     """Checkpoints that a run of `args.max_steps` steps has made after so many."""
     every = {"steps": args.save_steps, "epoch": steps_an_epoch, "best": args.eval_steps or math.inf}
+    if args.load_best_model_at_end and args.save_strategy == "steps":  # each could be the best
+        every["steps"] = args.eval_steps
     if (interval := every.get(args.save_strategy.value)) is None:
         return 0
     interval = math.ceil(args.max_steps * interval) if interval < 1 else interval
     return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
 
 
-def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int):
-    """`ConfigError` if a run over so many examples would fill the disk with its checkpoints and its model.
+def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):
+    """`ConfigError` if a run over so many examples, of which `done` steps are made, would fill the disk.
 
-    Those that are there already, of the run that is resumed, need no more room; the model is written beside its
-    former one.
+    With its checkpoints, of which those that are there already need no more room, and with its model, which is written
+    beside a former one. What was left of broken saves is removed first.
     """
-    there = [int(match[1]) for path in folder.glob("*") if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    sweep(folder)
+    there = [step for step in map(step_of, named(folder)) if step <= done]  # of later ones, none is whole
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    done, steps_an_epoch = max(there, default=0), math.ceil(examples / batch)
+    steps_an_epoch = math.ceil(examples / batch)
     to_come = saves_until(args.max_steps, args, steps_an_epoch) - saves_until(done, args, steps_an_epoch)
     limit = args.save_total_limit or math.inf
-    kept = max(limit, 2) if args.load_best_model_at_end else limit  # the best and the last
+    kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
     most = min(len(there) + to_come, kept + 1)  # the oldest goes once the newest is whole
     more = max(most - len(there), min(to_come, 1))
     size, model = checkpoint_bytes(args, trained), weight_bytes(trained)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
 from sections import ConfigError
 
@@ -26,11 +27,13 @@ class SavingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
         self._saved = None
+        self._best = (None, None)
+        """Metric and step of the best model that is saved."""
 
     def _save_checkpoint(self, model, trial):  # noqa: ARG002
         """Save the run as it is, whole or not at all; where the disk takes it not, training goes on."""
         if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
-            return
+            return self._find_best()
         self.store_flos()
         for phase in (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint):
             why = None
@@ -41,6 +44,7 @@ class SavingTrainer(Trainer):
                     raise
                 why = str(error)
             if self._has_any(why is not None):  # all processes end a phase before any begins the next
+                self._find_best()
                 return self.checkpoints.failed(self.state.global_step, why or "by another process")
         self.checkpoints.failures, self._saved = 0, self.state.global_step
         self._find_best()
@@ -79,12 +83,27 @@ class SavingTrainer(Trainer):
         last = self.checkpoints.commit(self.state.global_step)
         self.checkpoints.rotate(last, self._find_best())
 
+    def _determine_best_metric(self, metrics, trial):
+        """As the Trainer's; the model that would be loaded at the end is saved when it is found."""
+        is_new = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= is_new and self.args.load_best_model_at_end
+        return is_new
+
     def _find_best(self) -> Path | None:
-        """Tell the Trainer where the best model is, if it is there."""
-        best = self.checkpoints.run / f"checkpoint-{self.state.best_global_step}"
-        best = best if best.is_dir() else None
-        self.state.best_model_checkpoint = best and str(best)
-        return best
+        """Tell the Trainer where the best model is. If it matters, that is the best of those that are saved."""
+        if self._needs_best and not self._folder_of(self.state.best_global_step).is_dir():
+            self.state.best_metric, self.state.best_global_step = self._best
+        self._best = self.state.best_metric, self.state.best_global_step
+        best = self._folder_of(self.state.best_global_step)
+        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        return best if best.is_dir() else None
+
+    @property
+    def _needs_best(self) -> bool:
+        return self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
+
+    def _folder_of(self, step: int | None) -> Path:
+        return self.checkpoints.run / f"checkpoint-{step}"
 
     def _finalize_training(self, *args):
         """As the Trainer's, which would remove the last checkpoint where one is kept and another is the best."""
@@ -105,8 +124,11 @@ class SavingTrainer(Trainer):
     def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
         counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
         self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
-        self._find_best()
-        if (self.checkpoints.run / f"checkpoint-{self.state.global_step}").is_dir():
+        best = self.state.best_global_step
+        if best is not None and self._find_best() is None and self._needs_best and self.args.should_save:
+            lost = f"checkpoint-{best}, the best so far, is not in {self.checkpoints.run}"
+            tqdm.write(f"{lost}; the best is that of the models to come", file=sys.stderr)
+        if self._folder_of(self.state.global_step).is_dir():
             self._saved = self.state.global_step
         return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
 

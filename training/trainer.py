@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import EvalPrediction
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from sections import OptimizerSection
 
@@ -90,15 +88,17 @@ class KindlingTrainer(ReliableTrainer):
         return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
 
     def _save(self, output_dir=None, state_dict=None):
-        """As the Trainer's, without its pickle of the arguments, and with the cache that only training lacks."""
-        config = self.accelerator.unwrap_model(self.model).config
-        before, config.use_cache = config.use_cache, True
+        """As the Trainer's, with the cache that only training lacks, and without a pickle of the arguments."""
+        if not self.args.should_save:
+            return
+        folder, model = output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model)
+        before, model.config.use_cache = model.config.use_cache, True
         try:
-            super()._save(output_dir, state_dict)
+            model.save_pretrained(folder, state_dict=state_dict)
         finally:
-            config.use_cache = before
-        if self.args.should_save:
-            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink()
+            model.config.use_cache = before
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
 
     def create_optimizer(self, model=None):
         """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""

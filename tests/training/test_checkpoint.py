@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerState
 
 from sections import ConfigError
-from training import state
+from training import checkpoint, state
 from training.callbacks import MetricsFile
 from training.checkpoint import MANIFEST, STAGING, Checkpoints, damage, newest_whole, refuse_damaged, seal
 from training.trainer import KindlingTrainer
 
-from .test_position import prepare, train, weights
+from .test_position import prepare, train, weights, windows_of
 
 OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
 
@@ -100,6 +100,44 @@ def test_every_bit_of_the_manifest_counts(stopped):
         assert damage(path.parent), bit
         flip(path, bit)
     assert damage(path.parent) is None
+
+
+MANIFESTS = [
+    *("", "[]", "3", "{}", '{"files": 3}', '{"files": {}}', '{"files": {"config.json": 3}}', "[" * 10**5),
+    json.dumps({"files": {"a" * 300: {"size": 1, "xxh3_128": ""}}}),
+]
+
+
+def test_a_manifest_of_any_kind_is_no_traceback(stopped):
+    for text in MANIFESTS:
+        (stopped[0] / "checkpoint-4" / MANIFEST).write_text(text)
+        assert damage(stopped[0] / "checkpoint-4") == "checkpoint.json is damaged", text[:50]
+
+
+def test_what_the_disk_no_longer_gives_is_damaged(stopped, monkeypatch):
+    def broken(path):
+        if path.parent.name == "checkpoint-4" and path.name == "optimizer.safetensors":
+            raise OSError(5, "Input/output error")
+        return hashed(path)
+
+    hashed = checkpoint._hash
+    monkeypatch.setattr(checkpoint, "_hash", broken)
+    assert damage(stopped[0] / "checkpoint-4") == "optimizer.safetensors cannot be read, Input/output error"
+    assert newest_whole(stopped[0]) == stopped[0] / "checkpoint-2"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "scaler.safetensors", "pytorch_model_fsdp_0/", "more/custom.py"])
+def test_what_was_put_into_a_checkpoint_is_seen(stopped, name):
+    path = stopped[0] / "checkpoint-4" / name
+    (path if name.endswith("/") else path.parent).mkdir(exist_ok=True)
+    if not name.endswith("/"):
+        path.touch()
+    assert damage(stopped[0] / "checkpoint-4") == f"{name.partition('/')[0]} is none of its files"
+
+
+def test_what_is_hidden_harms_no_checkpoint(stopped):
+    (stopped[0] / "checkpoint-4" / ".DS_Store").touch()
+    assert damage(stopped[0] / "checkpoint-4") is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng_state.safetensors"])
@@ -356,6 +394,34 @@ def test_the_best_is_taken_if_it_is_what_was_written(tmp_path, capfd, harmed):
     assert ("checkpoint-2, the best, is damaged" in capfd.readouterr().err) == harmed
 
 
+LOSSES = [9, 5, 1, 7, 6, 8]
+BEST = OPTIONS | {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "save_total_limit": 1}
+
+
+@pytest.mark.parametrize(("fails", "best"), [((), 3), ((3,), 2), ((2, 3), 5)])
+def test_the_best_is_saved_when_it_is_found_and_taken_in_the_end(tmp_path, monkeypatch, fails, best):
+    """Of those that could be saved; though every second step alone has a checkpoint."""
+    monkeypatch.setattr(KindlingTrainer, "_measure", lambda self, _: {"loss": LOSSES[self.state.global_step - 1]})
+    expected = weights(train(tmp_path / "until", stop=best, **OPTIONS | {"save_strategy": "no"})[0])
+    monkeypatch.setattr(state, "save_file", full(*fails))
+    trainer, _ = train(tmp_path / "run", parts={"eval_dataset": windows_of(2)}, **BEST)
+    assert (trainer.state.best_global_step, trainer.state.best_metric) == (best, LOSSES[best - 1])
+    assert kept(tmp_path / "run") == [best, 6]
+    assert same(weights(trainer), expected)
+
+
+def test_a_best_that_was_left_behind_is_told(tmp_path, monkeypatch, capfd):
+    """Of a run that goes on in another folder."""
+    monkeypatch.setattr(KindlingTrainer, "_measure", lambda self, _: {"loss": LOSSES[self.state.global_step - 1]})
+    parts = {"eval_dataset": windows_of(2)}
+    train(tmp_path / "run", stop=5, parts=parts, **BEST)
+    assert kept(tmp_path / "run") == [3, 5]
+    last = str(tmp_path / "run" / "checkpoint-5")
+    trainer, _ = train(tmp_path / "other", checkpoint=last, parts=parts, **BEST)
+    assert "checkpoint-3, the best so far, is not in" in capfd.readouterr().err
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "other" / "checkpoint-6")
+
+
 def test_one_step_is_saved_once(tmp_path, monkeypatch):
     """For to write it anew, it would have to go first."""
     trainer, _ = train(tmp_path, stop=4, **OPTIONS)
@@ -442,6 +508,7 @@ def test_no_file_is_a_pickle_and_none_is_read(stopped, monkeypatch):
     monkeypatch.setattr(torch, "load", None)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
         (folder / "checkpoint-4" / name).write_bytes(pickle.dumps({}))
+    seal(folder / "checkpoint-4")
     assert same(weights(go_on(folder)), expected)
 
 

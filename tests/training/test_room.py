@@ -149,11 +149,26 @@ def test_what_will_lie_on_the_disk_must_fit(tmp_path, monkeypatch, there, settin
     assert (size, weights) == (12 * model.num_parameters(), 4 * model.num_parameters())
     needed = checkpoints * size + weights
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    room.refuse_full_disk(tmp_path, args, trained, examples=100)
+    room.refuse_full_disk(tmp_path, args, trained, examples=100, done=max(there, default=0))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ConfigError) as error:
-        room.refuse_full_disk(tmp_path, args, trained, examples=100)
+        room.refuse_full_disk(tmp_path, args, trained, examples=100, done=max(there, default=0))
     assert f"needs {room.readable(needed)}, {checkpoints} x {room.readable(size)} for" in str(error.value)
+
+
+def test_what_broken_saves_have_left_is_no_obstacle(tmp_path, monkeypatch):
+    """Left staging is removed; a checkpoint after that which is resumed is damaged, and will be made again."""
+    for name in (".staging-checkpoint-10", "checkpoint-5", "checkpoint-10"):
+        (tmp_path / name).mkdir()
+    model, args = model_of("kindling_llama"), arguments(tmp_path, max_steps=10, save_steps=5)
+    needed = room.checkpoint_bytes(args, [(model, args, OptimizerSection())]) + 4 * model.num_parameters()
+    free = needed - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(ConfigError, match="the run needs"):
+        room.refuse_full_disk(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+    free = needed
+    room.refuse_full_disk(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
 
 
 RUN = """
