@@ -20,6 +20,18 @@ def write_whole(path: Path, text: str):
         raise
 
 
+def append_whole(path: Path, text: str):
+    """Add to a text file; where the disk takes not all of it, the file stays as it was."""
+    with path.open("ab") as file:
+        before = file.tell()
+        try:
+            file.write(text.encode())
+            file.flush()
+        except OSError:
+            os.truncate(path, before)
+            raise
+
+
 def write_json(path: Path, value):
     """As `write_whole`, a value that a person may want to read."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

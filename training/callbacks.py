@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from files import write_whole
+from files import append_whole, write_whole
 from sections import ConfigError, SampleSection
 
 from .checkpoint import disk_error
@@ -39,8 +39,8 @@ def forget_after(path: Path, step: int):
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError, LookupError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
     write_whole(path, "".join(kept))
@@ -67,8 +67,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             if self.lines < len(state.log_history) - 1:
                 return self.on_train_begin(args, state, control, **kwargs)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.log_history[-1]) + "\n")
+            append_whole(self.path, json.dumps(state.log_history[-1]) + "\n")
             self.lines += 1
 
 
@@ -107,22 +106,27 @@ class Samples(TrainerCallback):
     @where_the_disk_allows
     def on_evaluate(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
-            self.last = self.draw(model)
-            row = {"step": state.global_step, "prompt": self.section.prompt, "text": self.last}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            if (text := self.draw(model)) is None:
+                return tqdm.write(f"step {state.global_step:,}: no sample, for logits are no numbers", file=sys.stderr)
+            self.last = text
+            row = {"step": state.global_step, "prompt": self.section.prompt, "text": text}
+            append_whole(self.path, json.dumps(row) + "\n")
 
-    def draw(self, model) -> str:
-        """The prompt and its continuation. Leaves the training's mode and random state as they were."""
+    def draw(self, model) -> str | None:
+        """The prompt and its continuation; None where the model has no distribution to draw from.
+
+        Leaves the training's mode and random state as they were.
+        """
         ids = self.ids.to(model.device)
         settings = Sampling(self.section.temperature).arguments() | {"max_length": self.longest, "use_cache": True}
         was_training = model.training
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(self.section.seed)
-            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+            has_numbers = model(ids, logits_to_keep=1).logits.isfinite().all()
+            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings) if has_numbers else None
         model.train(was_training)
-        return self.tokenizer.decode(drawn[0], skip_special_tokens=True)
+        return None if drawn is None else self.tokenizer.decode(drawn[0], skip_special_tokens=True)
 
 
 class Progress(ProgressCallback):

@@ -246,6 +246,20 @@ def _stamp(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
+@contextmanager
+def ending_where_the_disk_is_full() -> Iterator[None]:
+    """What a finished run keeps is written here; if it cannot be, exit with code 1 and say what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not disk_error(error):
+            raise
+        sys.exit(
+            f"what came out could not be written ({error}); make room, and go on with "
+            "training.resume_from_checkpoint=true: no step that was saved is made again"
+        )
+
+
 def disk_error(error: Exception) -> bool:
     """Whether an error is of the disk: Rust's, of safetensors and tokenizers, are not all `OSError`s."""
     return isinstance(error, OSError | SafetensorError) or "os error" in str(error)

@@ -13,7 +13,7 @@ from sections import ConfigError
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .arguments import WAITING
 from .card import Facts, describe_optimizer, write_card
-from .checkpoint import exchanged
+from .checkpoint import ending_where_the_disk_is_full, exchanged
 from .curves import draw_accuracies
 from .processes import what_is_left_idle
 from .room import memory_line
@@ -165,14 +165,15 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     for member in trainer.members:
         rows[member.name] = evaluations(history, member.name, len(trainer.members))
         results[member.name] = final_metrics(rows[member.name], trainer.state)
-        keep_member(experiment, trainer, member, rows[member.name], results[member.name])
     first = trainer.members[0]
     seconds = results[first.name]["seconds"]
-    if experiment.replicas:  # last, for it says that the run is finished
-        draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
-        write_json(
-            folder / "metrics.json", {"replicas": list(results), "steps": trainer.state.global_step, "seconds": seconds}
-        )
+    with ending_where_the_disk_is_full():
+        for member in trainer.members:
+            keep_member(experiment, trainer, member, rows[member.name], results[member.name])
+        if experiment.replicas:
+            draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
+            counts = {key: results[first.name][key] for key in ("steps", "max_steps", "seconds")}
+            write_json(folder / "metrics.json", {"replicas": list(results)} | counts)  # last: the run is finished
     prompt, _ = first.equations.texts["test"][0]
     return [
         "",

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from files import append_whole
 from sections import GuardSection
 
 from .callbacks import forget_after, where_the_disk_allows
@@ -88,8 +89,7 @@ class Guard(TrainerCallback, ExportableState):
     def _tell(self, step, why, batch, process, names):
         ids = [row for inputs in batch for row in inputs["input_ids"].flatten(0, -2).tolist()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "why": why, "process": process, "input_ids": ids}) + "\n")
+        append_whole(self.path, json.dumps({"step": step, "why": why, "process": process, "input_ids": ids}) + "\n")
         if process == 0:
             by = f" by {', '.join(names)}" if len(names) < len(self.in_a_row) else ""
             tqdm.write(f"step {step:,} is skipped{by}: {why}; its batch is in {self.path}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """A run on text: what its validation is compared with, what it announces, what it came to."""
 
-import sys
 from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -12,7 +11,7 @@ from modeling.configuration_kindling import KindlingConfig
 
 from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
 from .card import Facts, describe_optimizer, write_card
-from .checkpoint import disk_error
+from .checkpoint import ending_where_the_disk_is_full
 from .processes import share, what_is_left_idle
 from .room import memory_line
 from .run import batch_size, folder_of, read_provenance
@@ -58,12 +57,8 @@ class Report(TrainerCallback):
 
     def finish(self, trainer: Trainer):
         """Save and evaluate what the run ended with, write it down, and say what came out."""
-        try:
+        with ending_where_the_disk_is_full():
             trainer.save_model()
-        except Exception as error:
-            if not disk_error(error):
-                raise
-            sys.exit(f"the model could not be written ({error}); make room, and go on by resuming: no step is missing")
         state = trainer.state
         if trainer.args.load_best_model_at_end or not any(
             row.get("step") == state.global_step and "eval_loss" in row for row in state.log_history
@@ -71,8 +66,9 @@ class Report(TrainerCallback):
             trainer.evaluate()
         if trainer.args.should_save:
             metrics = self.metrics(state)
-            write_json(self.folder / "metrics.json", metrics)
-            self.write_card(trainer.args, trainer.model.config, metrics)
+            with ending_where_the_disk_is_full():
+                self.write_card(trainer.args, trainer.model.config, metrics)
+                write_json(self.folder / "metrics.json", metrics)  # last, for it says that the run is finished
             print("\n".join(_conclusion(self.folder, metrics, self.samples.last)))
         trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
@@ -86,6 +82,7 @@ class Report(TrainerCallback):
             "floor_loss": self.floor and self.floor.loss,
             "floor_bits_per_byte": self.floor and self.floor.bits_per_byte,
             "steps": state.global_step,
+            "max_steps": state.max_steps,
             "epochs": state.epoch,
             "tokens": state.num_input_tokens_seen,
             "train_tokens": self.train_set.tokens_a_pass,

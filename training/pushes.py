@@ -40,9 +40,8 @@ class Publisher(TrainerCallback):
         """Takes over from the Trainer, which would push pickles, and folders without the model's code."""
         self.folder = folder
         self.wanted = args.push_to_hub and args.should_save
-        self.command = [sys.executable, "-m", "training.publish"]
-        self.command += ["--to", args.hub_model_id or folder.resolve().name]
-        self.command += ["--private"] * bool(args.hub_private_repo)
+        self.target = folder, args.hub_model_id, args.hub_private_repo
+        self.command = _command(*self.target)
         self.waiting: list[tuple[int, Path]] = []
         self.push: Push | None = None
         args.push_to_hub = False
@@ -74,12 +73,7 @@ class Publisher(TrainerCallback):
         while self.push is not None:
             self.push.process.wait()
             self._go_on()
-        last = [*self.command, str(self.folder.resolve())]
-        done = subprocess.run(last, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-        print(done.stdout, end="")
-        if done.returncode:
-            later = shlex.join(["python", *self.command[1:], str(self.folder)])
-            sys.exit(f"not published: the run is finished, whole and in {self.folder}; publish it later: {later}")
+        publish_finished(*self.target)
 
     def _go_on(self):
         """See to the push that has ended, and start the next."""
@@ -92,15 +86,40 @@ class Publisher(TrainerCallback):
             self.push = None
         if self.push is None and self.waiting:
             step, there = self.waiting.pop(0)
-            command = [*self.command, "--tries", "1", str(there.resolve())]
-            # A file, for nobody reads a pipe meanwhile; and torch's error file is for what ends the training.
-            complaint = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-            environment = {key: value for key, value in os.environ.items() if key != "TORCHELASTIC_ERROR_FILE"}
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=complaint
-            )
-            self.push = Push(step, there, process, complaint)
+            try:
+                self.push = self._start(step, there)
+            except OSError as error:  # no process, or no file, is to be had; the training is worth more
+                self._complain(step, str(error))
+                shutil.rmtree(there, ignore_errors=True)
+
+    def _start(self, step: int, there: Path) -> Push:
+        """Start the process that pushes a snapshot."""
+        command = [*self.command, "--tries", "1", str(there.resolve())]
+        # A file, for nobody reads a pipe meanwhile; and torch's error file is for what ends the training.
+        complaint = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        environment = {key: value for key, value in os.environ.items() if key != "TORCHELASTIC_ERROR_FILE"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=complaint
+        )
+        return Push(step, there, process, complaint)
 
     def _complain(self, step: int, why: str):
         last = (why.strip().splitlines() or ["no reason given"])[-1]
         tqdm.write(f"step {step:,} is not published: {last}", file=sys.stderr)
+
+
+def publish_finished(folder: Path, name: str | None, private: bool | None):
+    """Publish a finished run, under its folder's name if it has none; if that fails, exit with code 1 and say how to do
+    it later."""
+    command = _command(folder, name, private)
+    done = subprocess.run([*command, str(folder.resolve())], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="")
+    if done.returncode:
+        later = shlex.join(["python", *command[1:], str(folder)])
+        sys.exit(f"not published: the run is finished, whole and in {folder}; publish it later: {later}")
+
+
+def _command(folder: Path, name: str | None, private: bool | None) -> list[str]:
+    """What publishes a run or a snapshot of it, but for its folder."""
+    command = [sys.executable, "-m", "training.publish", "--to", name or folder.resolve().name]
+    return command + ["--private"] * bool(private)

@@ -43,6 +43,8 @@ class ReliableTrainer(SavingTrainer):
         output, self._resumed_from = None, resume_from_checkpoint
         with self.signals.heeded(), suppress(EvaluationCutOff):  # of an evaluation before the first step
             output = super().train(resume_from_checkpoint, **kwargs)
+            if not self.signals.agreed and self.signals.agree(self.args):  # one that came after the last step
+                self._save_if_new()
         if self.guard.verdict:
             sys.exit(f"{self.guard.verdict}; {self._told_of_save()}" if self.args.should_save else 1)
         if self.signals.agreed:
@@ -60,6 +62,11 @@ class ReliableTrainer(SavingTrainer):
             )
         sys.exit(128 + self.signals.agreed)
 
+    def _save_if_new(self):
+        """Before its first step there is nothing new in a run, nor is all of its checkpoint restored."""
+        if self.state.global_step > self._initial_global_step:
+            self._save_checkpoint(self.model, None)
+
     def _told_of_save(self) -> str:
         told = "it is saved" if self._saved == self.state.global_step else "that step could not be saved"
         if self.state.global_step == 0:
@@ -73,7 +80,6 @@ class ReliableTrainer(SavingTrainer):
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
         except EvaluationCutOff:
-            self.control.should_evaluate = True  # as it was
             self._end_without_evaluation()
             super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -87,7 +93,7 @@ class ReliableTrainer(SavingTrainer):
         """Make up for the evaluation without which a run was ended: its schedule, or its best model, may need it."""
         if self.signals.owes and not self.signals.agreed and self.args.eval_strategy != "no":
             self._load_rng_state(self._resumed_from)  # it may be saved, before the Trainer does so
-            self.signals.owes, self.control.should_evaluate = False, True
+            self.control.should_evaluate = True
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, 0.0)
 
     def _run_epoch(self, **kwargs):
@@ -110,28 +116,47 @@ class ReliableTrainer(SavingTrainer):
             try:
                 samples, targets = super().get_batch_samples(self._batches, num_batches, device)
             except (RuntimeError, *LOST) as error:
-                self._replace_workers(error)
+                self._count_death(error)
+                self._batches = from_new_workers(self)
             else:
                 self._batch, self._loss = samples, 0.0
                 return samples, targets
 
-    def _replace_workers(self, error: Exception):
-        """Each process its own. Once too often, the run is saved and ends; one of several cannot save alone."""
+    def evaluate(self, *args, **kwargs):
+        """As the Trainer's, without a trace in the training's random numbers. Until it is made, the training owes it.
+
+        It begins again if workers have died; in one of several processes it cannot, for they make it together.
+        """
+        self.signals.owes = self.is_in_train
+        while True:
+            try:
+                with torch.random.fork_rng(devices=[]):  # each data loader draws one
+                    metrics = super().evaluate(*args, **kwargs)
+            except (RuntimeError, *LOST) as error:
+                if self.args.world_size > 1:
+                    raise
+                self._count_death(error)
+                self._eval_dataloaders = {}  # with workers that are kept
+            else:
+                self.signals.owes = False
+                return metrics
+
+    def _count_death(self, error: Exception):
+        """Of a worker; what else went wrong is raised. Once too often, the run is saved and ends; one of several
+        processes cannot save alone."""
         if not is_death(error, self.args.dataloader_num_workers):
             raise error
         self.restarts += 1
         process = f" of process {self.args.process_index}" if self.args.world_size > 1 else ""
         if self.restarts > RESTARTS:
-            is_new = self.state.global_step > self._initial_global_step  # else all is not restored yet
-            if is_new and self.args.world_size == 1:
-                self._save_checkpoint(self.model, None)
+            if self.args.world_size == 1:
+                self._save_if_new()
             sys.exit(
                 f"workers of the data loader{process} have died {self.restarts} times ({error!r}); the run ends after "
                 f"step {self.state.global_step:,}; {self._told_of_save()} and fewer training.dataloader_num_workers"
             )
-        died = f"step {self.state.global_step + 1:,}: a worker of the data loader{process} has died ({error!r})"
+        died = f"after step {self.state.global_step:,} a worker of the data loader{process} has died ({error!r})"
         tqdm.write(f"{died}; going on with new ones", file=sys.stderr)
-        self._batches = from_new_workers(self)
 
     def training_step(self, *args, **kwargs):
         """As the Trainer's; the loss is added to that of the step, on the device."""

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import xxhash
@@ -10,42 +11,43 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from config import DROPOUTS, build
+from config import DROPOUTS, build, section_fields, sections_of
 from experiment import Experiment
 from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import refuse_unsafe_files
-from sections import ConfigError, ResumeSection
+from sections import ConfigError
 
 from .arguments import WAITING, schedule
-from .checkpoint import NAME, named, newest_whole, refuse_damaged, step_of
+from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .folder import LOCK
-from .run import batch_size, folder_of, resolve
+from .pushes import publish_finished
+from .run import batch_size, folder_of, read_provenance, resolve
 
-SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation", "replicas")
+SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
 LENGTH = ("training.max_steps", "training.num_train_epochs")
 TRAINING = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "optim", "optim_args", "label_smoothing_factor",
     "neftune_noise_alpha", "seed", "data_seed", "bf16", "fp16", "per_device_train_batch_size",
-    "gradient_accumulation_steps",
+    "gradient_accumulation_steps", "metric_for_best_model", "load_best_model_at_end",
 )  # fmt: skip
 """The arguments that decide which numbers come out."""
+EVALUATIONS = ("eval_strategy", "eval_steps")
+"""They do so, too, where the schedule waits for them."""
 NO_MATTER = ("data.cache_dir", "data.bad_records")
 SHARING = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
 """How a batch is shared out, which changes nothing but rounding, is told; `batch`, their product, is compared."""
 SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"model.{name}" for name in DROPOUTS))
 """What a run can go on without; its weights and its data are what it is."""
+BOUND = {
+    *(f"training.{name}" for name in ("seed", "data_seed", "optim", "optim_args", "metric_for_best_model")),
+    *("optimizer.kind", "optimizer.grokfast_lambda", *LENGTH),
+}
+"""Of these, what its order, the optimiser's state or its best model hang on."""
 
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
     """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
-    checkpoint = _find_checkpoint(experiment)
-    if checkpoint is not None and not getattr(experiment, "replicas", None):  # whose are read from safetensors alone
-        build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
-    return checkpoint
-
-
-def _find_checkpoint(experiment: Experiment) -> str | None:
     resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
     if isinstance(resume, str):
         if not Path(resume).is_dir():
@@ -54,9 +56,11 @@ def _find_checkpoint(experiment: Experiment) -> str | None:
         _refuse_others(Path(resume), folder)
         return resume
     if resume and folder.is_dir():
-        checkpoint = newest_whole(folder)
-        if checkpoint is None and (folder / "metrics.json").exists():
-            _leave_finished(folder, experiment.resume)
+        checkpoint = newest_whole(folder) or _origin(folder)
+        if checkpoint is None and _metrics(folder):
+            if experiment.resume.extend:
+                raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+            _leave_finished(experiment)
         return checkpoint and str(checkpoint)
     if _is_taken(folder):
         raise ConfigError(
@@ -73,7 +77,7 @@ def _is_taken(folder: Path) -> bool:
 def _refuse_others(checkpoint: Path, folder: Path):
     """`ConfigError` if the folder has another run, or the same as it went on from the checkpoint before."""
     if checkpoint.resolve().parent != folder.resolve():
-        if _is_taken(folder):
+        if _is_taken(folder) and (named(folder) or _origin(folder) != checkpoint.resolve()):
             raise ConfigError(f"{folder} holds a run already, not {checkpoint}'s; choose another training.output_dir")
     elif NAME.fullmatch(checkpoint.name):
         later = [path.name for path in named(folder) if step_of(path) > step_of(checkpoint)]
@@ -84,22 +88,51 @@ def _refuse_others(checkpoint: Path, folder: Path):
             )
 
 
-def _leave_finished(folder: Path, section: ResumeSection):
-    if section.extend:
-        raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+def _origin(folder: Path) -> Path | None:
+    """The checkpoint of another folder that a run went on from, until it has its own."""
+    origin = None
+    with suppress(OSError, ValueError):
+        origin = read_provenance(folder).get("resumed_from")
+    if origin and (why := damage(Path(origin))):
+        raise ConfigError(
+            f"{folder} has no checkpoint yet and went on from {origin}, which is damaged ({why}); restore that, or "
+            "choose another training.output_dir"
+        )
+    return origin and Path(origin)
+
+
+def _metrics(folder: Path) -> dict:
+    """What a finished run has come to; nothing if it is not finished."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return {}
+
+
+def _leave_finished(experiment: Experiment):
+    """Publish the run if that is wanted, for that may have failed before."""
+    folder, training = folder_of(experiment), experiment.training
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{folder} is finished, nothing is left to do; what came out is in {folder / 'metrics.json'}")
+        if training.get("push_to_hub"):
+            publish_finished(folder, training.get("hub_model_id"), training.get("hub_private_repo"))
     sys.exit(0)
 
 
 def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
-    """End with exit code 0, nothing touched, if the run has made all its steps and is written down."""
-    path = folder_of(experiment) / "metrics.json"
-    if checkpoint is None or not path.exists():
+    """End with exit code 0, nothing touched, if the run has made all its steps and is written down.
+
+    `ConfigError` if it has steps to make, and a checkpoint that cannot be gone on from.
+    """
+    if checkpoint is None:
         return
-    written = json.loads(path.read_text(encoding="utf-8")).get("steps")  # fewer, if the run was extended since
-    if args.max_steps <= read_state_of(checkpoint).global_step == written:
-        _leave_finished(folder_of(experiment), ResumeSection())
+    metrics = _metrics(folder_of(experiment))
+    if metrics.get("max_steps", metrics.get("steps")) == args.max_steps:  # else it is being extended
+        _leave_finished(experiment)
+    if not any(Path(checkpoint).glob("optimizer*")):
+        raise ConfigError(
+            f"{checkpoint} has the model alone, for the run had training.save_only_model=True, so that nothing can go "
+            "on from it as it was; train anew, or train_lm.py with model.path, in another training.output_dir"
+        )
 
 
 def read_state_of(checkpoint: str) -> TrainerState:
@@ -128,6 +161,8 @@ class Contract(TrainerCallback, ExportableState):
         self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
         self._hold(_terms(experiment, args))
         self._hold_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
+        if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
+            build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
 
     def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase):
         """Add what is known by now of model and tokenizer; `ConfigError` if that is other than it was."""
@@ -148,19 +183,27 @@ class Contract(TrainerCallback, ExportableState):
 
     def _refuse_unknown_names(self):
         for name in self.allowed:
-            if not name.startswith(SWITCHABLE) or name in LENGTH:
+            if name not in self._names() or not _may_differ(name):
+                what = "without which a run is another one" if name in self._names() else "which is no setting"
                 raise ConfigError(
-                    f"resume.allow={self.allowed} has {name}, without which a run is another one; name what is refused "
-                    "otherwise, such as training.learning_rate"
+                    f"resume.allow={self.allowed} has {name}, {what}; name what is refused otherwise, such as "
+                    "training.learning_rate"
                 )
+
+    def _names(self) -> set[str]:
+        """Of all settings."""
+        kind = type(self.experiment)
+        return {"batch", *(f"{one}.{key}" for one in sections_of(kind) for key in section_fields(one, kind))}
 
     def _refuse_waiting_schedules(self):
         """What waits for a metric has lowered the rate by itself, and no other one follows from the settings."""
-        if "training.learning_rate" in self.allowed and self.args.lr_scheduler_type in WAITING:
-            raise ConfigError(
-                f"resume.allow={self.allowed} has training.learning_rate, which {self.args.lr_scheduler_type.value} "
-                "has lowered by itself; leave it out, or start another run from the checkpoint by model.path"
-            )
+        kinds = {self.args.lr_scheduler_type, self.before.get("terms", {}).get("training.lr_scheduler_type")}
+        for name in ("training.learning_rate", "training.lr_scheduler_type"):
+            if name in self.allowed and (waiting := kinds & {*WAITING}):
+                raise ConfigError(
+                    f"resume.allow={self.allowed} has {name}, and {min(waiting)} lowers the rate by itself; leave it "
+                    "out, or start another run from the checkpoint by model.path"
+                )
 
     def _hold(self, terms: dict):
         """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""
@@ -168,7 +211,7 @@ class Contract(TrainerCallback, ExportableState):
         was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
         for name, now in terms.items():
             if was[name] != now and name not in (*self.allowed, *SHARING):
-                remedy = f", or with resume.allow=[{name}]" if name.startswith(SWITCHABLE) else ""
+                remedy = f", or with resume.allow=[{name}]" if _may_differ(name) else ""
                 raise ConfigError(
                     f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; resume it as it "
                     f"was{remedy}, or choose another training.output_dir"
@@ -205,10 +248,15 @@ class Contract(TrainerCallback, ExportableState):
         return f": after step {self.done:,} the learning rate is {now:.3g}, as it would have been {was:.3g}"
 
 
+def _may_differ(name: str) -> bool:
+    return name.startswith(SWITCHABLE) and name not in BOUND
+
+
 def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
     """What is known of a run before any data are read."""
-    terms = {f"training.{name}": getattr(args, name) for name in TRAINING}
-    terms |= {"processes": args.world_size, "batch": batch_size(args)}
+    names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in WAITING)
+    terms = {f"training.{name}": getattr(args, name) for name in names}
+    terms |= {"replicas": getattr(experiment, "replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
     given = experiment.as_dict()
     for section in SECTIONS:
         terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}

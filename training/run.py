@@ -145,7 +145,6 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
         about = read_provenance(folder)
         about.setdefault("resumed_by", []).append(command())
         return write_json(folder / "provenance.json", about)
-    write_settings(settings, folder)
     about = {
         "id": uuid.uuid4().hex,
         "command": command(),
@@ -157,7 +156,10 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
     }
     if path := settings["model"].get("path"):
         about["started_from"] = describe_start(path)
+    if checkpoint is not None:
+        about["resumed_from"] = str(Path(checkpoint).resolve())
     write_json(folder / "provenance.json", about)
+    write_settings(settings, folder)
 
 
 def write_settings(settings: dict, folder: Path):

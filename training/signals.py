@@ -95,13 +95,15 @@ class Signals(TrainerCallback, ExportableState):
         self.owes = before.get("owes", False)
 
     def on_prediction_step(self, args, state, control, **kwargs):  # noqa: ARG002
-        if not self._is_heeding:
-            return
-        self.agreed = self.came
-        if args.world_size > 1:
-            self.agreed = int(gather(torch.tensor([self.came], device=args.device)).max())
-        if self.agreed:
+        if self._is_heeding and self.agree(args):
             raise EvaluationCutOff
+
+    def agree(self, args) -> int:
+        """The signal that the run is to end by, the same in all processes; 0 if there was none."""
+        self.agreed = (
+            int(gather(torch.tensor([self.came], device=args.device)).max()) if args.world_size > 1 else self.came
+        )
+        return self.agreed
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         if args.world_size == 1:  # one that came since is heeded at once

@@ -114,13 +114,15 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
         (train_lm, "tokenizer.vocab_size=280", "300", False),
         (train_lm, "data.layout=documents", "packed", False),
         (train_lm, "data.validation_documents=7", "5", False),
-        (train_lm, "optimizer.kind=muon", "adamw", True),
+        (train_lm, "optimizer.kind=muon", "adamw", False),
         (train_lm, "guard.loss_spike=6.0", "None", True),
         (train_lm, "training.learning_rate=0.5", "0.001", True),
         (train_lm, "training.adam_beta2=0.9", "0.95", True),
         (train_lm, "training.lr_scheduler_type=linear", "cosine", True),
         (train_lm, "training.bf16=true", "False", True),
-        (train_lm, "training.seed=3", "42", True),
+        (train_lm, "training.seed=3", "42", False),
+        (train_lm, "training.metric_for_best_model=perplexity", "None", False),
+        (train_algorithmic, "replicas.training.seed=[0,1]", "{}", False),
         (train_algorithmic, "data.operation=add", "divide", False),
         (train_algorithmic, "model.num_hidden_layers=2", "1", False),
         (train_algorithmic, "training.weight_decay=0.5", "1.0", True),
@@ -133,6 +135,8 @@ def test_what_is_otherwise_is_named_with_both_values(place, half, script, change
     with pytest.raises(ConfigError) as error:
         run(script, place, name, GO_ON, change)
     setting, _, value = change.partition("=")
+    if setting.startswith("replicas"):  # which are one setting
+        setting, value = "replicas", "{'training': {'seed': [0, 1]}}"
     value = {"true": "True"}.get(value, value)
     said = str(error.value)
     assert f"checkpoint-5 was trained with {setting}={was} and is resumed with {value}" in said
@@ -182,9 +186,16 @@ def test_other_text_in_the_same_file_is_refused(place, half):
     os.utime(place / "text.jsonl", ns=(known.st_atime_ns, known.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["model.hidden_size", "data.seed", "training.max_steps", "learning_rate"])
-def test_what_a_run_cannot_do_without_is_not_allowed(place, half, name):
-    with pytest.raises(ConfigError, match=rf"resume.allow=\['{name}'\] has {name}, without which a run is another one"):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        *((name, "without which a run is another one") for name in ("model.hidden_size", "data.seed")),
+        *((f"training.{name}", "without which a run is another one") for name in ("max_steps", "seed", "optim")),
+        *((name, "which is no setting") for name in ("learning_rate", "training.lerning_rate", "guard.x")),
+    ],
+)
+def test_what_a_run_cannot_do_without_is_not_allowed(place, half, name, what):
+    with pytest.raises(ConfigError, match=rf"resume.allow=\['{name}'\] has {name}, {what}"):
         run(train_lm, place, half(train_lm), GO_ON, f"resume.allow=[{name}]")
 
 
@@ -232,9 +243,43 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with_among_this_ones(place, 
     assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("given", ["the same", "true"])
+def test_in_a_new_folder_it_goes_on_from_where_it_came_also_if_killed_before_its_first_save(place, runs, given):
+    name, origin = f"killed-early-{given[:3]}", runs[train_lm] / "checkpoint-5"
+    folder = run(train_lm, place, name, f"training.resume_from_checkpoint={origin}")
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in ("provenance.json", "experiment.yaml", "metrics.jsonl", "samples.jsonl"):
+            path.unlink()
+    run(train_lm, place, name, f"training.resume_from_checkpoint={origin if given == 'the same' else 'true'}")
+    assert (folder / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    (folder / "metrics.json").unlink()
+    about = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(about | {"resumed_from": "/gone/checkpoint-5"}))
+    with pytest.raises(
+        ConfigError, match=r"went on from /gone/checkpoint-5, which is damaged \(checkpoint.json is miss"
+    ):
+        run(train_lm, place, name, GO_ON)
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(place, runs):
+    folder = run(train_lm, place, "alone", "training.save_only_model=true")
+    assert (folder / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit) as end:  # finished
+        run(train_lm, place, "alone", "training.save_only_model=true", GO_ON)
+    assert end.value.code == 0
+    shutil.rmtree(folder / "checkpoint-10")
+    (folder / "metrics.json").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint-5 has the model alone, .* so that nothing can go on from it"):
+        run(train_lm, place, "alone", "training.save_only_model=true", GO_ON)
+
+
 def test_a_rate_that_waits_for_a_metric_is_not_another(place, half):
     waiting = ("training.lr_scheduler_type=reduce_lr_on_plateau", "training.metric_for_best_model=loss")
-    with pytest.raises(ConfigError, match="which reduce_lr_on_plateau has lowered by itself"):
+    with pytest.raises(ConfigError, match="reduce_lr_on_plateau lowers the rate by itself"):
         run(train_lm, place, half(train_lm), GO_ON, *waiting, "resume.allow=[training.learning_rate]")
 
 
@@ -277,9 +322,15 @@ def test_an_extended_run_that_ends_by_a_signal_is_not_the_former_one(place, half
     assert all(final[key].equal(last[key]) for key in final)
 
 
+@pytest.mark.parametrize("last", ["there", "gone", "damaged"])
 @pytest.mark.parametrize("script", [train_lm, train_algorithmic])
-def test_a_finished_run_has_nothing_left_to_do(place, half, script, capsys):
+def test_a_finished_run_has_nothing_left_to_do(place, half, script, last, capsys):
+    """Whatever became of its last checkpoint; it may have had none, as with `save_strategy=best`."""
     name = half(script, finished=True)
+    if last == "gone":
+        shutil.rmtree(place / name / "checkpoint-10")
+    if last == "damaged":
+        (place / name / "checkpoint-10" / "trainer_state.json").write_text("")
     before = {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")}
     with pytest.raises(SystemExit) as end:
         run(script, place, name, GO_ON)
@@ -291,8 +342,9 @@ def test_a_finished_run_has_nothing_left_to_do(place, half, script, capsys):
 @pytest.mark.parametrize("script", [train_lm, train_algorithmic])
 def test_a_run_that_was_killed_after_its_last_step_is_completed(place, runs, half, script):
     name = half(script, finished=True)
-    for file in ("metrics.json", "model.safetensors", "README.md"):
+    for file in ("model.safetensors", "README.md"):
         (place / name / file).unlink()
+    (place / name / "metrics.json").write_text("")  # torn
     folder = run(script, place, name, GO_ON)
     assert (folder / "model.safetensors").read_bytes() == (runs[script] / "model.safetensors").read_bytes()
     ones, others = (json.loads((one / "metrics.json").read_text()) for one in (folder, runs[script]))

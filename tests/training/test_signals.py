@@ -78,6 +78,15 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, num
     assert same(weights(go_on(tmp_path)), whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_after_the_last_step_is_heeded(tmp_path, whole, capfd, number):
+    """In the save that ends the run, which goes on with nothing left to do."""
+    assert stopped(tmp_path, number, "save", save_steps=6) == 128 + number
+    assert f"{number.name}: the run ends after step 6 of 6; it is saved, go on with" in capfd.readouterr().err
+    assert kept(tmp_path) == [6]
+    assert same(weights(go_on(tmp_path)), whole)
+
+
 # Evaluations at steps 2, 4 and 6, of eight batches. At step 4 the rate becomes a tenth, for the loss is no tenth.
 EVALUATED = {
     "max_steps": 6, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss",
@@ -265,6 +274,34 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
         assert "it is saved, go on with" in said
         assert 8 <= kept(tmp_path / "run")[-1] < 14  # which batches were fetched before is a matter of luck
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
+
+
+@pytest.mark.parametrize(("deaths", "ends"), [(1, 0), (4, 1)])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_worker_that_dies_in_an_evaluation_is_replaced(tmp_path, evaluated_whole, capfd, deaths, ends, persistent):
+    """The evaluation begins again; the fourth time the run is saved, and owes it."""
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": persistent}
+
+    class Killing(Batch):
+        def on_prediction_step(self, args, state, control, **kwargs):  # noqa: ARG002
+            if state.global_step == 4 and self.count < deaths:
+                self.count += 1
+                newest = max(psutil.Process().children(), key=lambda child: child.pid)  # the training has one, too
+                newest.kill()
+                newest.wait()
+
+    def work():
+        trainer, _ = prepare(tmp_path, parts={"eval_dataset": windows_of(40)}, **EVALUATED | workers)
+        trainer.add_callback(Killing(None))
+        trainer.train()
+
+    assert in_a_child(work) == ends
+    said = capfd.readouterr().err
+    assert said.count("after step 4 a worker of the data loader has died") == min(deaths, 3)
+    assert kept(tmp_path) == ([4] if ends else [])
+    if ends:
+        assert "workers of the data loader have died 4 times" in said
+        assert same(weights(evaluated(tmp_path, Batch(None))), evaluated_whole[0])
 
 
 def test_workers_that_die_before_the_first_step_leave_the_checkpoint_as_it_was(tmp_path, whole, monkeypatch):

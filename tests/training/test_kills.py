@@ -1,0 +1,98 @@
+"""A whole run, from its start-up to its last words, killed at any write: resumed, it is the run that was not killed.
+
+What happens within the save of a checkpoint is in `test_checkpoint.py`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+import train_algorithmic
+import train_lm
+from training.checkpoint import STAGING
+
+from .test_checkpoint import EVENTS, in_a_child
+from .test_resume import GO_ON, half, place, run, runs  # noqa: F401
+
+# ruff: noqa: F811
+
+
+def go_on(script, folder, at: int | None = None, log=None) -> int:
+    """Resume a run in a child, that is killed at an event by which a file of the run comes, goes or is written to.
+
+    Checkpoints aside. The exit code; a log, if one is wanted, tells how many events there were.
+    """
+    count = 0
+
+    def watch(event, arguments):
+        nonlocal count
+        path, mode = str(arguments[0]), os.O_WRONLY
+        if event == "open":
+            mode = arguments[2] or 0
+        if not path.startswith(f"{folder}/") or "checkpoint-" in path or not mode & (os.O_WRONLY | os.O_RDWR):
+            return
+        count += 1
+        if count - 1 == at:
+            if event == "open" and mode & os.O_TRUNC:  # the next moment it is empty
+                os.truncate(path, 0) if os.path.exists(path) else None
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work():
+        sys.addaudithook(lambda event, arguments: watch(event, arguments) if event in EVENTS else None)
+        run(script, folder.parent, folder.name, GO_ON)
+        if log is not None:
+            log.write_text(str(count))
+
+    return in_a_child(work)
+
+
+def count_writes(script, folder) -> int:
+    copy, log = shutil.copytree(folder, folder.with_name(f"{folder.name}-counted")), folder.with_suffix(".count")
+    assert go_on(script, copy, log=log) == 0
+    return int(log.read_text())
+
+
+def survive(script, folder, expected, points):
+    for point in points:
+        copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-{point}"))
+        assert go_on(script, copy, at=point) == -signal.SIGKILL
+        assert go_on(script, copy) == 0, point
+        same_run(copy, expected)
+        shutil.rmtree(copy)
+
+
+def same_run(folder, expected):
+    """All that a run leaves, but for what tells of time and place."""
+    left = [path for path in folder.rglob("*") if path.name.startswith(STAGING) or path.name.endswith(".new")]
+    assert not left
+    for pattern in ("*.safetensors", "samples.jsonl", "config.json", "tokenizer.json"):
+        for path in expected.glob(pattern):
+            assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+    for name in ("README.md", "curves.png", "provenance.json", "experiment.yaml"):
+        assert (folder / name).stat().st_size > 500, name
+    assert logged(folder) == logged(expected)
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 10
+
+
+def logged(folder) -> list[tuple]:
+    """Steps and losses of the rows of a log."""
+    found = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    keys = ("step", "loss", "eval_loss", "train_loss", "test_loss")
+    return [tuple(row.get(key) for key in keys) for row in found if "train_runtime" not in row]
+
+
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_a_kill_outside_of_a_save(place, runs, half, script):
+    folder = place / half(script)
+    survive(script, folder, runs[script], range(2, count_writes(script, folder), 13))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_a_kill_at_any_write_of_a_run(place, runs, half, script):
+    folder = place / half(script)
+    survive(script, folder, runs[script], range(count_writes(script, folder)))
