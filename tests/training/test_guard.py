@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+import train_lm
 from experiment import OptimizerSection
 from sections import ConfigError, GuardSection
 from training.checkpoint import newest_whole
@@ -17,6 +19,10 @@ from training.guard import Guard
 
 from .test_checkpoint import OPTIONS, kept, same
 from .test_position import prepare, weights
+from .test_resume import place  # noqa: F401
+from .test_resume import run as run_script
+
+# ruff: noqa: F811
 
 SECTIONS = [{}, {"kind": "muon"}, {"kind": "muon", "grokfast_lambda": 2.0}]
 
@@ -154,9 +160,26 @@ def test_a_resumed_run_counts_on(tmp_path, stop):
 
 
 def test_the_scaler_of_float16_is_left_to_find_its_scale(tmp_path):
-    trainer = run(tmp_path, "gradient", math.inf)
-    trainer.accelerator.scaler = object()
-    assert trainer._norm_to_judge(math.inf) == 0
+    """Of the first four steps it passes over by itself, more than end a run."""
+    trainer = run(tmp_path, "gradient", math.inf, step=1, last=4, max_grad_norm=0.0, optim="adamw_torch")
+    scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    trainer.go()
+    assert scaler.get_scale() == 2.0**12
+    assert trainer.guard.skipped == 0
+    assert same(trainer.steps.weights[0], trainer.steps.weights[3])
+    assert not same(trainer.steps.weights[3], trainer.steps.weights[5])
+    assert all(torch.isfinite(weight).all() for weight in weights(trainer))
+
+
+def test_a_run_that_diverges_ends_saved_by_settings_alone(place, capfd):
+    """Though its evaluations have no loss, and no sample can be drawn."""
+    given = ("learning_rate=1e12", "lr_scheduler_type=constant", "warmup_steps=0", "eval_steps=1", "save_steps=20")
+    with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
+        run_script(train_lm, place, "diverges", *(f"training.{one}" for one in given))
+    assert "no sample, for logits are no numbers" in capfd.readouterr().err
+    last = newest_whole(place / "diverges")
+    assert all(torch.isfinite(weight).all() for weight in load_file(last / "model.safetensors").values())
+    assert (place / "diverges" / "skipped.jsonl").read_text().count("\n") == 3
 
 
 @given(

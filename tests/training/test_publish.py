@@ -266,12 +266,16 @@ def test_training_never_stops_for_the_hub(strategies):
     steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 6
     assert not list((folder / "canary").rglob(f"{snapshot.SNAPSHOT}*"))
+    fail(folder, "403")
+    again = run_script("""say(*train("refused", "training.resume_from_checkpoint=true"))""")
+    assert again == [["", code]]  # finished, and not published yet
+    (folder / "hub" / "faults.json").unlink()
 
     assert "step 2 is not published: " in back[0]
     assert back[1] == 0
     assert (folder / "hub/models/someone/back/model.safetensors").exists()
 
-    later, patient, slow, silent, nobody = run_script("""
+    later, patient, slow, silent, nobody, resumed = run_script("""
         say(*published("canary/refused", "--to", "later"))
         faults = pathlib.Path("hub/faults.json")
         faults.write_text('{"rate": 1, "kinds": ["500"], "seed": 0}')
@@ -285,10 +289,14 @@ def test_training_never_stops_for_the_hub(strategies):
         say(*published("canary/refused", "--to", "slow"))
         faults.write_text('{"rate": 1, "kinds": ["stall"], "seed": 0}')
         say(*published("canary/refused", "--to", "silent", "--tries", 1, "--timeout", 0.5))
-        os.environ["HF_TOKEN"] = ""
+        token, os.environ["HF_TOKEN"] = os.environ["HF_TOKEN"], ""
         say(*published("canary/refused"))
+        os.environ["HF_TOKEN"] = token
         faults.unlink()
+        say(*train("refused", "training.resume_from_checkpoint=true"))
     """)
+    assert resumed == ["", 0]
+    assert (folder / "hub/models/someone/refused/model.safetensors").exists()
     assert later[0] == 0
     assert later[1].endswith("/someone/later")
     assert patient == [True, 0]
@@ -426,6 +434,24 @@ def test_a_checkpoint_is_left_out_while_another_is_on_its_way(tmp_path):
     (tmp_path / "run" / "experiment.yaml").write_bytes(b"\xff")
     publisher.on_save(args, state, None)
     assert told == [4]
+
+
+def test_a_push_that_cannot_be_started_does_not_end_the_training(tmp_path, monkeypatch, capfd):
+    args = TrainingArguments(output_dir=str(tmp_path), push_to_hub=True, use_cpu=True, hub_token="hf_x")
+    publisher = Publisher(args, tmp_path)
+    for step, name in ((2, "subprocess.Popen"), (4, "tempfile.TemporaryFile")):
+        (tmp_path / str(step)).mkdir()
+        publisher.waiting.append((step, tmp_path / str(step)))
+        with monkeypatch.context() as patch:
+            patch.setattr(name, out_of_memory)
+            publisher.on_log(args, None, None)
+        assert publisher.push is None
+        assert f"step {step} is not published: [Errno 12] Cannot allocate memory" in capfd.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+def out_of_memory(*_, **__):
+    raise OSError(12, "Cannot allocate memory")
 
 
 def test_a_word_of_the_vocabulary_is_no_path(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -364,10 +365,10 @@ def test_a_worker_that_the_signal_reaches_too_does_not_end_the_step(tmp_path, wh
 # ---- several processes
 
 
-def in_two_processes(folder: Path, happens: int | None, **options) -> list[int]:
-    """Train, on from the newest checkpoint; in the second process a signal comes in step 3, and step 5 is no number.
+def in_two_processes(folder: Path, happens: Callable[[int], None] | None, **options) -> list[int]:
+    """Train, on from the newest checkpoint; in the second process something happens, and its step 5 is no number.
 
-    The signal is for the whole group of that process, as from torch's launcher: for its workers too.
+    It happens before the forward pass of a step or of a batch of an evaluation, and is told after which step.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -383,17 +384,22 @@ def in_two_processes(folder: Path, happens: int | None, **options) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def run_and_exit(folder: Path, happens: int | None, options: dict):
+def run_and_exit(folder: Path, happens: Callable[[int], None] | None, options: dict):
     def work():
-        loss = KindlingTrainer.compute_loss
+        loss, prediction = KindlingTrainer.compute_loss, KindlingTrainer.prediction_step
 
         def compute_loss(self, *arguments, **given):
-            if happens and self.state.global_step == 2:
-                os.killpg(0, happens)
+            if happens:
+                happens(self.state.global_step)
             value = loss(self, *arguments, **given)
             return value * math.nan if os.environ["RANK"] == "1" and self.state.global_step == 4 else value
 
-        KindlingTrainer.compute_loss = compute_loss
+        def prediction_step(self, *arguments, **given):
+            if happens:
+                happens(self.state.global_step)
+            return prediction(self, *arguments, **given)
+
+        KindlingTrainer.compute_loss, KindlingTrainer.prediction_step = compute_loss, prediction_step
         trainer = go_on(folder, **options)
         save_file(dict(trainer.model.named_parameters()), folder / f"weights-{os.environ['RANK']}")
 
@@ -420,10 +426,15 @@ def whole_of_two(tmp_path_factory):
     return came_to(folder)
 
 
+def signalled(number: int) -> Callable[[int], None]:
+    """In step 3, for the whole group of the process, as from torch's launcher: for its workers too."""
+    return lambda step: os.killpg(0, number) if step == 2 else None
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers):
     """And on a step that is no number in one of them."""
-    assert in_two_processes(tmp_path, signal.SIGTERM, dataloader_num_workers=workers) == [143, 143]
+    assert in_two_processes(tmp_path, signalled(signal.SIGTERM), dataloader_num_workers=workers) == [143, 143]
     assert newest_whole(tmp_path).name == "checkpoint-3"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
@@ -432,8 +443,34 @@ def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, wo
 
 
 def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(tmp_path, whole_of_two):
-    ends = in_two_processes(tmp_path, signal.SIGKILL)
+    ends = in_two_processes(tmp_path, signalled(signal.SIGKILL))
     assert ends == [1, -signal.SIGKILL]
     assert newest_whole(tmp_path).name == "checkpoint-2"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
+
+
+def test_processes_cut_off_an_evaluation_together(tmp_path):
+    """Of eight batches, four a process; step 4 is made by then, and evaluated when the run goes on."""
+    options = EVALUATED | {"parts": {"eval_dataset": windows_of(8)}}
+    assert in_two_processes(tmp_path / "whole", None, **options) == [0, 0]
+    batches = iter(range(10))
+
+    def come(step):
+        if step == 4 and next(batches) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert in_two_processes(tmp_path / "run", come, **options) == [143, 143]
+    assert newest_whole(tmp_path / "run").name == "checkpoint-4"
+    assert in_two_processes(tmp_path / "run", None, **options) == [0, 0]
+    assert came_to(tmp_path / "run") == came_to(tmp_path / "whole")
+
+
+def test_each_process_replaces_its_workers(tmp_path, whole_of_two, capfd):
+    def die(step):
+        for worker in psutil.Process().children() if step == 2 else ():
+            worker.kill()
+
+    assert in_two_processes(tmp_path, die, dataloader_num_workers=1, dataloader_prefetch_factor=1) == [0, 0]
+    assert came_to(tmp_path) == whole_of_two
+    assert "a worker of the data loader of process 1 has died" in capfd.readouterr().err
