@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerState
 
+from files import write_whole
 from sections import ConfigError
 from training import checkpoint, state
 from training.callbacks import MetricsFile
@@ -238,19 +239,32 @@ def test_a_kill_at_every_write_of_a_save(run, tmp_path):
     survive(tmp_path, run[1], range(events_of_a_save(tmp_path)))
 
 
+def go_on_noting(folder, log):
+    """Save at every step, and note in a file each step that is made before it is saved."""
+    save = KindlingTrainer._maybe_log_save_evaluate
+
+    def note_and_save(self, *arguments, **given):
+        write_whole(log, str(self.state.global_step))
+        save(self, *arguments, **given)
+
+    KindlingTrainer._maybe_log_save_evaluate = note_and_save
+    go_on(folder, save_steps=1)
+
+
 def kill_at_random(folder, expected, kills: int):
-    """At random moments of runs that save at every step, until so many kills were made."""
+    """At random moments of runs that save at every step, until so many kills were made; never is a save lost."""
     chance, made = random.Random(0), 0
     whole = folder / "timed"
     started = time.perf_counter()
-    assert in_a_child(lambda: go_on(whole, save_steps=1)) == 0
+    assert in_a_child(lambda: go_on_noting(whole, folder / "made")) == 0
     seconds = time.perf_counter() - started
     while made < kills:
-        there, before = folder / f"run-{made}", 0
+        there, log = folder / f"run-{made}", folder / f"made-{made}"
+        log.write_text("0")
         while True:
             child = os.fork()
             if child == 0:
-                go_on(there, save_steps=1)
+                go_on_noting(there, log)
                 os._exit(0)
             time.sleep(chance.uniform(0, seconds) if made < kills else 0)
             if made < kills:
@@ -260,8 +274,7 @@ def kill_at_random(folder, expected, kills: int):
             made += 1
             last = newest_whole(there) if there.exists() else None
             step = int(last.name.partition("-")[2]) if last else 0
-            assert step >= before
-            before = step
+            assert step >= int(log.read_text()) - 1  # the step that was being saved
         assert damage(there / "checkpoint-6") is None
         final = AutoModelForCausalLM.from_pretrained(there / "checkpoint-6")
         assert same([p.detach() for p in final.parameters()], expected)
