@@ -81,8 +81,7 @@ def train(experiment: LanguageExperiment, folder: Path):
     )
     show_progress(trainer, Progress(report.floor, report.samples))
     if args.should_save:
-        trained = [(trainer.model, args, experiment.optimizer)]
-        room.refuse_full_disk(folder, args, trained, len(train_set.examples), contract.done)
+        room.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)

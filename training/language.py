@@ -138,7 +138,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-        memory_line(trainer.args, [(trainer.model, trainer.args, experiment.optimizer)], length),
+        memory_line(trainer.args, trainer.trained(), length),
         f"run folder  {folder_of(experiment)}",
         *what_is_left_idle(trainer.args),
     ]

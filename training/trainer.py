@@ -105,8 +105,12 @@ class KindlingTrainer(ReliableTrainer):
         if self.optimizer_section.is_stock:
             return super().create_optimizer(model)
         if self.optimizer is None:
-            self.optimizer = build_optimizer([(self.model, self.args, self.optimizer_section)])
+            self.optimizer = build_optimizer(self.trained())
         return self.optimizer
+
+    def trained(self) -> list[tuple]:
+        """What is trained, and how: one model."""
+        return [(self.model, self.args, self.optimizer_section)]
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Weight decay on matrices, the embeddings among them; never on norms or biases."""
