@@ -273,7 +273,19 @@ def test_settings_of_generation_change_the_text(tiny):
         (["./nowhere"], "there is no folder"),
         (["RUN", "--file", "missing.txt"], "missing.txt is not there; give a text file"),
         (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),
-        (["RUN", "--temperature", "-1"], "is negative"),
+        (["RUN", "--temperature", "-1"], "temperature=-1.0 is not 0, which is greedy, nor 0.001 or more"),
+        (["RUN", "--temperature", "nan"], "temperature=nan is not 0"),
+        (["RUN", "--temperature", "1e400"], "temperature=inf is not 0"),
+        (["RUN", "--temperature", "1e-300"], "temperature=1e-300 is not 0"),
+        (["RUN", "--seed", "-1"], "seed=-1 with samples=1 is out of range; seeds are at least 0 and below 2^32"),
+        (["RUN", "--seed", "4294967296"], "seed=4294967296 with samples=1 is out of range"),
+        (["RUN", "--seed", "4294967295", "--samples", "2"], "seed=4294967295 with samples=2 is out of range"),
+        (["RUN", "--prompt", "a\udcff"], "the prompt 'a\\udcff' is not UTF-8; give it in a file"),
+        (["RUN", "--file", "EMPTY"], "is empty; give some text"),
+        (["RUN", "--score", "UNREADABLE"], "/proc/self/mem cannot be read: Input/output error; give a text file"),
+        (["FOLDER"], "is no run, checkpoint or Hub id: it has no config.json"),
+        (["EMPTY"], "there is no folder"),
+        (["not: a name"], "not: a name is no run, checkpoint or Hub id"),
         (["RUN", "--top-p", "0"], "must be above 0"),
         (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
         (["RUN", "--samples", "0"], "samples=0 must be at least 1"),
@@ -283,7 +295,8 @@ def test_settings_of_generation_change_the_text(tiny):
 )
 def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments, complaint):
     (tmp_path / "empty.txt").touch()
-    places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt")}
+    places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt"), "FOLDER": str(tmp_path)}
+    places["UNREADABLE"] = "/proc/self/mem"  # by whatever user
     with pytest.raises(ConfigError) as error:
         run_generate(monkeypatch, *(places.get(argument, argument) for argument in arguments))
     assert complaint in str(error.value)
