@@ -64,11 +64,12 @@ def seeds_of(first: int, samples: int) -> range:
     return seeds
 
 
-def refuse_undecoded(prompts: list[str]):
-    """`ConfigError` if a prompt on the command line was no UTF-8: Python holds such bytes as halves of surrogates."""
+def decoded(prompts: list[str]) -> list[str]:
+    """The prompts. `ConfigError` if one on the command line was no UTF-8: Python holds its bytes as half surrogates."""
     for prompt in prompts:
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise ConfigError(f"the prompt {prompt!r} is not UTF-8; give it in a file, saved as UTF-8 text")
+    return prompts
 
 
 def load_model(name: str):
