@@ -81,13 +81,12 @@ def refuse_unwritable(folder: Path, what: str):
 
 
 @contextmanager
-def in_new_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it, where there are none; afterwards remove those made here that are empty."""
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """Afterwards, of `folder` and those above it, remove what was made in the block and is empty."""
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         for path in made:
-            with suppress(OSError):  # something is in there, or it could not be made
+            with suppress(OSError):  # something is in there, or it was never made
                 path.rmdir()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from files import in_new_folder, read_mapping, read_rows, refuse_unwritable, sha256, told_of, write_json, write_whole
+from files import no_empty_folders, read_mapping, read_rows, refuse_unwritable, sha256, told_of, write_json, write_whole
 from sections import ConfigError
 
 
@@ -93,12 +93,14 @@ def test_what_can_be_written_to_is_tried_and_stays_as_it_was(tmp_path):
 
 
 def test_of_folders_that_were_made_those_with_something_in_them_stay(tmp_path):
-    with in_new_folder(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b").is_dir()
+    below = tmp_path / "a" / "b"
+    with no_empty_folders(below):
+        below.mkdir(parents=True)
     assert not [*tmp_path.iterdir()]
-    with in_new_folder(tmp_path / "a" / "b"):
+    with no_empty_folders(below):
+        below.mkdir(parents=True)
         (tmp_path / "a" / "notes").touch()
     assert [*(tmp_path / "a").iterdir()] == [tmp_path / "a" / "notes"]
-    with in_new_folder(tmp_path / "a"):
+    with no_empty_folders(tmp_path / "a"):
         (tmp_path / "a" / "notes").unlink()
     assert (tmp_path / "a").is_dir()  # it was there before
