@@ -47,6 +47,8 @@ def told_of(path: Path, remedy: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from error
+    except KeyError as error:
+        raise ConfigError(f"{path} is damaged: it has no {error}; {remedy}") from error
     except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"{path} is damaged: {reason}; {remedy}") from error
