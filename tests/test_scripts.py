@@ -282,7 +282,6 @@ def test_settings_of_generation_change_the_text(tiny):
         (["RUN", "--seed", "4294967295", "--samples", "2"], "seed=4294967295 with samples=2 is out of range"),
         (["RUN", "--prompt", "a\udcff"], "the prompt 'a\\udcff' is not UTF-8; give it in a file"),
         (["RUN", "--file", "EMPTY"], "is empty; give some text"),
-        (["RUN", "--score", "UNREADABLE"], "/proc/self/mem cannot be read: Input/output error; give a text file"),
         (["FOLDER"], "is no run, checkpoint or Hub id: it has no config.json"),
         (["EMPTY"], "there is no folder"),
         (["not: a name"], "not: a name is no run, checkpoint or Hub id"),
@@ -296,10 +295,19 @@ def test_settings_of_generation_change_the_text(tiny):
 def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments, complaint):
     (tmp_path / "empty.txt").touch()
     places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt"), "FOLDER": str(tmp_path)}
-    places["UNREADABLE"] = "/proc/self/mem"  # by whatever user
     with pytest.raises(ConfigError) as error:
         run_generate(monkeypatch, *(places.get(argument, argument) for argument in arguments))
     assert complaint in str(error.value)
+
+
+def test_a_text_that_may_not_be_read_is_said_to_be(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "text.txt").touch()
+    monkeypatch.setattr(Path, "read_text", forbidden)  # root may read everything
+    with pytest.raises(ConfigError, match=r"text\.txt cannot be read: Permission denied; give a text file"):
+        generate.read(tmp_path / "text.txt")
 
 
 def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):
