@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sections import (
     CardSection,
+    ConfigError,
     DataSection,
     EquationsSection,
     EvaluationSection,
@@ -103,6 +104,18 @@ class LanguageExperiment(Experiment):
 
     script = "train_lm.py"
     training_defaults = LM_TRAINING
+
+    def window(self, positions: int) -> int:
+        """Tokens a window, for a model of so many positions. `ConfigError` unless they are enough, and at least 2."""
+        length = self.data.context_length or positions
+        if positions < 2:
+            raise ConfigError(f"model.max_position_embeddings={positions} is too small; it must be at least 2")
+        if length > positions:
+            raise ConfigError(
+                f"data.context_length={length} is longer than model.max_position_embeddings={positions}; lower the "
+                "one or raise the other"
+            )
+        return length
 
 
 # What the replicas of an algorithmic experiment can differ in: settings that change no tensor's shape.

@@ -1,9 +1,16 @@
-"""Files that a crash leaves as they were, or as they are to be; never torn."""
+"""Files that a crash leaves as they were, or as they are to be, never torn; and what is wrong with those of a user."""
 
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import yaml
+
+from sections import ConfigError
 
 
 def write_whole(path: Path, text: str):
@@ -41,3 +48,59 @@ def sha256(path: Path) -> str:
     """The hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def told_of(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong with a file in the block is said of it, in one sentence: a `ConfigError`."""
+    try:
+        yield
+    except ConfigError:  # which says it all
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from error
+    except KeyError as error:
+        raise ConfigError(f"{path} is damaged: it has no {error}; {remedy}") from error
+    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"{path} is damaged: {reason}; {remedy}") from error
+
+
+def read_mapping(path: Path, remedy: str) -> dict:
+    """Keys and values of a file, JSON or YAML as its name says. `ConfigError` with the `remedy` if it holds none."""
+    with told_of(path, remedy):
+        text = path.read_text(encoding="utf-8")
+        return _mapping(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
+
+
+def read_rows(path: Path, remedy: str) -> list[dict]:
+    """Those of each line of a JSON lines file. `ConfigError` as above."""
+    with told_of(path, remedy):
+        return [_mapping(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _mapping(value) -> dict:
+    if not isinstance(value, dict):
+        raise TypeError("it holds no keys and values")
+    return value
+
+
+def refuse_unwritable(folder: Path, what: str):
+    """`ConfigError` unless `folder`, which need not be there yet, can be written to; `what` it is called."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be written to: {error.strerror}; give another") from None
+
+
+@contextmanager
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """Afterwards, of `folder` and those above it, remove what was made in the block and is empty."""
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # something is in there, or it was never made
+                path.rmdir()

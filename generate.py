@@ -11,7 +11,7 @@ Without a prompt the model starts a text of its own. Text goes to the terminal a
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from config import one_sentence
@@ -37,44 +37,44 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.generation import Sampling, describe_score, load_model
+    from training.generation import Sampling, decoded, describe_score, load_model, seeds_of
 
-    if arguments.samples < 1:
-        raise ConfigError(f"samples={arguments.samples} must be at least 1")
+    seeds = seeds_of(arguments.seed, arguments.samples)
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
     texts = {str(path): read(path) for path in arguments.score or []}
+    prompts = ask() if arguments.interactive else decoded(given(arguments))
     model, tokenizer = load_model(arguments.model)
     for name, text in texts.items():
         print(describe_score(model, tokenizer, text, name))
     if not texts:
-        tell(model, tokenizer, arguments, sampling)
+        tell(model, tokenizer, prompts, seeds, sampling)
 
 
-def tell(model, tokenizer, arguments: argparse.Namespace, sampling):
+def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
     """Stream every prompt's continuations; several are numbered by their seeds."""
     from transformers import set_seed
 
     from training.generation import stream
 
-    for prompt in prompts(arguments):
-        for seed in range(arguments.seed, arguments.seed + arguments.samples):
-            if arguments.samples > 1:
+    for prompt in prompts:
+        for seed in seeds:
+            if len(seeds) > 1:
                 print(f"--seed {seed}:")
             set_seed(seed)
             stream(model, tokenizer, prompt, sampling)
 
 
-def prompts(arguments: argparse.Namespace) -> Iterator[str]:
-    """The prompts asked for, one after the other; an empty one where none was."""
-    if arguments.interactive:
-        while prompt := input("> "):
-            yield prompt
-    elif arguments.file is None:
-        yield from arguments.prompt or [""]
-    else:
-        yield from read(arguments.file).splitlines()
+def ask() -> Iterator[str]:
+    """Prompts from the terminal, one after the other."""
+    while prompt := input("> "):
+        yield prompt
+
+
+def given(arguments: argparse.Namespace) -> list[str]:
+    """The prompts asked for; an empty one where none was."""
+    return (arguments.prompt or [""]) if arguments.file is None else read(arguments.file).splitlines()
 
 
 def read(path: Path) -> str:
@@ -83,9 +83,13 @@ def read(path: Path) -> str:
         what = "is a folder" if path.is_dir() else "is not there"
         raise ConfigError(f"{path} {what}; give a text file")
     try:
-        return path.read_text(encoding="utf-8")
+        if text := path.read_text(encoding="utf-8"):
+            return text
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8; save it as UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give a text file") from None
+    raise ConfigError(f"{path} is empty; give some text")
 
 
 if __name__ == "__main__":

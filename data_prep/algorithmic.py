@@ -160,7 +160,7 @@ def _own_function(name: str) -> Callable[[int, int, int], int]:
         raise ConfigError(f"data.operation={name}: there is no file {path}; write FILE.py:FUNCTION")
     try:
         defined = runpy.run_path(path)
-    except Exception as error:  # whatever the user's file may raise
+    except (Exception, SystemExit) as error:  # whatever the user's file may raise, or end with
         raise ConfigError(f"data.operation={name}: {path} fails with {error!r}; mend the file") from error
     if not callable(defined.get(function)):
         raise ConfigError(f"data.operation={name}: {path} defines no function {function}; write FILE.py:FUNCTION")
@@ -168,7 +168,7 @@ def _own_function(name: str) -> Callable[[int, int, int], int]:
     def answer(a: int, b: int, modulus: int) -> int:  # noqa: ARG001
         try:
             value = defined[function](a, b)
-        except Exception as error:  # as above
+        except (Exception, SystemExit) as error:  # as above
             raise ConfigError(f"data.operation={name} fails with {error!r} for a={a} and b={b}; mend it") from error
         if type(value) is not int or value < 0:  # True is an int too, and no number
             raise ConfigError(

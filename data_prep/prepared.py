@@ -18,6 +18,8 @@ from .stream import GrowingTokens, Stream
 from .windows import Documents, Epochs, TokenArray, Windows
 from .writer import Journal
 
+PROMPTS = "the data has prompts, whose loss data.layout=packed would count; use layout=documents"
+
 
 @dataclass(frozen=True)
 class SplitInfo:
@@ -152,7 +154,7 @@ class PreparedData:
 
     def _refuse_prompts(self, split: str):
         if self.info[split].prompt_tokens:
-            raise ConfigError("the data has prompts, whose loss data.layout=packed would count; use layout=documents")
+            raise ConfigError(PROMPTS)
 
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""

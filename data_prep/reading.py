@@ -60,6 +60,11 @@ class Reading:
         if self.faults > self.limit * self.records and self.records >= JUDGED_AFTER:
             raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; mend the files, or raise the limit")
 
+    @property
+    def documents(self) -> int:
+        """How many of the records were documents."""
+        return self.records - self.empty - self.faults
+
     def counts(self) -> dict:
         """What to go on with after an interruption."""
         return {"records": self.records, "empty": self.empty, "faults": self.faults}

@@ -100,6 +100,8 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
         for record in FORMATS[format_of(path)](path, fields, start):
             count = record.number + 1
             yield record
+    except PermissionError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}; allow it, or give another file") from error
     except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{name} is damaged after record {count}: {reason}; get the file again") from error

@@ -35,9 +35,10 @@ def show(path: str, overrides: list[str]):
         raise ConfigError(
             f"the positions of model.path={experiment.model['path']} are not known here; give data.context_length"
         )
+    known = data.context_length if "path" in experiment.model else DEFAULT_POSITIONS
+    length = experiment.window(experiment.model.get("max_position_embeddings", known))
     prepared = prepare(data, experiment.tokenizer)
     collate = build_collator(data, prepared.tokenizer)
-    length = data.context_length or experiment.model.get("max_position_embeddings", DEFAULT_POSITIONS)
     for split, info in prepared.info.items():
         examples = prepared.examples(split, data.layout, length)
         print(f"\n{split}: {info.documents:,} documents, {info.tokens:,} tokens, {len(examples):,} examples")

@@ -3,6 +3,7 @@
 `python -m data_prep.sources` lists the table.
 """
 
+import argparse
 import difflib
 import glob
 import itertools
@@ -72,6 +73,11 @@ class HubDataset:
     sample_by: str | None = None
     default_documents: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return self.id
+
     def splits(self, data: DataSection) -> dict[str, Split]:
         """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
         commit, files = patiently(self.id, lambda: self._files(data))
@@ -105,6 +111,11 @@ class LocalFiles:
     group_field: str | None = None
     sample_by: str | None = None
     default_documents: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return self.pattern
 
     def files(self) -> list[Path]:
         """The files there are, in the order they are read in."""
@@ -268,7 +279,7 @@ def _split_of(source: HubDataset | LocalFiles, shards: Sequence[HubShard | Local
     unknown = [Path(shard.name).name for shard in shards if format_of(Path(shard.name)) is None]
     if unknown or not shards:
         names = ", ".join(unknown[:3]) or "no files"
-        raise ConfigError(f"{data.source} holds {names}; what can be read is {', '.join(SUFFIXES)}, packed or not")
+        raise ConfigError(f"{source.name} holds {names}; what can be read is {', '.join(SUFFIXES)}, packed or not")
     fields = Fields(
         text=data.text_field or source.text_field,
         group=data.group_field or source.group_field,
@@ -278,6 +289,7 @@ def _split_of(source: HubDataset | LocalFiles, shards: Sequence[HubShard | Local
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
     for name, source in SOURCES.items():
         about = [source.about, f"{source.size}; {source.licence}"]
         if isinstance(source, HubDataset):

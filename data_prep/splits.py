@@ -151,3 +151,16 @@ def parts_of(document: dict) -> tuple[Text, Text]:
 def text_of(document: dict) -> Text:
     """A document's whole text, prompt and completion joined."""
     return document["text"] if "text" in document else document["prompt"] + document["completion"]
+
+
+def nothing_in(name: str, split: Split, reading: Reading) -> str:
+    """Why a split of that name turned out to hold no documents, in one sentence."""
+    documents, start = reading.documents, split.identity.get("start")
+    so_many = f" (it is {start:,})" if start else ""
+    reasons = {
+        f"all {documents:,} documents are held out; lower data.validation_documents{so_many}": documents,
+        f"{reading}; check data.source and data.text_field": reading.faults,
+        f"all {reading.empty:,} records are empty; check data.source and data.text_field": reading.empty,
+        f"there is nothing in it; check data.source and data.{name}_documents": True,
+    }
+    return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

@@ -28,6 +28,7 @@ from .writer import Journal
 BLOCK_TOKENS = 1 << 23
 """Windows of a first pass are shuffled within so many tokens, about 35 MB of English."""
 POLL_SECONDS = 0.05
+LOCKS = ".locks"
 PATIENCE_SECONDS = 600.0
 """How long nobody may be writing before a process that has no writer of its own gives up."""
 
@@ -151,7 +152,7 @@ class Stream(Epochs):
 
 def lock_of(folder: Path) -> FileLock:
     """Held by whoever writes into a prepared folder. `ConfigError` if nothing can be written there."""
-    locks = folder.parent / ".locks"
+    locks = folder.parent / LOCKS
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,22 +14,22 @@ import resource
 import string
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tqdm import tqdm
 
 from config import one_sentence
+from files import refuse_unwritable
 from sections import ConfigError, DataSection, TokenizerSection
 
 from .bpe import END, PAD, train_bpe
 from .encoder import Encoder
 from .long_text import Text, pieces_of
-from .reading import Reading
 from .sources import open_corpus
-from .splits import Split, text_of
+from .splits import Split, nothing_in, text_of
+from .texts import Texts
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
     from .fast_tokenizer import PreTrainedTokenizerFast
@@ -136,7 +136,7 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
         tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True, trust_remote_code=False)
         if type(tokenizer) is TokenizersBackend:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as broad as what can be wrong with files
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
             f"tokenizer.path={path} cannot be loaded: {reason}; give the folder or Hub id of one"
@@ -164,49 +164,9 @@ def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[
         tokenizer = wrap(TRAINERS[section.kind](texts, section.vocab_size))
         count = {"documents": texts.documents, "text_bytes": texts.bytes}
         if texts.documents == 0:
-            raise ConfigError("the source holds no training documents; check data.source and data.validation_documents")
+            raise ConfigError(nothing_in("train", split, texts.reading))
     seconds = time.perf_counter() - started
     return tokenizer, count | {"seconds": round(seconds, 2)} | report(tokenizer, held_out)
-
-
-class Texts:
-    """The texts of a split that a tokenizer learns from, counted as they are read.
-
-    The first `most_documents`, or texts of `most_bytes` from evenly over the whole split; None is no limit.
-    """
-
-    def __init__(self, split: Split, most_documents: int | None, most_bytes: int | None):
-        self.split = split.thin(most_bytes) if split.thin and most_bytes else split
-        self.most_documents, self.most_bytes = most_documents, most_bytes
-        self.documents = self.bytes = 0
-
-    def __iter__(self) -> Iterator[Text]:
-        reading = Reading(self.split.bad_records)
-        by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
-        by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
-        with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
-            for seen, (document, _) in enumerate(self.split.read_from(None, reading), start=1):
-                text = text_of(document)
-                size = len(text.encode())
-                share = self._share_read(seen, reading)
-                if self.most_bytes and self.documents and self.bytes + size > self.most_bytes * share:
-                    if share >= 1:
-                        break
-                    continue  # for now, so that texts come from all of what is read
-                self.documents += 1
-                self.bytes += size
-                bar.update(size if self.most_bytes else 1)
-                yield text
-                if self.documents == self.most_documents:
-                    break
-            bar.total = bar.n  # a budget that there was not enough text for is no measure
-            bar.set_postfix_str("learning from them")
-
-    def _share_read(self, seen: int, reading: Reading) -> float:
-        """How much has been read of what there is, by files or by the documents there may be; 1 where nothing says."""
-        shares = [seen / most for most in (self.most_documents, self.split.documents) if most]
-        shares += [reading.bytes / self.split.size] if self.split.size else []
-        return max(shares, default=1.0)
 
 
 def report(tokenizer, held_out: Iterable[dict]) -> dict:
@@ -257,7 +217,7 @@ def size_in_bytes(text: str) -> int:
     """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d\d?)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ConfigError(f"--bytes {text} is no size; write 500MB or 2.2GB")
+        raise ConfigError(f"--bytes {text!r} is no size; write 500MB or 2.2GB")
     return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
 
 
@@ -286,7 +246,8 @@ def main():
         )
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose another --output")
-        size = size_in_bytes(arguments.bytes) if arguments.bytes else None
+        refuse_unwritable(folder, f"--output {folder}")
+        size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
         section = TokenizerSection(vocab_size=arguments.vocab_size, train_documents=None, train_bytes=size)
         data = DataSection(source=arguments.source, text_field=arguments.text_field, sample_by=arguments.sample_by)
         tokenizer, about = build_tokenizer(section, *open_corpus(data))

@@ -25,15 +25,15 @@ from pathlib import Path
 from filelock import Timeout
 
 from config import load_experiment, run_script
-from files import write_json
+from files import no_empty_folders, write_json
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
 from .encoder import Encoder
-from .prepared import PreparedData, summary
+from .prepared import PROMPTS, PreparedData, summary
 from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
 from .sources import open_corpus
-from .stream import BLOCK_TOKENS, POLL_SECONDS, lock_of
+from .stream import BLOCK_TOKENS, LOCKS, POLL_SECONDS, lock_of
 from .writer import Journal, SplitWriter
 
 LONGEST_NAME = 60
@@ -81,11 +81,12 @@ class Preparation:
         """Prepare all of validation, and of training at least `until` ids (None: all); or wait for who does."""
         while by_another and not self._has(until):
             time.sleep(POLL_SECONDS)
-        lock = lock_of(self.folder)
-        while not self._has(until):
-            with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
-                if not self._has(until):
-                    self._make(until)
+        with no_empty_folders(self.folder.parent / LOCKS):
+            lock = lock_of(self.folder)
+            while not self._has(until):
+                with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
+                    if not self._has(until):
+                        self._make(until)
         return PreparedData(self.folder)
 
     def _has(self, until: int | None) -> bool:
@@ -98,13 +99,36 @@ class Preparation:
         self.folder.mkdir(exist_ok=True)
         try:
             if not (self.folder / "tokenizer").exists():
+                self._refuse_unfit()
                 self._make_tokenizer()
             if not (self.folder / REQUEST).exists():
                 write_json(self.folder / REQUEST, request(self.data, self.section))
             self._make_tokens(until)
         finally:
-            if not any(self.folder.iterdir()):  # nothing that a next attempt could go on with
-                self.folder.rmdir()
+            if not self._has_work():
+                shutil.rmtree(self.folder)
+                Path(lock_of(self.folder).lock_file).unlink(
+                    missing_ok=True
+                )  # while held: who waits finds that it is gone
+
+    def _has_work(self) -> bool:
+        """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""
+        learnt = self.section.kind != "pretrained" and (self.folder / "tokenizer").exists()
+        return learnt or any(self.folder.glob("*/0*.npy"))
+
+    def _refuse_unfit(self):
+        """`ConfigError` if validation's documents, where they need not be fetched, do not fit the settings."""
+        validation = self.splits["validation"]
+        first = None if validation.revisions else next(iter(validation), None)
+        if first is None:
+            return
+        if first.get("prompt") and self.data.layout == "packed":
+            raise ConfigError(PROMPTS)
+        if self.data.group_field is not None and not any("group" in document for document in validation):
+            raise ConfigError(self._no_group())
+
+    def _no_group(self) -> str:
+        return f"data.group_field={self.data.group_field} is in no document of validation; leave it out"
 
     def _make_tokenizer(self):
         tokenizer, about = tokenizers.build_tokenizer(self.section, self.splits["train"], self.splits["validation"])
@@ -122,7 +146,7 @@ class Preparation:
             SplitWriter(self.folder / name, self.splits[name], tokenizer, encode) for name in ("train", "validation")
         )
         if not validation.write().groups and self.data.group_field is not None:
-            raise ConfigError(f"data.group_field={self.data.group_field} is in no document of validation; leave it out")
+            raise ConfigError(self._no_group())
         if train.write(validation.hashes(), until).finished:
             source = {"source": self.data.mixture or self.data.source}
             write_json(self.folder / MANIFEST, source | summary(self.folder))

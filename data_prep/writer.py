@@ -23,7 +23,7 @@ from .arrays import TokenFile, save_array
 from .encoder import Encoder
 from .long_text import Text, pieces_of
 from .reading import Reading
-from .splits import Split, parts_of, text_of
+from .splits import Split, nothing_in, parts_of, text_of
 from .tokenizer import start_token
 
 TOKENS_A_SHARD = 1 << 23
@@ -103,11 +103,7 @@ class SplitWriter:
             while not self.journal.has(until):
                 self._write_shard(documents, reading, held_out, progress)
         if self.journal.documents == 0:
-            faults = f"; {reading}" if reading.faults else ""
-            raise ConfigError(
-                f"the {self.folder.name} split holds no documents{faults}; check data.source and "
-                f"data.{self.folder.name}_documents"
-            )
+            raise ConfigError(nothing_in(self.folder.name, self.split, reading))
         return self.journal
 
     def hashes(self) -> set[int]:

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from config import KINDS, ROOT, load_experiment
-from files import write_json
+from files import read_mapping, write_json
 from sections import ConfigError
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
@@ -62,7 +62,7 @@ class Cell:
     def record(self) -> dict:
         """What CELL.json says; empty if the cell was never started."""
         path = self.folder.parent / f"{self.name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_mapping(path, "delete it, and run the cell anew") if path.exists() else {}
 
     def write_record(self, record: dict):
         write_json(self.folder.parent / f"{self.name}.json", record)
@@ -142,8 +142,10 @@ def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = Non
     if len(names := Counter(cell.name for cell in cells)) < len(cells):
         twice = names.most_common(1)[0][0]
         raise ConfigError(f"{path} has more than one cell called {twice}; give them different values or names")
-    title, report = str(written.get("title") or name), mapping("report", written.get("report"))
-    return Sweep(name, title, written.get("script"), cells, report)
+    title, report = written.get("title") or name, mapping("report", written.get("report"))
+    if isinstance(title, dict | list):
+        raise ConfigError(f"title holds {title!r}; write a text")
+    return Sweep(name, str(title), written.get("script"), cells, report)
 
 
 def _read(path: str) -> dict:
@@ -174,6 +176,8 @@ def _parse_override(text: str) -> tuple[str, str]:
 
 def _grid_rows(grid: dict) -> list[tuple[dict, dict]]:
     """Every combination of the axes' rows as (values on the axes, settings)."""
+    if unnamed := [key for key in grid if not isinstance(key, str)]:
+        raise ConfigError(f"grid has the axis {unnamed[0]!r}, which is no text; write a setting, or a name")
     uses = Counter(key.split(".")[-1] for key in grid)
     rows = [({}, {})] if grid else []
     for key, values in grid.items():
@@ -211,7 +215,7 @@ def _text(value) -> str:
 
 def check(sweep: Sweep):
     """Check the configuration of every cell; `ConfigError` names the first cell that is off."""
-    if sweep.script not in KINDS:
+    if sweep.script not in list(KINDS):  # it may be anything that YAML has
         raise ConfigError(f"script: {sweep.script} is not known; write one of {', '.join(KINDS)}")
     for cell in sweep.cells:
         try:

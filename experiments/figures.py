@@ -5,7 +5,6 @@
 means alone. A run that never reached a milestone is an open triangle at the steps it was trained for.
 """
 
-import inspect
 import math
 import statistics
 import textwrap
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
+from experiments.settings import read_figure
 from sections import ConfigError
 
 # Okabe and Ito (2008): told apart with any kind of colour vision
@@ -29,15 +29,7 @@ TRIANGLE = {"marker": "^", "ls": "none", "mfc": "none", "ms": 7, "clip_on": Fals
 
 def draw(name: str, settings: dict, rows: list, labels) -> Figure:
     """The figure that a sweep file sets under `name`; `ConfigError` if a setting, an axis or a metric is not known."""
-    options = dict(settings)
-    kind, title = options.pop("kind", None), options.pop("title")
-    if kind not in KINDS:
-        raise ConfigError(f"{name} is of kind {kind}; choose one of {', '.join(KINDS)}")
-    known = {p.name: p.default for p in inspect.signature(KINDS[kind]).parameters.values() if p.kind == p.KEYWORD_ONLY}
-    for key in [key for key in options if key not in known]:
-        raise ConfigError(f"{name} sets {key}; a figure of kind {kind} has title, {', '.join(known)}")
-    for key in [key for key in known if known[key] is inspect.Parameter.empty and key not in options]:
-        raise ConfigError(f"{name} does not set {key}; a figure of kind {kind} needs it")
+    kind, title, options = read_figure(name, settings, KINDS)
     try:
         figure = KINDS[kind](rows, labels, **options)
     except ConfigError as error:

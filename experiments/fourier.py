@@ -7,22 +7,25 @@ cosines (Chughtai et al. 2023, "A toy model of universality").
 """
 
 import itertools
-import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from files import read_mapping, read_rows, told_of
 from sections import ConfigError
 
 TOP = 5
 EMBEDDING = "model.embed_tokens.weight"
 WEIGHTS = "model.safetensors"
 FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", WEIGHTS)
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+ACCURACIES = ("train_accuracy", "test_accuracy")
+REMEDY = "put back what the run has written, or train again"
 SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
 
 
@@ -108,7 +111,7 @@ class Model:
 def read_models(folder: Path) -> list[Model]:
     """The model of a run's folder, or its replicas; `ConfigError` if there is nothing in it to look at."""
     metrics = folder / "metrics.json"
-    replicas = json.loads(metrics.read_text(encoding="utf-8")).get("replicas") if metrics.is_file() else None
+    replicas = read_mapping(metrics, REMEDY).get("replicas") if metrics.is_file() else None
     return [read_model(folder, name) for name in replicas or ["."]]
 
 
@@ -116,26 +119,30 @@ def read_model(parent: Path, name: str) -> Model:
     """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
     folder = parent / name
     operation = refuse_without_spectrum(folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with told_of(folder / "tokenizer.json", REMEDY):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
     order = ORDERS[operation](modulus)
     if len(order) // 2 <= TOP:
         raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; take a prime from 13 on")
     ids = [tokenizer.token_to_id(str(number)) for number in order]
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    evaluations = [row for row in map(json.loads, lines) if "test_accuracy" in row]
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, metrics["steps"]).items()}
+    evaluations = [row for row in read_rows(folder / "metrics.jsonl", REMEDY) if {*ACCURACIES, "step"} <= row.keys()]
+    if not evaluations:
+        raise ConfigError(f"{folder / 'metrics.jsonl'} has no evaluation with {' and '.join(ACCURACIES)}; {REMEDY}")
+    with told_of(folder / "metrics.json", REMEDY):
+        metrics = read_mapping(folder / "metrics.json", REMEDY)
+        last, fit = int(metrics["steps"]), metrics["steps_to_fit"]
+    spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, last).items()}
     looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
-    shown = {step: spectra[step] for step in choose(looks, metrics["steps_to_fit"])}
+    shown = {step: spectra[step] for step in choose(looks, fit)}
     return Model(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
 
 
 def refuse_without_spectrum(folder: Path) -> str:
     """`ConfigError` unless a finished model with number embeddings is there; returns what it was trained on."""
     settings = folder / "experiment.yaml"
-    data = yaml.safe_load(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
-    if "operation" not in data:
+    data = read_mapping(settings, REMEDY).get("data") if settings.is_file() else {}
+    if not isinstance(data, dict) or not {"operation", "tokens"} <= data.keys():
         raise ConfigError(f"{folder} has no experiment.yaml with a data.operation; give a run of train_algorithmic.py")
     if data["operation"] not in ORDERS:
         given = f"{folder} was trained on data.operation={data['operation']}"
@@ -150,8 +157,11 @@ def refuse_without_spectrum(folder: Path) -> str:
 
 def weights(parent: Path, name: str, last: int) -> dict[int, Path]:
     """The files with a model's weights at each step, in order: of its checkpoints and, at the `last`, its own."""
-    files = {int(path.name.split("-")[1]): path / name / WEIGHTS for path in parent.glob("checkpoint-*")}
-    files = {step: file for step, file in files.items() if file.is_file()} | {last: parent / name / WEIGHTS}
+    files = {
+        int(match[1]): path / name / WEIGHTS
+        for path in parent.glob("checkpoint-*")
+        if (match := CHECKPOINT.fullmatch(path.name)) and (path / name / WEIGHTS).is_file()
+    } | {last: parent / name / WEIGHTS}
     if len(files) == 1:
         raise ConfigError(f"{parent} has weights of step {last} alone; train again with {SAVING}")
     return dict(sorted(files.items()))
@@ -159,7 +169,8 @@ def weights(parent: Path, name: str, last: int) -> dict[int, Path]:
 
 def embeddings(file: Path, ids: list[int]) -> np.ndarray:
     """The embeddings of tokens, in the order of `ids`, from a file of weights."""
-    rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
+    with told_of(file, REMEDY):
+        rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
     if not np.isfinite(rows).all():
         raise ConfigError(f"{file} has embeddings that are not finite, so the run diverged; lower its learning rate")
     return rows
@@ -168,7 +179,7 @@ def embeddings(file: Path, ids: list[int]) -> np.ndarray:
 def look(step: int, shares: np.ndarray, evaluations: list[dict]) -> Look:
     """Sum a spectrum up."""
     nearest = min(evaluations, key=lambda row: abs(row["step"] - step))
-    accuracies = {name: nearest[name] for name in ("train_accuracy", "test_accuracy")}
+    accuracies = {name: nearest[name] for name in ACCURACIES}
     strongest = np.argsort(-shares, kind="stable")[:TOP]
     sparsity = {"top_share": round(float(shares[strongest].sum()), 6), "gini": round(gini(shares), 6)}
     return Look(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())

@@ -22,8 +22,7 @@ def plan(experiment: LanguageExperiment) -> list[str]:
     from modeling import accounting
 
     config = model_config(experiment)
-    length = experiment.data.context_length or config.max_position_embeddings
-    batch = experiment.training["per_device_train_batch_size"]
+    length, batch = experiment.window(config.max_position_embeddings), batch_of(experiment)
     matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)
     return [
         f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
@@ -44,6 +43,13 @@ def plan(experiment: LanguageExperiment) -> list[str]:
     ]
 
 
+def batch_of(experiment: LanguageExperiment) -> int:
+    """Examples a device and step."""
+    if (batch := experiment.training["per_device_train_batch_size"]) < 1:
+        raise ConfigError(f"training.per_device_train_batch_size={batch} is too small; it must be at least 1")
+    return batch
+
+
 def model_config(experiment: LanguageExperiment):
     """The model's configuration, as far as it is known before there is a tokenizer."""
     from modeling.configuration_kindling import FAMILIES
@@ -55,11 +61,18 @@ def model_config(experiment: LanguageExperiment):
     family = FAMILIES[values.pop("type")]
     if experiment.tokenizer.kind == "bpe":
         values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
+        refuse_small_vocabulary(values["vocab_size"], experiment.tokenizer.vocab_size)
     elif "vocab_size" not in values:
         raise ConfigError(
             f"tokenizer.kind={experiment.tokenizer.kind} has no size before it is made; give model.vocab_size"
         )
     return build(family, "model", values)
+
+
+def refuse_small_vocabulary(rows: int, tokens: int):
+    """`ConfigError` if the embedding has fewer rows than the tokenizer will have tokens."""
+    if rows < tokens:
+        raise ConfigError(f"model.vocab_size={rows} is smaller than the tokenizer's {tokens}; leave it out")
 
 
 def table(title: str, parts: dict[str, int]) -> list[str]:

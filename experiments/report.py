@@ -28,7 +28,9 @@ from config import one_sentence
 from experiments import figures
 from experiments.cells import Cell, Sweep, differences, mapping, read_sweep
 from experiments.readme import RESULTS
-from experiments.runs import Row, Run, group, interval, read_json, read_runs, scale
+from experiments.runs import REMEDY, Row, Run, group, interval, read_runs, scale
+from experiments.settings import refuse_name
+from files import read_mapping, refuse_unwritable
 from sections import ConfigError
 
 KEYS = ("columns", "figure", "figures", "labels", "beside")
@@ -140,6 +142,7 @@ def read_report(sweep: Sweep) -> dict:
     if "figure" in sweep.report:
         shown["figure"] = mapping("figure", sweep.report["figure"])
     for name, settings in mapping("figures", sweep.report.get("figures")).items():
+        refuse_name(name)
         shown[name] = mapping(name, settings)
     labels = Labels({str(key): str(value) for key, value in labels.items()})
     return {"columns": columns, "figures": shown, "labels": labels, "beside": _read_beside(sweep)}
@@ -158,6 +161,8 @@ def _read_beside(sweep: Sweep) -> dict[str, dict]:
 def main(arguments: argparse.Namespace):
     sweep = read_sweep(arguments.sweep, runs=arguments.runs)
     wanted = read_report(sweep)
+    out = arguments.out or RESULTS / sweep.name
+    refuse_unwritable(out, f"--out {out}")
     runs = [run for cell in sweep.cells if cell.finished for run in read_runs(cell)]
     if not runs:
         raise ConfigError(
@@ -173,9 +178,9 @@ def main(arguments: argparse.Namespace):
         name: figures.draw(name, {"title": sweep.title} | settings, rows, labels)
         for name, settings in wanted["figures"].items()
     }
-    out = arguments.out or RESULTS / sweep.name
+    finished = [cell for cell in sweep.cells if cell.finished]
+    origins = {cell.name: read_mapping(cell.folder / "provenance.json", REMEDY) for cell in finished}
     write(out, sweep.title, lines, runs, drawn)
-    origins = {cell.name: read_json(cell.folder, "provenance.json") for cell in sweep.cells if cell.finished}
     (out / "provenance.json").write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir()))]))
 

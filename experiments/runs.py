@@ -9,7 +9,11 @@ from pathlib import Path
 from scipy.special import stdtrit
 
 from experiments.cells import Cell
+from files import read_mapping, read_rows, told_of
 from sections import ConfigError
+
+METRICS = "metrics.json"
+REMEDY = "delete or rename its folder, and run its cell anew"
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,7 @@ class Run:
 
     def curve(self, name: str) -> dict[int, float]:
         """A number of each evaluation, by step; accuracies in percent."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if name in row]
+        rows = [row for row in read_rows(self.folder / "metrics.jsonl", REMEDY) if {name, "step"} <= row.keys()]
         if not rows:
             raise ConfigError(f"{self.folder} has no {name} in its metrics.jsonl; choose a split that was evaluated")
         return {row["step"]: row[name] * scale(name) for row in rows}
@@ -76,18 +79,15 @@ def read_runs(cell: Cell) -> list[Run]:
     """
     record = cell.record
     wall = {"wall_seconds": record.get("seconds") if record.get("exit_code") == 0 else None}
-    metrics = read_json(cell.folder)
+    metrics = read_mapping(cell.folder / METRICS, REMEDY)
     if "replicas" not in metrics:
         return [Run(cell.name, "", cell.axes, metrics | wall, cell.folder)]
-    folders = {replica: cell.folder / replica for replica in metrics["replicas"]}
+    with told_of(cell.folder / METRICS, REMEDY):
+        folders = {replica: cell.folder / replica for replica in metrics["replicas"]}
     return [
-        Run(cell.name, replica, cell.axes | _values(replica), read_json(folder) | wall, folder)
+        Run(cell.name, replica, cell.axes | _values(replica), read_mapping(folder / METRICS, REMEDY) | wall, folder)
         for replica, folder in folders.items()
     ]
-
-
-def read_json(folder: Path, name: str = "metrics.json") -> dict:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def _values(replica: str) -> dict:

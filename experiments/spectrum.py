@@ -23,6 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from config import one_sentence
 from experiments.figures import GREY, PALETTE, TEST, TRAIN
 from experiments.fourier import ORDERS, TOP, Look, Model, read_models
+from files import refuse_unwritable
 from sections import ConfigError
 
 OUTLINE = withStroke(linewidth=2, foreground="white")
@@ -122,6 +123,9 @@ def main(arguments: argparse.Namespace):
     picture = arguments.out or arguments.run / "spectrum.png"
     if picture.suffix != ".png":
         raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
+    refuse_unwritable(picture.parent, f"--out {picture}")
+    if picture.is_dir():
+        raise ConfigError(f"--out {picture} is a folder; give another name")
     models = read_models(arguments.run)
     numbers = {
         "operation": models[0].operation,

@@ -49,10 +49,10 @@ def main(arguments: argparse.Namespace) -> int:
     cells = choose(sweep.cells, arguments.only or ["*"])
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs {arguments.jobs} is too small; give 1 or more")
+    check(sweep)
     if arguments.status:
         print("\n".join(status(cells)))
         return 0
-    check(sweep)
     for cell in cells:
         refuse_changed(cell)
     run_cells([cell for cell in cells if not cell.finished], sweep.script, arguments.jobs)
@@ -79,12 +79,16 @@ def status(cells: list[Cell]) -> list[str]:
 
 
 def run_cells(cells: list[Cell], script: str, jobs: int):
-    """Run cells, `jobs` at a time, and record how each ended. An interrupt stops the running ones and is passed on."""
-    waiting, running = list(cells), {}
+    """Run cells, `jobs` at a time, and record how each ended. An interrupt stops the running ones and is passed on.
+
+    `ConfigError` if a cell is refused before any has finished: the others, which may have the same mistake, are not
+    started, and those that run are waited for.
+    """
+    waiting, running, refused = list(cells), {}, []
     with tqdm(total=len(cells), unit="cell", smoothing=0, disable=None) as bar:
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
+            while running or (waiting and not refused):
+                while waiting and not refused and len(running) < jobs:
                     cell = waiting.pop(0)
                     if (process := start(cell, script, jobs)) is None:
                         bar.write(f"{cell.name}: another process has it")
@@ -96,10 +100,20 @@ def run_cells(cells: list[Cell], script: str, jobs: int):
                     record_end(cell, process.returncode)
                     bar.write(outcome(cell))
                     bar.update()
+                    if is_refused(cell) and not any(other.finished for other in cells):
+                        refused.append(cell)
                 bar.refresh()
                 time.sleep(POLL_SECONDS)
         finally:
             stop(running)
+    if refused:
+        others = f"; cells not started: {len(waiting)}" if waiting else ""
+        raise ConfigError(f"the cell {refused[0].name} was refused by {last_words(refused[0])}{others}")
+
+
+def is_refused(cell: Cell) -> bool:
+    """Whether it ended with a user's mistake, and before any work."""
+    return cell.record.get("exit_code") == 2 and not cell.folder.exists()
 
 
 def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
@@ -158,8 +172,13 @@ def outcome(cell: Cell) -> str:
     line = f"{cell.state:12}  {cell.name}  {cell.minutes:.1f} minutes"
     if cell.finished:
         return line
+    return f"{line}\n    {last_words(cell)}\n    {cell.log}"
+
+
+def last_words(cell: Cell) -> str:
+    """What it said last."""
     said = cell.log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return f"{line}\n    {[*filter(str.strip, said)][-1].strip()}\n    {cell.log}"
+    return [*filter(str.strip, said)][-1].strip()
 
 
 def stop(running: dict[subprocess.Popen, Cell]):

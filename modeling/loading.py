@@ -66,10 +66,13 @@ def refuse_unsafe_files(source, variant: str | None = None, **given):
     def find(name):
         return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
 
-    names = _names_of_weights(find(CONFIG_NAME), variant)
+    config = find(CONFIG_NAME)
+    names = _names_of_weights(config, variant)
     found = next(filter(None, map(find, names)), None)
     # Many processes together write others, which begin with `shard-`.
     written = found or any(Path(source, given.get("subfolder") or "").glob("shard-*.safetensors"))
+    if not written and config is None and not Path(source).is_dir():  # offline, the Hub has what the cache has
+        raise ValueError(f"there is no folder {source}, and no checkpoint of that name can be had from the Hub")
     if not written or not names[0].removesuffix(".index.json").endswith(".safetensors"):
         raise ValueError(
             f"{source} has no {SAFE_WEIGHTS_NAME}, and pickled weights are not read; load them where you trust them, "

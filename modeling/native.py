@@ -229,6 +229,12 @@ def convert(source: str, out: Path) -> str:
     out = Path(out).resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already; give a new or an empty folder")
+    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise ValueError(f"there is no folder {source}; give one with a checkpoint, or a Hub id")
+    try:
+        tempfile.TemporaryFile(dir=next(path for path in out.parents if path.exists())).close()
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to: {error.strerror}; give another folder") from None
     with _told_of(source):
         model = load_causal_lm(source)
     tokenizer = read_tokenizer(source)

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from files import sha256, write_json, write_whole
+from files import no_empty_folders, read_mapping, read_rows, refuse_unwritable, sha256, told_of, write_json, write_whole
+from sections import ConfigError
 
 
 def test_a_kill_while_it_is_written_leaves_the_old_one(tmp_path, monkeypatch):
@@ -47,3 +48,59 @@ def test_what_cannot_be_written_leaves_nothing_beside_the_old_one(tmp_path, monk
 def test_sha256_is_the_standards(tmp_path):
     (tmp_path / "abc").write_text("abc")  # FIPS 180-2, appendix B.1
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+BROKEN = [
+    ("a.json", b"", "a.json is damaged: Expecting value"),
+    ("a.json", b"[1]", "a.json is damaged: it holds no keys and values; mend it"),
+    ("a.json", b"\xff\xfe", "a.json is damaged: 'utf-8' codec"),
+    ("a.yaml", b"", "a.yaml is damaged: it holds no keys and values; mend it"),
+    ("a.yaml", b"a: [", "a.yaml is damaged: while parsing"),
+    ("b.yaml", None, "b.yaml cannot be read: No such file or directory; mend it"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "complaint"), BROKEN)
+def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, name, written, complaint):
+    if written is not None:
+        (tmp_path / name).write_bytes(written)
+    with pytest.raises(ConfigError) as error:
+        read_mapping(tmp_path / name, "mend it")
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_are_read_whole(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    assert read_rows(tmp_path / "rows.jsonl", "mend it") == [{"a": 1}, {"a": 2}]
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":')
+    with pytest.raises(ConfigError, match=r"rows\.jsonl is damaged: Expecting value.*; mend it"):
+        read_rows(tmp_path / "rows.jsonl", "mend it")
+
+
+def test_a_sentence_stays_as_it_is(tmp_path):
+    with pytest.raises(ConfigError, match=r"^as it is$"), told_of(tmp_path, "mend it"):
+        raise ConfigError("as it is")
+
+
+def test_what_can_be_written_to_is_tried_and_stays_as_it_was(tmp_path):
+    (tmp_path / "file").touch()
+    refuse_unwritable(tmp_path / "new" / "one", "--out")
+    for place in ("file", "file/x", "file/x/y"):
+        with pytest.raises(ConfigError, match=r"^--out cannot be written to: Not a directory; give another$"):
+            refuse_unwritable(tmp_path / place, "--out")
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_of_folders_that_were_made_those_with_something_in_them_stay(tmp_path):
+    below = tmp_path / "a" / "b"
+    with no_empty_folders(below):
+        below.mkdir(parents=True)
+    assert not [*tmp_path.iterdir()]
+    with no_empty_folders(below):
+        below.mkdir(parents=True)
+        (tmp_path / "a" / "notes").touch()
+    assert [*(tmp_path / "a").iterdir()] == [tmp_path / "a" / "notes"]
+    with no_empty_folders(tmp_path / "a"):
+        (tmp_path / "a" / "notes").unlink()
+    assert (tmp_path / "a").is_dir()  # it was there before

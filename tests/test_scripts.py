@@ -274,7 +274,18 @@ def test_settings_of_generation_change_the_text(tiny):
         (["./nowhere"], "there is no folder"),
         (["RUN", "--file", "missing.txt"], "missing.txt is not there; give a text file"),
         (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),
-        (["RUN", "--temperature", "-1"], "is negative"),
+        (["RUN", "--temperature", "-1"], "temperature=-1.0 is not 0, which is greedy, nor 0.001 or more"),
+        (["RUN", "--temperature", "nan"], "temperature=nan is not 0"),
+        (["RUN", "--temperature", "1e400"], "temperature=inf is not 0"),
+        (["RUN", "--temperature", "1e-300"], "temperature=1e-300 is not 0"),
+        (["RUN", "--seed", "-1"], "seed=-1 with samples=1 is out of range; seeds are at least 0 and below 2^32"),
+        (["RUN", "--seed", "4294967296"], "seed=4294967296 with samples=1 is out of range"),
+        (["RUN", "--seed", "4294967295", "--samples", "2"], "seed=4294967295 with samples=2 is out of range"),
+        (["RUN", "--prompt", "a\udcff"], "the prompt 'a\\udcff' is not UTF-8; give it in a file"),
+        (["RUN", "--file", "EMPTY"], "is empty; give some text"),
+        (["FOLDER"], "is no run, checkpoint or Hub id: it has no config.json"),
+        (["EMPTY"], "there is no folder"),
+        (["not: a name"], "not: a name is no run, checkpoint or Hub id"),
         (["RUN", "--top-p", "0"], "must be above 0"),
         (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
         (["RUN", "--samples", "0"], "samples=0 must be at least 1"),
@@ -284,10 +295,20 @@ def test_settings_of_generation_change_the_text(tiny):
 )
 def test_generate_refuses_in_one_sentence(tiny, tmp_path, monkeypatch, arguments, complaint):
     (tmp_path / "empty.txt").touch()
-    places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt")}
+    places = {"RUN": str(tiny), "EMPTY": str(tmp_path / "empty.txt"), "FOLDER": str(tmp_path)}
     with pytest.raises(ConfigError) as error:
         run_generate(monkeypatch, *(places.get(argument, argument) for argument in arguments))
     assert complaint in str(error.value)
+
+
+def test_a_text_that_may_not_be_read_is_said_to_be(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "text.txt").touch()
+    monkeypatch.setattr(Path, "read_text", forbidden)  # root may read everything
+    with pytest.raises(ConfigError, match=r"text\.txt cannot be read: Permission denied; give a text file"):
+        generate.read(tmp_path / "text.txt")
 
 
 def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):
@@ -318,7 +339,7 @@ def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, mon
         (["data.context_length=65"], "longer than model.max_position_embeddings=64"),
         (["data.source=missing.jsonl"], "neither a known source nor an existing file"),
         (["data.source=fabels"], "did you mean fables?"),
-        (["data.source=EMPTY"], "holds no training documents"),
+        (["data.source=EMPTY"], "all 1 documents are held out; lower data.validation_documents"),
         (["data.layout=documents"], "raise it and model.max_position_embeddings"),
         (["tokenizer.vocab_size=100"], "must be at least 258"),
         (["data.source=PAIRS"], "use layout=documents"),

@@ -1,5 +1,6 @@
 """Text from a trained model: loading it, checking what was asked, streaming what it says, scoring what others say."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,13 @@ from transformers import AutoTokenizer, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
+from hub import is_hub_name
 from modeling.loading import load_causal_lm
-from sections import ConfigError
+from sections import SEEDS, ConfigError
+
+CONFIGS = ("config.json", "adapter_config.json")
+COLDEST = 0.001
+"""Below, logits may overflow when they are divided by the temperature."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,10 @@ class Sampling:
     stop_at_end: bool = True
 
     def __post_init__(self):
-        if self.temperature < 0:
+        if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
             raise ConfigError(
-                f"temperature={self.temperature} is negative; 0 is greedy, 1 the model's own distribution"
+                f"temperature={self.temperature} is not 0, which is greedy, nor {COLDEST} or more; 1 is the model's "
+                "own distribution"
             )
         if self.top_k < 0:
             raise ConfigError(f"top-k={self.top_k} is negative; 0 means all tokens")
@@ -47,6 +54,24 @@ class Sampling:
         )
 
 
+def seeds_of(first: int, samples: int) -> range:
+    """The seed of each sample. `ConfigError` if there are none, or some that no generator takes."""
+    if samples < 1:
+        raise ConfigError(f"samples={samples} must be at least 1")
+    seeds = range(first, first + samples)
+    if seeds[0] < 0 or seeds[-1] >= SEEDS:
+        raise ConfigError(f"seed={first} with samples={samples} is out of range; seeds are at least 0 and below 2^32")
+    return seeds
+
+
+def decoded(prompts: list[str]) -> list[str]:
+    """The prompts. `ConfigError` if one on the command line was no UTF-8: Python holds its bytes as half surrogates."""
+    for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise ConfigError(f"the prompt {prompt!r} is not UTF-8; give it in a file, saved as UTF-8 text")
+    return prompts
+
+
 def load_model(name: str):
     """A causal language model, ready to generate on the best device, and its tokenizer; from a folder or the Hub."""
     folder = Path(name).expanduser()
@@ -54,6 +79,8 @@ def load_model(name: str):
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
     if not (folder / "config.json").exists() and (replicas := sorted(folder.glob("*/config.json"))):
         raise ConfigError(f"{name} holds several models; give the folder of one, such as {replicas[0].parent}")
+    if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
+        raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name
     disable_progress_bar()
     try:

@@ -11,19 +11,20 @@ of the texts.
 import argparse
 import hashlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
-import yaml
 from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
 import hub
 from config import one_sentence
+from files import read_mapping
 from sections import ConfigError
 
-from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, RUN, SNAPSHOT, model_of, read_json, snapshot
+from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, REMEDY, RUN, SNAPSHOT, model_of, snapshot
 
 
 def push(there: Path, name: str, private: bool, replace: bool) -> str:
@@ -67,12 +68,13 @@ def _names(repository: str) -> dict[str, str]:
 
 
 def _about(there: Path) -> dict:
-    return read_json(there / PROVENANCE) if (there / PROVENANCE).exists() else {}
+    return read_mapping(there / PROVENANCE, REMEDY) if (there / PROVENANCE).exists() else {}
 
 
 def _about_published(repository: str, known: set[str]) -> dict:
     """How the run came about that is there, if there is one."""
-    return read_json(Path(hf_hub_download(repository, PROVENANCE))) if PROVENANCE in known else {}
+    remedy = "publish under another name"
+    return read_mapping(Path(hf_hub_download(repository, PROVENANCE)), remedy) if PROVENANCE in known else {}
 
 
 def _is_our_card(repository: str, known: set[str], before: dict) -> bool:
@@ -93,7 +95,8 @@ def publish(folder: Path, name: str | None, private: bool, replace: bool) -> str
     """
     hub.refuse_anonymous()
     is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
-    name = name or settings.get("hub_model_id") or folder.resolve().name
+    if name is None:
+        name = settings.get("hub_model_id") or folder.resolve().name
     private = private or bool(settings.get("hub_private_repo"))
     hub.refuse_name(name)
     there = folder if is_snapshot else snapshot(folder, model_of(folder))
@@ -107,7 +110,8 @@ def publish(folder: Path, name: str | None, private: bool, replace: bool) -> str
 def _settings(folder: Path) -> dict:
     """The section `training` of a run."""
     path = folder / EXPERIMENT
-    return yaml.safe_load(path.read_text(encoding="utf-8")).get("training", {}) if path.exists() else {}
+    settings = read_mapping(path, REMEDY).get("training") if path.exists() else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def main():
@@ -122,6 +126,8 @@ def main():
     with one_sentence("training.publish"):
         if not arguments.run.is_dir():
             raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
+        if not 0 < arguments.timeout < math.inf:
+            raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
         hub.ATTEMPTS = max(arguments.tries, 1)
         give_up_after(arguments.timeout)
         print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import constants, get_token
 
 from config import ROOT
+from files import read_mapping, told_of
 from sections import ConfigError
 
 from .checkpoint import RANDOM_STATE, STATE, damage, named, seal, step_of
@@ -44,6 +45,7 @@ TEXTS = {name for name in MODEL | RUN | STATE if Path(name).suffix in FORMATS} -
 """What may tell a path. In a tokenizer, one is a word of the vocabulary."""
 
 SNAPSHOT = ".publishing-"
+REMEDY = "put back what the run has written, or take it away"
 PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
 
 
@@ -98,11 +100,19 @@ def _hide_this_machine(there: Path, folder: Path):
     """Write the texts of a snapshot without paths, of which the last part stays, and without the token."""
     private = _private_words(there) | {str(folder.resolve()): folder.name}
     for path in (path for path in there.rglob("*") if path.name in TEXTS):
-        read, write = FORMATS[path.suffix]
-        old = read(path.read_text(encoding="utf-8"))
+        old = _read(path, there)
         if (new := _without(private, old)) != old:
             path.unlink()  # a link, whose other end stays as it is
-            path.write_text(write(new), encoding="utf-8")
+            path.write_text(FORMATS[path.suffix][1](new), encoding="utf-8")
+
+
+def _read(path: Path, there: Path):
+    """A text of a snapshot, as its kind of file is read. `ConfigError` names the file that it is of in the run."""
+    with told_of(there.parent / path.name, REMEDY):
+        value = FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))
+        if path.name in (EXPERIMENT, PROVENANCE) and not isinstance(value, dict):
+            raise TypeError("it holds no keys and values")
+        return value
 
 
 def _without(private: dict[str, str], value):
@@ -134,7 +144,7 @@ def _paths_in(there: Path) -> Iterator[str]:
     """Every absolute path in a run's settings and in the commands it was started by; prompts are none."""
     for path in (there / name for name in (EXPERIMENT, PROVENANCE)):
         if path.exists():
-            about = FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))
+            about = _read(path, there)
             texts = list(_texts_in({key: value for key, value in about.items() if key != "sample"}))
             words = [word for text in texts for word in _words_in(text) if not word.startswith("sample.")]
             for text in [*texts, *words, *(word.partition("=")[2] for word in words)]:
@@ -166,15 +176,10 @@ def model_of(folder: Path) -> Path:
     """
     newest = [path for path in named(folder) if damage(path) is None][:1]
     steps = step_of(newest[0]) if newest else 0
-    finished = read_json(folder / METRICS).get("steps", 0) if (folder / METRICS).exists() else -1
+    finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1
     for model in [folder, *newest] if finished >= steps else [*newest, folder]:
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")
             return model
     raise ConfigError(f"{folder} holds no model; give the folder of a run that has saved one")
-
-
-def read_json(path: Path) -> dict:
-    """The values of a file."""
-    return json.loads(path.read_text(encoding="utf-8"))

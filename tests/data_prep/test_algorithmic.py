@@ -318,6 +318,8 @@ def test_mistakes_are_one_sentence(section, complaint):
         ),
         ("def g(a, b): return 1", 3, "{f}: {file} defines no function f; write FILE.py:FUNCTION"),
         ("raise ValueError('so')", 3, "{f}: {file} fails with ValueError('so'); mend the file"),
+        ("import sys; sys.exit(3)", 3, "{f}: {file} fails with SystemExit(3); mend the file"),
+        ("def f(a, b): raise SystemExit", 3, "{f} fails with SystemExit() for a=0 and b=0; mend it"),
         ("def f(a, b): return a", 1, "data.modulus=1 is too small; it must be at least 2"),
         (
             "def f(a, b): return 10**9",

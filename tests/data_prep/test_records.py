@@ -273,3 +273,15 @@ def test_too_many_faults_stop_the_reading_after_a_thousand(tmp_path):
 def test_a_fault_reads_well():
     assert str(Fault("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
     assert str(Fault("a.parquet", 1, None, "an empty file")) == "a.parquet, record 1: an empty file"
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setitem(records.FORMATS, "json", forbidden)  # root may read everything
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    with pytest.raises(
+        ConfigError, match=r"a\.jsonl cannot be read: Permission denied; allow it, or give another file"
+    ):
+        list(read_records(tmp_path / "a.jsonl", Fields("text", None, "line"), 0, "a.jsonl"))

@@ -39,6 +39,22 @@ def test_windows_for_a_checkpoint_are_as_long_as_one_says(tmp_path):
         show(str(tmp_path / "show.yaml"), [])
 
 
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("model.max_position_embeddings=1", "model.max_position_embeddings=1 is too small; it must be at least 2"),
+        ("model.max_position_embeddings=-3", "model.max_position_embeddings=-3 is too small"),
+        ("data.context_length=33", "data.context_length=33 is longer than model.max_position_embeddings=32; lower the"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused_before_anything_is_prepared(tmp_path, override, complaint):
+    (tmp_path / "show.yaml").write_text(CONFIG % ("fables", "fables", tmp_path / "prepared"))
+    with pytest.raises(ConfigError) as error:
+        show(str(tmp_path / "show.yaml"), [override])
+    assert complaint in str(error.value)
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_the_picture_tells_documents_prompts_and_padding_apart(tmp_path):
     end, pad = 0, 1
     collate = CausalLMCollator(pad, mask_first_n=2)

@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import runpy
+import sys
 from itertools import islice
 
 import pyarrow
@@ -140,6 +142,21 @@ def test_files_of_no_known_kind_are_refused(tmp_path):
     (tmp_path / "table.xlsx").write_bytes(b"?")
     with pytest.raises(ConfigError, match=r"holds table.xlsx; what can be read is \.txt, "):
         open_corpus(DataSection(source=str(tmp_path / "table.xlsx")))
+
+
+def test_it_is_said_which_of_two_sources_has_them(tmp_path):
+    (tmp_path / "table.xlsx").write_bytes(b"?")
+    with pytest.raises(ConfigError, match=r"table\.xlsx holds table\.xlsx; what can be read is"):
+        open_corpus(DataSection(source="fables", validation_source=str(tmp_path / "table.xlsx")))
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_list_takes_no_words(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sources.py", "nonsense"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("data_prep.sources", run_name="__main__")
+    assert stop.value.code == 2
+    assert "unrecognized arguments: nonsense" in capsys.readouterr().err
 
 
 def test_another_column_is_read_if_named(tmp_path):

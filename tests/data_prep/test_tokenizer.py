@@ -1,6 +1,7 @@
 """Tokenizers lose nothing, never read special ids out of text, and load as any Hugging Face tokenizer does."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import example, given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from data_prep import fables
+from data_prep import fables, tokenizer
 from data_prep.records import Fields
 from data_prep.shards import LocalShard
 from data_prep.sources import open_corpus
@@ -204,8 +205,62 @@ def test_impossible_tokenizers_are_refused(section, complaint):
 
 
 def test_no_documents_is_an_error():
-    with pytest.raises(ConfigError, match="no training documents"):
+    with pytest.raises(ConfigError, match=r"the train split holds no documents: there is nothing in it; check data\."):
         build_tokenizer(TokenizerSection(), split_of(), [])
+
+
+UTF_16 = "a story of bears".encode("utf-16")
+ROW = b'{"text": "a"}\n'
+WITHOUT = [
+    ("a.jsonl", ROW * 9, {}, "all 9 documents are held out; lower data.validation_documents (it is 1,000)"),
+    ("a.jsonl", ROW * 9, {"text_field": "body"}, "9 of 9 records are no documents (the last: "),
+    ("a.jsonl", ROW * 9, {"text_field": "body"}, "a.jsonl, record 9 (byte 112): body is no column; there are text); "),
+    ("a.jsonl", b'{"text": 5}\n', {}, "a.jsonl, record 1: text is a number; it must be text); check data.source and"),
+    ("a.jsonl", b"a story\n", {}, "a.jsonl, record 1: no JSON: "),
+    ("a.jsonl", b'{"text": ""}\n' * 9, {}, "all 9 records are empty; check data.source and data.text_field"),
+    ("a.txt", UTF_16, {}, "a.txt, record 1: a NUL byte at byte 3 of the text); check data.source and data.text_field"),
+    ("a.txt", b"\xff\xfe\xfd", {}, "a.txt, record 1: invalid UTF-8 at byte 0 of the text); check data.source"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "settings", "complaint"), WITHOUT)
+def test_why_there_are_no_documents_is_said(tmp_path, name, written, settings, complaint):
+    (tmp_path / name).write_bytes(written)
+    with pytest.raises(ConfigError, match=r"^the train split holds no documents: ") as error:
+        build_tokenizer(TokenizerSection(), *open_corpus(DataSection(source=str(tmp_path / name), **settings)))
+    assert complaint in str(error.value)
+
+
+OUTPUTS = [
+    (
+        ["--output", "FILE/x"],
+        "data_prep.tokenizer: --output FILE/x cannot be written to: Not a directory; give another",
+    ),
+    (["--output", "FILE"], "data_prep.tokenizer: FILE exists already; choose another --output"),
+    (["--bytes", ""], "data_prep.tokenizer: --bytes '' is no size; write 500MB or 2.2GB"),
+]
+
+
+@pytest.mark.parametrize(("words", "complaint"), OUTPUTS)
+def test_a_mistake_is_said_before_anything_is_learnt(tmp_path, monkeypatch, capsys, words, complaint):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tokenizer, "build_tokenizer", None)  # it is not come to
+    words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
+    monkeypatch.setattr(sys, "argv", ["tokenizer.py", "--source", "fables", *words])
+    with pytest.raises(SystemExit) as stop:
+        tokenizer.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == complaint.replace("FILE", str(tmp_path / "file")) + "\n"
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", "5", '{"model": []}'])
+def test_a_broken_tokenizer_is_one_sentence(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(ConfigError, match=r"tokenizer\.path=.* cannot be loaded: .*; give the folder or Hub id of one"):
+        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
@@ -250,5 +305,5 @@ def test_sizes_as_people_write_them(text, size):
 
 
 def test_what_is_no_size_is_refused():
-    with pytest.raises(ConfigError, match="half is no size; write 500MB"):
+    with pytest.raises(ConfigError, match="'half' is no size; write 500MB"):
         size_in_bytes("half")

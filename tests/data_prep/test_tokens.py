@@ -15,6 +15,7 @@ import zstandard
 
 from data_prep import tokens, writer
 from data_prep.prepared import SplitInfo
+from data_prep.tokenizer import train_characters, wrap
 from data_prep.tokens import prepare
 from sections import ConfigError, DataSection, TokenizerSection
 
@@ -57,7 +58,46 @@ def test_what_another_process_prepares_is_waited_for(corpus, monkeypatch, tmp_pa
 def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     with pytest.raises(ConfigError, match="validation_documents"):
         prepare(DataSection(**vars(corpus) | {"validation_documents": 50}), TokenizerSection(kind="characters"))
-    assert [path.name for path in (tmp_path / "prepared").iterdir()] == [".locks"]
+    assert [*tmp_path.iterdir()] == [tmp_path / "corpus.jsonl"]
+
+
+REFUSED = [
+    ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 broken", {}, "broken.jsonl.gz is damaged after record 0"),
+    ("broken.parquet", b"PAR1 broken", {}, "broken.parquet is damaged after record 0"),
+    ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [ as a JSON array does; write one object a line instead"),
+    ("empty.jsonl", b"", {}, "1 of 1 records are no documents"),
+    ("some.jsonl", b'{"text": "a"}\n' * 20, {"group_field": "meta"}, "data.group_field=meta is in no document of"),
+    ("pairs.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 20, {}, "data.layout=packed would count; use layout=doc"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "settings", "complaint"), REFUSED)
+@pytest.mark.parametrize("kind", ["characters", "pretrained"])
+def test_a_refused_source_leaves_nothing_behind(tmp_path, monkeypatch, kind, name, written, settings, complaint):
+    learnt = wrap(train_characters(["abc"], 0))
+    monkeypatch.setattr(tokens.tokenizers, "load_tokenizer", lambda _: learnt)
+    section = TokenizerSection(kind=kind, path="somewhere" if kind == "pretrained" else None)
+    (tmp_path / name).write_bytes(written)
+    data = {"source": str(tmp_path / name), "validation_documents": 5, "cache_dir": str(tmp_path / "prepared" / "here")}
+    with pytest.raises(ConfigError) as error:
+        prepare(DataSection(**data | settings), section)
+    assert complaint in str(error.value)
+    assert [*tmp_path.iterdir()] == [tmp_path / name]
+
+
+def test_what_the_first_documents_tell_is_said_before_a_vocabulary_is_learnt(corpus, monkeypatch):
+    monkeypatch.setattr(tokens.tokenizers, "build_tokenizer", None)  # it is not come to
+    with pytest.raises(ConfigError, match=r"data\.group_field=meta is in no document of validation; leave it out"):
+        prepare(replace(corpus, group_field="meta"), TokenizerSection())
+
+
+def test_other_work_in_the_same_place_stays(corpus, tmp_path):
+    prepared = prepare(corpus, TokenizerSection(kind="characters"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="held out"):
+        prepare(replace(corpus, validation_documents=50), TokenizerSection(kind="characters"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert prepared.folder.is_dir()
 
 
 def test_the_manifest_says_what_there_is(corpus):

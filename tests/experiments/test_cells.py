@@ -89,6 +89,7 @@ MISTAKES = [
     ("config: base.yaml\ncells: {a/b: {}, a b: {}}", "more than one cell called a_b"),
     ("config: base.yaml\ncells: {a: {training.output_dir: here}}", "the cell a sets training.output_dir, which"),
     ("title: [", "is not valid YAML"),
+    ("config: base.yaml\ngrid: {5: [1, 2]}", "grid has the axis 5, which is no text; write a setting, or a name"),
 ]
 
 
@@ -110,6 +111,8 @@ def test_every_configuration_is_checked(sweep_file):
     check(read_sweep(sweep_file()))
     with pytest.raises(ConfigError, match=r"script: train\.py is not known; write one of train_lm\.py"):
         check(read_sweep(sweep_file(SWEEP.replace("train_algorithmic.py", "train.py"))))
+    with pytest.raises(ConfigError, match=r"script: \['a'\] is not known; write one of train_lm\.py"):
+        check(read_sweep(sweep_file(SWEEP.replace("script: train_algorithmic.py", "script: [a]"))))
     with pytest.raises(ConfigError, match=r"the cell longest: training\.max_step is not a setting; did you mean"):
         check(read_sweep(sweep_file(SWEEP.replace("max_steps: 100", "max_step: 100"))))
     with pytest.raises(ConfigError, match=r"the cell recipe=paper,train_fraction=0\.3: there is no experiment file"):

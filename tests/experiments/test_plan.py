@@ -4,6 +4,7 @@ import pytest
 
 from config import load_experiment
 from experiments.plan import plan
+from sections import ConfigError
 
 SHAPES = [
     ("12 layers", 12, 768, 12, "350,690,476,032"),
@@ -36,3 +37,30 @@ def test_parts_add_up_and_batches_multiply(tmp_path):
     assert numbers["a batch of 3"] == 3 * numbers["a sequence"]
     assert numbers["a sequence"] == numbers["a token"] * 1024
     assert numbers["AdamW state"] == 2 * numbers["parameters"] == 2 * numbers["gradients"]
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        (
+            "training.per_device_train_batch_size=-4",
+            "training.per_device_train_batch_size=-4 is too small; it must be at",
+        ),
+        (
+            "training.per_device_train_batch_size=0",
+            "training.per_device_train_batch_size=0 is too small; it must be at",
+        ),
+        (
+            "data.context_length=1025",
+            "data.context_length=1025 is longer than model.max_position_embeddings=1024; lower",
+        ),
+        ("model.max_position_embeddings=1", "model.max_position_embeddings=1 is too small; it must be at least 2"),
+        ("model.vocab_size=4095", "model.vocab_size=4095 is smaller than the tokenizer's 4096; leave it out"),
+    ],
+)
+def test_what_cannot_be_trained_has_no_plan(tmp_path, override, complaint):
+    path = tmp_path / "example.yaml"
+    path.write_text("model: {type: kindling_gpt}")
+    with pytest.raises(ConfigError) as error:
+        plan(load_experiment(str(path), [override]))
+    assert complaint in str(error.value)

@@ -206,6 +206,17 @@ MISTAKES = [
         "beside: theirs names paper, which is no cell;",
     ),
     ("  labels", "  beside: {theirs: 1}\n  labels", "theirs holds 1; write keys and values beneath it"),
+    ("{shares:", "{a/b:", "the figure 'a/b' cannot be a file of that name; leave out slashes"),
+    ("kind: gaps", "kind: [bars]", "figure is of kind ['bars']; choose one of lines, bars, gaps, curves"),
+    ("kind: gaps", "kind: gaps, y: [a]", "figure sets y: ['a']; it takes a list of two metrics"),
+    ("kind: gaps", "kind: gaps, y: [a, a]", "figure sets y: ['a', 'a']; it takes a list of two metrics"),
+    ("kind: gaps", "kind: gaps, log: 3", "figure sets log: 3; it takes true or false"),
+    ("kind: gaps", "kind: lines, x: recipe, y: [a]", "figure sets y: ['a']; it takes a metric"),
+    ("kind: gaps", "kind: lines, x: [a], y: a", "figure sets x: ['a']; it takes an axis"),
+    ("y: test_accuracy", "y: 5", "shares sets y: 5; it takes a metric, or a list of metrics"),
+    ("y: test_accuracy", "y: []", "shares sets y: []; it takes a metric, or a list of metrics"),
+    ("Another title", "[a]", "shares sets title: ['a']; it takes a text"),
+    ("title: A title", "title: [a]", "title holds ['a']; write a text"),
 ]
 
 
@@ -216,6 +227,30 @@ def test_mistakes_are_said_before_anything_is_written(runs, old, new, complaint)
         report_of(runs, SWEEP.replace(old, new, 1))
     assert complaint in str(error.value)
     assert not (runs / "out").exists()
+
+
+DAMAGED = [
+    ("recipe=paper/provenance.json", None, "cannot be read: No such file or directory; delete or rename its folder"),
+    ("recipe=paper/metrics.json", "{", "is damaged: Expecting property name enclosed in double quotes"),
+    ("recipe=paper/metrics.json", "[]", "is damaged: it holds no keys and values; delete or rename its folder, and"),
+    ("recipe=ours/metrics.json", '{"replicas": ["seed=9"]}', "seed=9/metrics.json cannot be read: No such file"),
+    ("recipe=paper.json", "{", "is damaged: Expecting property name"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "complaint"), DAMAGED)
+def test_damage_is_said_before_anything_is_written(runs, name, text, complaint):
+    (runs / name).unlink() if text is None else (runs / name).write_text(text)
+    with pytest.raises(ConfigError) as error:
+        report_of(runs)
+    assert complaint in str(error.value)
+    assert not (runs / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_to(runs):
+    (runs / "out").touch()
+    with pytest.raises(ConfigError, match=r"--out .*out cannot be written to: Not a directory; give another"):
+        report_of(runs)
 
 
 def test_no_cell_is_finished(tmp_path):

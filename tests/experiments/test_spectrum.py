@@ -328,6 +328,51 @@ MISTAKES = [
 ]
 
 
+DAMAGED = [
+    ("metrics.json", b"{", "metrics.json is damaged: Expecting property name"),
+    (
+        "metrics.json",
+        b"{}",
+        "metrics.json is damaged: it has no 'steps'; put back what the run has",
+    ),
+    ("metrics.jsonl", b"", "metrics.jsonl has no evaluation with train_accuracy and test_accuracy; put back"),
+    ("metrics.jsonl", b'{"step": 1', "metrics.jsonl is damaged: Expecting"),
+    ("experiment.yaml", b"", "experiment.yaml is damaged: it holds no keys and values"),
+    ("experiment.yaml", b"data: [", "experiment.yaml is damaged: while parsing"),
+    ("experiment.yaml", b"data:", "has no experiment.yaml with a data.operation"),
+    ("tokenizer.json", b"{", "tokenizer.json is damaged: "),
+    ("model.safetensors", b"not weights", "model.safetensors is damaged: "),
+    ("checkpoint-20/model.safetensors", b"", "checkpoint-20/model.safetensors is damaged: "),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "complaint"), DAMAGED)
+def test_a_damaged_run_is_one_sentence(tmp_path, name, written, complaint):
+    folder = write_run(tmp_path)
+    (folder / name).write_bytes(written)
+    with pytest.raises(ConfigError) as error:
+        look_at(folder)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(folder.glob("spectrum.*"))
+
+
+def test_a_folder_that_is_no_checkpoint_is_passed_over(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "checkpoint-old").mkdir()
+    assert list(fourier.weights(folder, ".", LAST)) == [*STEPS, LAST]
+
+
+def test_a_picture_that_cannot_be_written_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(spectrum, "read_models", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ConfigError, match=r"--out .*file/x\.png cannot be written to: Not a directory; give another"):
+        look_at(tmp_path, "--out", tmp_path / "file" / "x.png")
+    with pytest.raises(ConfigError, match=r"--out .*folder\.png is a folder; give another name"):
+        look_at(tmp_path, "--out", tmp_path / "folder.png")
+
+
 @pytest.mark.parametrize(("change", "complaint"), MISTAKES)
 def test_mistakes_are_said_before_anything_is_written(tmp_path, change, complaint):
     folder = write_run(tmp_path)

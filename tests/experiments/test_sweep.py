@@ -12,7 +12,8 @@ from experiments import cells, sweep
 from experiments.cells import read_sweep
 from sections import ConfigError
 
-# A run whose number of steps says what becomes of it: 13 fails, 99 waits to be stopped, 2 waits for another 2.
+# A run whose number of steps says what becomes of it: 17 and 18 are refused, 13 fails, 99 waits to be stopped, 2 waits
+# for another 2.
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
@@ -20,6 +21,9 @@ from pathlib import Path
 config, *overrides = sys.argv[1:]
 settings = dict(text.split("=", 1) for text in overrides)
 folder, steps = Path(settings["training.output_dir"]), settings["training.max_steps"]
+if steps in ("17", "18"):
+    print(f"train_algorithmic.py: steps={steps} is no even number; give one", file=sys.stderr)
+    sys.exit(2)
 folder.mkdir(parents=True, exist_ok=True)
 print("config", config, "steps", steps)
 (folder / "begun").touch()
@@ -96,6 +100,28 @@ def test_nothing_starts_if_any_cell_is_off(repository):
     with pytest.raises(ConfigError, match=r"the cell max_steps=1: data\.train_fraction=2"):
         run(path, "--only", "max_steps=1")
     assert not (repository / "runs").exists()
+
+
+def test_a_mistake_that_the_first_cell_finds_ends_the_sweep(repository):
+    path = write_sweep(repository, 17, 18, 1)
+    with pytest.raises(ConfigError) as error:
+        run(path)
+    assert str(error.value) == (
+        "the cell max_steps=17 was refused by train_algorithmic.py: steps=17 is no even number; give one; "
+        "cells not started: 2"
+    )
+    assert states(path) == ["failed (2)", "pending", "pending"]
+
+
+def test_a_mistake_of_one_cell_does_not_keep_the_others(repository):
+    path = write_sweep(repository, 1, 17, 3)
+    assert run(path) == 1
+    assert states(path) == ["finished", "failed (2)", "finished"]
+
+
+def test_a_misspelt_override_has_no_status(repository):
+    with pytest.raises(ConfigError, match=r"training\.max_stps is not a setting; did you mean max_steps"):
+        run(write_sweep(repository, 1), "--status", "training.max_stps=3")
 
 
 def test_a_finished_cell_of_other_settings_is_refused(repository):

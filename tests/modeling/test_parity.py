@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling.gpt2 import gpt2_weights
-from modeling.native import from_native, main, to_native
+from modeling.native import convert, from_native, main, to_native
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SHAPE = {
@@ -240,6 +240,11 @@ def test_command_in_both_directions(build, tokens, tokenizer, tmp_path):
     torch.testing.assert_close(gpt(tokens()).logits, native(tokens()).logits, **CLOSE)
 
 
+def test_a_name_that_is_nowhere_is_said_to_be(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder nowhere, and no checkpoint of that name can be had from"):
+        convert("nowhere", tmp_path / "out")
+
+
 @pytest.mark.usefixtures("restored_logging")
 def test_command_refuses_and_leaves_nothing(start, tokenizer, monkeypatch, capsys, tmp_path):
     source = tmp_path / "source"
@@ -254,11 +259,12 @@ def test_command_refuses_and_leaves_nothing(start, tokenizer, monkeypatch, capsy
         assert sorted(tmp_path.rglob("*")) == before
         return printed.err
 
-    assert f"{source} does not load" in refused()
+    assert f"there is no folder {source}; give one with a checkpoint, or a Hub id" in refused()
     model = start(qk_norm=True)
     model.save_pretrained(source)
     assert "qk_norm=True" in refused()
     assert f"{source} exists already" in refused("source")
+    assert "config.json/x cannot be written to: Not a directory; give another folder" in refused("source/config.json/x")
 
     model.config.update({"num_hidden_layers": 2})
     model.config.save_pretrained(source)

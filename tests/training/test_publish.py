@@ -15,7 +15,7 @@ from config import ROOT, load_experiment
 from modeling.modeling_kindling import CODE_FILES
 from sections import ConfigError
 from tests.hub_client import serving
-from training import arguments, snapshot
+from training import arguments, publish, snapshot
 from training.checkpoint import MANIFEST, STATE, damage, seal
 from training.pushes import Publisher, Push
 
@@ -504,3 +504,53 @@ def test_names_and_offline_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE=1"):
         arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
+
+
+@pytest.fixture
+def run_to_publish(tmp_path, monkeypatch):
+    """A run with as little in it as can be published, and somebody who is logged in."""
+    monkeypatch.setattr("hub.get_token", lambda: "hf_of_someone")
+    monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(publish, "push", None)  # it is not come to
+    for file in (*snapshot.NEEDED, "provenance.json", "metrics.json"):
+        (tmp_path / file).write_text("{}")
+    (tmp_path / "experiment.yaml").write_text("training: {}")
+    (tmp_path / "model.safetensors").touch()
+    return tmp_path
+
+
+DAMAGED = [
+    ("experiment.yaml", "", "experiment.yaml is damaged: it holds no keys and values; put back what the run has"),
+    ("experiment.yaml", "training: [", "experiment.yaml is damaged: while parsing a flow"),
+    ("provenance.json", "", "provenance.json is damaged: Expecting value"),
+    ("provenance.json", "[]", "provenance.json is damaged: it holds no keys and values"),
+    ("metrics.json", "{", "metrics.json is damaged: Expecting property name"),
+    ("config.json", "{", "config.json is damaged: Expecting property name"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "complaint"), DAMAGED)
+def test_a_damaged_run_is_one_sentence(run_to_publish, name, text, complaint):
+    (run_to_publish / name).write_text(text)
+    before = sorted(run_to_publish.iterdir())
+    with pytest.raises(ConfigError) as error:
+        publish.publish(run_to_publish, None, private=False, replace=False)
+    assert str(error.value).startswith(f"{run_to_publish / name} is damaged")
+    assert complaint in str(error.value)
+    assert sorted(run_to_publish.iterdir()) == before
+
+
+WORDS = [
+    (["--to", ""], "training.publish: '' is no name for a model"),
+    (["--timeout", "-1"], "training.publish: --timeout -1.0 is no time to wait; give seconds, above 0"),
+    (["--timeout", "nan"], "training.publish: --timeout nan is no time to wait"),
+]
+
+
+@pytest.mark.parametrize(("words", "complaint"), WORDS)
+def test_what_is_asked_is_checked_first(run_to_publish, monkeypatch, capsys, words, complaint):
+    monkeypatch.setattr("sys.argv", ["publish.py", str(run_to_publish), *words])
+    with pytest.raises(SystemExit) as stop:
+        publish.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(complaint)
