@@ -14,7 +14,7 @@ from sections import GuardSection
 from .guard import Guard
 from .saving import SavingTrainer
 from .signals import EvaluationCutOff, Signals, silence_broken_pipes
-from .workers import LOST, RESTARTS, from_new_workers, is_death, leave_deaths_to_the_loader
+from .workers import RESTARTS, from_new_workers, is_death, leave_deaths_to_the_loader
 
 
 class ReliableTrainer(SavingTrainer):
@@ -114,10 +114,11 @@ class ReliableTrainer(SavingTrainer):
             self._batches_for = self._batches = epoch_iterator
         while True:
             try:
+                self._batches = self._batches or from_new_workers(self)
                 samples, targets = super().get_batch_samples(self._batches, num_batches, device)
-            except (RuntimeError, *LOST) as error:
-                self._count_death(error)
-                self._batches = from_new_workers(self)
+            except Exception as error:
+                self._batches = None
+                self._survive(error)
             else:
                 self._batch, self._loss = samples, 0.0
                 return samples, targets
@@ -132,31 +133,38 @@ class ReliableTrainer(SavingTrainer):
             try:
                 with torch.random.fork_rng(devices=[]):  # each data loader draws one
                     metrics = super().evaluate(*args, **kwargs)
-            except (RuntimeError, *LOST) as error:
-                if self.args.world_size > 1:
+            except Exception as error:
+                if self.args.world_size > 1 or not self.is_in_train:
                     raise
-                self._count_death(error)
+                self._survive(error)
                 self._eval_dataloaders = {}  # with workers that are kept
             else:
                 self.signals.owes = False
                 return metrics
 
-    def _count_death(self, error: Exception):
-        """Of a worker; what else went wrong is raised. Once too often, the run is saved and ends; one of several
-        processes cannot save alone."""
-        if not is_death(error, self.args.dataloader_num_workers):
+    def _survive(self, error: Exception):
+        """Tell of a worker's death, to go on with new ones. The fourth one, or another error, ends the run, saved.
+
+        One of several processes cannot save alone: there the last checkpoint has to do.
+        """
+        died = is_death(error, self.args.dataloader_num_workers)
+        self.restarts += died
+        step, process = self.state.global_step, ""
+        if self.args.world_size > 1:
+            process = f" of process {self.args.process_index}"
+        if died and self.restarts <= RESTARTS:
+            who = f"a worker of the data loader{process} has died ({error!r})"
+            return tqdm.write(f"after step {step:,} {who}; going on with new ones", file=sys.stderr)
+        if not process:
+            self._save_if_new()
+        if not died:
+            told = "" if process else f"; {self._told_of_save()}"
+            tqdm.write(f"the run ends after step {step:,}{told}", file=sys.stderr)
             raise error
-        self.restarts += 1
-        process = f" of process {self.args.process_index}" if self.args.world_size > 1 else ""
-        if self.restarts > RESTARTS:
-            if self.args.world_size == 1:
-                self._save_if_new()
-            sys.exit(
-                f"workers of the data loader{process} have died {self.restarts} times ({error!r}); the run ends after "
-                f"step {self.state.global_step:,}; {self._told_of_save()} and fewer training.dataloader_num_workers"
-            )
-        died = f"after step {self.state.global_step:,} a worker of the data loader{process} has died ({error!r})"
-        tqdm.write(f"{died}; going on with new ones", file=sys.stderr)
+        sys.exit(
+            f"workers of the data loader{process} have died {self.restarts} times ({error!r}); the run ends after "
+            f"step {step:,}; {self._told_of_save()} and fewer training.dataloader_num_workers"
+        )
 
     def training_step(self, *args, **kwargs):
         """As the Trainer's; the loss is added to that of the step, on the device."""

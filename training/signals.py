@@ -30,8 +30,8 @@ def silence_broken_pipes():
             os.close(nowhere)
 
 
-class EvaluationCutOff(Exception):
-    """A signal has come during an evaluation, which may take longer than the run has time left."""
+class EvaluationCutOff(BaseException):
+    """A signal has come during an evaluation, which may take longer than the run has time left. It is no error."""
 
 
 class Signals(TrainerCallback, ExportableState):

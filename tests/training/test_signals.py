@@ -16,12 +16,13 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
+from sections import ConfigError
 from training import reliable, signals, state
-from training.checkpoint import damage, newest_whole
+from training.checkpoint import MANIFEST, damage, newest_whole
 from training.trainer import KindlingTrainer
 
 from .test_checkpoint import OPTIONS, go_on, in_a_child, kept, same
-from .test_position import Ledger, prepare, weights, windows_of
+from .test_position import Ledger, prepare, train, weights, windows_of
 
 NEVER = {"save_strategy": "no", "max_steps": 6}
 
@@ -136,12 +137,15 @@ def evaluated_whole(tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("step", [4, 6])
 def test_an_evaluation_is_cut_off_and_made_up_for(tmp_path, evaluated_whole, capfd, step, number):
-    """Also where the signal comes again while it is made up for."""
+    """Also where the signal comes again while it is made up for; the checkpoint is then not written anew."""
+    written = set()
     for _ in range(2):
         assert in_a_child(lambda: evaluated(tmp_path, Batch(step, number))) == 128 + number
         assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in capfd.readouterr().err
         assert kept(tmp_path) == [step]
         assert damage(tmp_path / f"checkpoint-{step}") is None
+        written.add((tmp_path / f"checkpoint-{step}" / MANIFEST).stat().st_mtime_ns)
+    assert len(written) == 1
     resumed = evaluated(tmp_path, Batch(None))
     assert same(weights(resumed), evaluated_whole[0])
     assert evaluations(resumed) == evaluated_whole[1]
@@ -161,6 +165,11 @@ def test_an_evaluation_that_was_left_out_is_made_up_for(tmp_path, evaluated_whol
 
     assert in_a_child(work) == 143
     assert kept(tmp_path) == [4]
+    elsewhere, last = tmp_path / "elsewhere", tmp_path / "checkpoint-4"
+    parts = {"eval_dataset": windows_of(8)}
+    train(elsewhere, checkpoint=str(last), stop=5, parts=parts, **EVALUATED | {"save_strategy": "best"})
+    ones, others = ((folder / "rng_state.safetensors").read_bytes() for folder in (elsewhere / "checkpoint-4", last))
+    assert ones == others  # saved there anew, before its first step
     resumed = evaluated(tmp_path, Batch(None), save_strategy="best")
     assert same(weights(resumed), evaluated_whole[0])
     assert evaluations(resumed) == evaluated_whole[1]
@@ -335,6 +344,45 @@ def test_what_a_worker_raises_is_no_death(tmp_path, kind, workers):
     with pytest.raises(kind, match="of mine"):
         trainer.train()
     assert trainer.restarts == 0
+
+
+@pytest.mark.parametrize("phase", ["data", "evaluation"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_whose_data_or_evaluation_fails_is_saved(tmp_path, evaluated_whole, capfd, phase, workers):
+    """Of a stream that has failed, say; or whose evaluation takes too much memory."""
+
+    def work():
+        trainer, ledger = prepare(
+            tmp_path, parts={"eval_dataset": windows_of(8)}, dataloader_num_workers=workers, **EVALUATED
+        )
+        if phase == "data":
+            call = Ledger.__call__
+
+            def failing(self, examples):
+                self.calls = getattr(self, "calls", 0) + 1
+                if len(examples) == 2 and self.calls > 4:
+                    raise ConfigError("the stream is gone")
+                return call(self, examples)
+
+            ledger.__class__ = type("Failing", (Ledger,), {"__call__": failing})
+            object.__setattr__(ledger, "calls", 0)
+        else:
+            trainer.prediction_step = failing_prediction
+        trainer.train()
+
+    assert in_a_child(work) == 1
+    said = capfd.readouterr().err
+    assert "the run ends after step " in said
+    assert "; it is saved, go on with" in said
+    assert ("the stream is gone" if phase == "data" else "out of memory") in said
+    assert len(kept(tmp_path)) == 1
+    resumed = evaluated(tmp_path, Batch(None))
+    assert same(weights(resumed), evaluated_whole[0])
+    assert evaluations(resumed) == evaluated_whole[1]
+
+
+def failing_prediction(*_, **__):
+    raise RuntimeError("out of memory")
 
 
 def prepared_and_trained(folder, **options):
