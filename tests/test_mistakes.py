@@ -26,6 +26,23 @@ BEST = "training.load_best_model_at_end=true"
 BY_EPOCHS = "training.max_steps=-1"
 BEST_SAVED = "training.save_strategy=best"
 
+# Kinds of schedule with options, and what is wrong with these.
+SCHEDULES = [
+    ("polynomial", "{power: abc}", "give kwargs that it has"),
+    ("cosine", "{num_cycles: abc}", "could not convert string to float"),
+    ("cosine", "{num_cycles: .nan}", "num_cycles=nan is not a number from 0 on"),
+    ("inverse_sqrt", "{timescale: 0}", "division by zero"),
+    ("cosine_with_min_lr", "{min_lr_rate: abc}", "give kwargs that it has"),
+    ("cosine_with_min_lr", "{min_lr: -1}", "min_lr=-1 is not a number from 0 on"),
+    ("cosine_with_min_lr", "{min_lr_rate: 2}", "at step 2 the rate is 1.25 times its peak"),
+    ("warmup_stable_decay", "{num_decay_steps: -1}", "num_decay_steps=-1 is no number of steps"),
+    ("warmup_stable_decay", "{num_decay_steps: 1.5}", "num_decay_steps=1.5 is no number of steps"),
+    ("warmup_stable_decay", "{num_decay_steps: two}", "num_decay_steps=two is no number of steps"),
+    ("constant", "{num_warmup_steps: 5}", "it makes no use of them"),
+    ("reduce_lr_on_plateau", "{patience: abc}", "give kwargs that it has"),
+    ("greedy", "{factor: abc}", "give kwargs that it has"),
+]
+
 # What is given, and what is said: the setting with its value, and what is allowed or what to do.
 OF_TEXT = [
     # keys that are none
@@ -55,7 +72,7 @@ OF_TEXT = [
     ("training.log_level=loud", "training.log_level=loud", "there are detail, debug, info"),
     ("training.torch_compile_mode=fast", "training.torch_compile_mode=fast", "there are default, "),
     ("training.torch_compile_backend=gcc", "training.torch_compile_backend=gcc", "there are eager, aot_eager"),
-    ("training.debug=everything", "everything is not a valid DebugOption", "underflow_overflow"),
+    ("training.debug=everything", "training.debug=everything", "there are underflow_overflow"),
     # ranges
     ("training.learning_rate=-1", "training.learning_rate=-1.0", "it must be at least 0"),
     ("training.weight_decay=-0.1", "training.weight_decay=-0.1", "it must be at least 0"),
@@ -98,6 +115,12 @@ OF_TEXT = [
     ("sample.seed=-1", "sample.seed=-1", "it must be at least 0"),
     ("sample.seed=1e30", "sample.seed=1000000000000000019884624838656", "it must be at most 4,294,967,295"),
     ("sample.max_new_tokens=0", "sample.max_new_tokens=0", "it must be at least 1"),
+    ("training.max_steps=1e30", "training.max_steps=1000000000000000019884624838656", "at most 1,000,000,000"),
+    (f"training.num_train_epochs=1e300; {BY_EPOCHS}", "training.num_train_epochs=1e+300", "at most 1,000,000"),
+    ("training.gradient_accumulation_steps=1e18", "training.gradient_accumulation_steps=1000000", "at most 100,000"),
+    ("training.per_device_train_batch_size=1e9", "training.per_device_train_batch_size=1000000000", "at most"),
+    ("training.dataloader_num_workers=100000", "training.dataloader_num_workers=100000", "at most 1,000"),
+    ("training.ddp_timeout=1e15", "training.ddp_timeout=1000000000000000", "at most 1,000,000,000"),
     # settings of the model and of the data that do not go together
     ("model.num_key_value_heads=3", "num_key_value_heads=3 does not divide num_attention_heads=2",
      "choose one of 1, 2"),
@@ -123,6 +146,11 @@ OF_TEXT = [
      "give training.max_steps=-1 with it"),
     ("training.lr_scheduler_type=cosine; training.lr_scheduler_kwargs={power: 2}",
      "training.lr_scheduler_kwargs={'power': 2}", "give kwargs that it has, or null"),
+    *((f"training.lr_scheduler_type={kind}; training.lr_scheduler_kwargs={given}", f"={kind} does not work with", why)
+      for kind, given, why in SCHEDULES),
+    ("training.lr_scheduler_kwargs=power", "training.lr_scheduler_kwargs=power is no map", "write {num_cycles: 1}"),
+    ("training.lr_scheduler_kwargs='[1]'", "training.lr_scheduler_kwargs=[1] is no map", "write {num_cycles: 1}"),
+    ("""training.lr_scheduler_kwargs='{"a": 1'""", 'lr_scheduler_kwargs={"a": 1 is no map', "write {num_cycles: 1}"),
     ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=no", "reduce_lr_on_plateau",
      "requires an eval strategy"),
     ("training.bf16=true; training.fp16=true", "training.fp16=True and training.bf16=True", "leave out one of them"),
@@ -130,6 +158,8 @@ OF_TEXT = [
     ("training.dataloader_persistent_workers=true", "training.dataloader_persistent_workers=True",
      "give training.dataloader_num_workers"),
     ("training.dataloader_prefetch_factor=2", "training.dataloader_prefetch_factor=2",
+     "give training.dataloader_num_workers"),
+    ("training.dataloader_multiprocessing_context=fork", "training.dataloader_multiprocessing_context=fork",
      "give training.dataloader_num_workers"),
     ("training.dataloader_prefetch_factor=-2; training.dataloader_num_workers=1",
      "training.dataloader_prefetch_factor=-2", "it must be at least 1"),
@@ -144,12 +174,19 @@ OF_TEXT = [
     (f"{BEST}; training.metric_for_best_model=accuracy", "training.metric_for_best_model=accuracy is not measured",
      "give one of loss, perplexity, bits_per_byte"),
     (f"{BEST}; training.greater_is_better=true", "training.greater_is_better=True", "leave it out"),
+    ("training.metric_for_best_model=los", "training.metric_for_best_model=los is not measured",
+     "give one of loss, perplexity, bits_per_byte"),
+    ("training.metric_for_best_model=", "training.metric_for_best_model= is not measured", "give one of loss"),
+    ("training.greater_is_better=true", "training.greater_is_better=True", "leave it out"),
+    ("training.eval_delay=100", "training.eval_delay=100.0 is longer than training.max_steps=4", "lower it"),
+    ("training.debug=[x]", "training.debug=['x'] is nothing to debug", "there are underflow_overflow"),
     (BEST_SAVED, BEST_SAVED, "training.metric_for_best_model=loss"),
     (f"{BEST_SAVED}; training.metric_for_best_model=loss; training.eval_strategy=no", BEST_SAVED,
      "give training.eval_strategy=steps (it is no)"),
     ("training.optim=galore_adamw", "training.optim=galore_adamw", "install `galore_torch`"),
     ("training.optim=lomo", "training.optim=lomo", "install `lomo_optim`"),
-    ("training.optim=sgd; training.optim_args=momentum", "training.optim_args=momentum", "or leave both out"),
+    ("training.optim=sgd; training.optim_args=momentum", "training.optim_args=momentum", "write key=value"),
+    ("training.optim_args=123", "training.optim_args=123 is no list of options", "write key=value,key=value"),
     ("training.optim=sgd; training.optim_args=momentum=-1", "training.optim_args=momentum=-1", "or leave both out"),
     ("training.optim_args=amsgrad=1", "training.optim_args=amsgrad=1", "it makes no use of them; or leave both out"),
     ("training.optim=sgd; optimizer.kind=muon", "training.optim=sgd has no effect with optimizer.kind=muon",
@@ -173,6 +210,12 @@ OF_TEXT = [
      "leave it out"),
     ("training.fsdp=full_shard", "training.fsdp=full_shard", "needs several GPUs"),
     ("training.fsdp_config={version: 2}", "training.fsdp_config={'version': 2}", "no effect without training.fsdp"),
+    ("training.report_to=[none, tensorboard]", "training.report_to=['none', 'tensorboard']", "by itself"),
+    ("training.gradient_checkpointing_kwargs=nonsense", "training.gradient_checkpointing_kwargs=nonsense is no map",
+     "write {use_reentrant: false}"),
+    ("training.activation_checkpointing_kwargs={every_n_layers: 0.5}", "every_n_layers=0.5", "a number of layers"),
+    ("training.gradient_checkpointing_kwargs={use_reentrant: maybe}", "use_reentrant='maybe'", "true or false"),
+    ("training.push_to_hub=true; training.hub_model_id=", "training.hub_model_id= is empty", "give a name"),
     ("training.gradient_checkpointing_kwargs={reentrant: true}", "gradient_checkpointing_kwargs has no reentrant",
      "use_reentrant"),
     # places
@@ -210,6 +253,10 @@ OF_EQUATIONS = [
     ("training.dataloader_num_workers=-1", "training.dataloader_num_workers=-1", "it must be at least 0"),
     ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=steps; training.eval_steps=4",
      "training.lr_scheduler_type=reduce_lr_on_plateau", "give another"),
+    ("training.max_steps=1e30", "training.max_steps=1000000000000000019884624838656", "at most 1,000,000,000"),
+    ("training.lr_scheduler_type=polynomial; training.lr_scheduler_kwargs={power: abc}", "=polynomial does not work",
+     "or null"),
+    ("training.dataloader_multiprocessing_context=fork", "=fork is for workers", "training.dataloader_num_workers"),
     ("training.fp16=true", "training.fp16=True and training.use_cpu=True", "leave out one of them"),
     ("training.fsdp=full_shard", "training.fsdp=full_shard is not for equations", "leave it out"),
     ("training.gradient_checkpointing=true", "training.gradient_checkpointing=True is not for equations", "leave it"),

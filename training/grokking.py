@@ -11,7 +11,7 @@ from modeling.accounting import parameters
 from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
-from .arguments import WAITING
+from .best import WAITING
 from .card import Facts, describe_optimizer, write_card
 from .checkpoint import exchanged
 from .curves import draw_accuracies
