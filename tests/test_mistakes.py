@@ -24,6 +24,7 @@ SCRIPTS = {"lm": (train_lm.main, TEXT), "algorithmic": (train_algorithmic.main, 
 
 BEST = "training.load_best_model_at_end=true"
 BY_EPOCHS = "training.max_steps=-1"
+SPARING = "training.gradient_checkpointing=true; training.gradient_checkpointing_kwargs"
 BEST_SAVED = "training.save_strategy=best"
 
 # Kinds of schedule with options, and what is wrong with these.
@@ -56,7 +57,47 @@ OF_TEXT = [
     ("optimiser.kind=muon", "optimiser is not a section", "did you mean optimizer?"),
     ("evaluation.evals_per_decade=1", "evaluation is not a section of train_lm.py", "there are model, data, training"),
     ("training.max_steps.x=3", "training.max_steps={'x': 3}", "it takes int"),
+    ("training.batch_size=8", "training.batch_size is not a setting", "did you mean per_device_train_batch_size?"),
+    ("training.lr=1e-3", "training.lr is not a setting", "did you mean learning_rate?"),
+    ("training.epochs=3", "training.epochs is not a setting", "did you mean num_train_epochs?"),
+    ("training.steps=3", "training.steps is not a setting", "did you mean max_steps?"),
+    ("training.logging_dir=x", "training.logging_dir is not a setting", "did you mean output_dir?"),
+    ("training.overwrite_output_dir=true", "overwrite_output_dir is not a setting", "did you mean output_dir?"),
+    ("model.n_layer=3", "model.n_layer is not a setting", "did you mean num_hidden_layers?"),
+    # what would change nothing
+    ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",
+     "give optimizer.kind=muon"),
+    ("optimizer.grokfast_alpha=0.5", "optimizer.grokfast_alpha=0.5 has no effect with optimizer.grokfast_lambda=0.0",
+     "give optimizer.grokfast_lambda"),
+    ("tokenizer.kind=characters; tokenizer.vocab_size=500", "tokenizer.vocab_size=500 has no effect with",
+     "give tokenizer.kind=bpe"),
+    ("tokenizer.kind=pretrained; tokenizer.path=gpt2; tokenizer.train_bytes=5", "tokenizer.train_bytes=5 has no effect",
+     "leave it out"),
+    ("data.mixture={fables: 1}; data.source=c4", "data.source=c4 has no effect with data.mixture={'fables': 1}",
+     "give data.mixture=null"),
+    ("data.subset=en", "data.subset=en has no effect on fables", "leave it out"),
+    ("data.source=FILE.txt; data.revision=main", "data.revision=main has no effect on file.txt", "leave it out"),
+    ("data.source=FILE.txt; data.seed=5", "data.seed=5 has no effect on file.txt", "leave it out"),
+    ("training.eval_strategy=no; training.eval_steps=2", "training.eval_steps=2 has no effect with training.eval_str",
+     "give training.eval_strategy=steps"),
+    ("training.save_strategy=no; training.save_steps=2", "training.save_steps=2 has no effect with training.save_str",
+     "give training.save_strategy=steps"),
+    ("training.hub_model_id=me/x", "training.hub_model_id=me/x has no effect with", "give training.push_to_hub=true"),
+    ("training.hub_private_repo=true", "training.hub_private_repo=True has no effect", "training.push_to_hub=true"),
+    ("training.gradient_checkpointing_kwargs={use_reentrant: true}", "{'use_reentrant': True} has no effect with",
+     "give training.gradient_checkpointing=true"),
     # values that are of no use
+    ("model.hidden_size=${nope}", "'model.hidden_size=${nope}' points to another setting", "write the value itself"),
+    ("training.max_steps=[[[", "'training.max_steps=[[[' is not valid YAML after the =", ""),
+    ("resume.allow=[1]", "resume.allow=[1] has 1", "which is no name of a setting"),
+    ("sample.temperature=1e-300", "sample.temperature=1e-300 is too small", "give 0, which is greedy, or at least"),
+    ("card.license=MIT", "card.license=MIT is no licence", "give mit"),
+    ("card.license=Apache 2.0", "card.license=Apache 2.0 is no licence", "give apache-2.0"),
+    ("card.license=", "card.license= is no licence", "or leave it out"),
+    ("card.license=[mit]", "card.license=[mit] is no licence", "give mit"),
+    ("card.language=english", "card.language=english is no code of a language", "such as en or de"),
+    ("model.path=", "model.path= is empty", "give the folder or Hub id"),
+    ("tokenizer.kind=pretrained; tokenizer.path=", "tokenizer.path is empty", "give the folder or Hub id"),
     ("training.learning_rate=.nan", "training.learning_rate=nan", "it takes float, a finite one"),
     ("training.learning_rate=.inf", "training.learning_rate=inf", "it takes float, a finite one"),
     (f"training.learning_rate=1{400 * '0'}", "training.learning_rate=1000", "it takes float"),
@@ -114,6 +155,10 @@ OF_TEXT = [
     ("optimizer.grokfast_lambda=-1", "optimizer.grokfast_lambda=-1.0", "it must be at least 0"),
     ("sample.seed=-1", "sample.seed=-1", "it must be at least 0"),
     ("sample.seed=1e30", "sample.seed=1000000000000000019884624838656", "it must be at most 4,294,967,295"),
+    ("guard.window=1e30", "guard.window=1000000000000000019884624838656", "it must be at most 1,000,000"),
+    ("data.train_documents=1e30", "data.train_documents=1000000000000000019884624838656", "it must be at most"),
+    ("data.context_length=1e9", "data.context_length=1000000000", "it must be at most 16,777,216"),
+    ("model.max_position_embeddings=1e9", "max_position_embeddings=1000000000", "at most 16,777,216"),
     ("sample.max_new_tokens=0", "sample.max_new_tokens=0", "it must be at least 1"),
     ("training.max_steps=1e30", "training.max_steps=1000000000000000019884624838656", "at most 1,000,000,000"),
     (f"training.num_train_epochs=1e300; {BY_EPOCHS}", "training.num_train_epochs=1e+300", "at most 1,000,000"),
@@ -211,16 +256,23 @@ OF_TEXT = [
     ("training.fsdp=full_shard", "training.fsdp=full_shard", "needs several GPUs"),
     ("training.fsdp_config={version: 2}", "training.fsdp_config={'version': 2}", "no effect without training.fsdp"),
     ("training.report_to=[none, tensorboard]", "training.report_to=['none', 'tensorboard']", "by itself"),
-    ("training.gradient_checkpointing_kwargs=nonsense", "training.gradient_checkpointing_kwargs=nonsense is no map",
-     "write {use_reentrant: false}"),
-    ("training.activation_checkpointing_kwargs={every_n_layers: 0.5}", "every_n_layers=0.5", "a number of layers"),
-    ("training.gradient_checkpointing_kwargs={use_reentrant: maybe}", "use_reentrant='maybe'", "true or false"),
+    (f"{SPARING}=nonsense", "training.gradient_checkpointing_kwargs=nonsense is no mapping", "{use_reentrant: false}"),
+    (f"{SPARING}={{use_reentrant: maybe}}", "use_reentrant='maybe'", "it takes true or false"),
+    (f"{SPARING}={{determinism_check: often}}", "determinism_check='often'", "it takes default or none"),
+    ("training.activation_checkpointing=true; training.activation_checkpointing_kwargs={every_n_layers: 0.5}",
+     "every_n_layers", "s"),  # what it is said to be depends on the version
     ("training.push_to_hub=true; training.hub_model_id=", "training.hub_model_id= is empty", "give a name"),
-    ("training.gradient_checkpointing_kwargs={reentrant: true}", "gradient_checkpointing_kwargs has no reentrant",
-     "use_reentrant"),
+    (f"{SPARING}={{reentrant: true}}", "gradient_checkpointing_kwargs has no reentrant", "use_reentrant"),
+    ("training.ddp_backend=gloo", "training.ddp_backend=gloo is for several processes", "leave it out"),
     # places
     ("training.output_dir=FILE", "file cannot be written to (File exists)", "choose another"),
     ("training.output_dir=FILE/run", "file/run cannot be written to (Not a directory)", "choose another"),
+    ("training.output_dir=", "training.output_dir='' is no path", "give a folder"),
+    ("training.output_dir=[a]", "training.output_dir=[a] is a list", "give one folder"),
+    ("data.cache_dir=[a]", "data.cache_dir=[a] is a list", "give one folder"),
+    ("training.output_dir=~nobody9/x", "for there is no ~nobody9", "give its path"),
+    ("data.cache_dir=here; training.output_dir=here", "training.output_dir=here is in data.cache_dir=here", "another"),
+    ("data.cache_dir=here; training.output_dir=here/run", "training.output_dir=here/run is in data.cache_dir", "other"),
     ("training.resume_from_checkpoint=nowhere", "training.resume_from_checkpoint=nowhere is no folder", "give a"),
 ]  # fmt: skip
 
@@ -244,6 +296,11 @@ OF_EQUATIONS = [
      "it must be at least 0 and below 1"),
     ("replicas.optimizer.muon_learning_rate=[0.1,0.2]", "muon_learning_rate=[0.1, 0.2] has no effect",
      "give optimizer.kind=muon"),
+    ("replicas.optimizer.grokfast_alpha=[0.9,0.98]", "grokfast_alpha=[0.9, 0.98] has no effect with",
+     "the replicas would be the same"),
+    ("training.eval_steps=2", "training.eval_steps=2 has no effect with training.eval_strategy=no", "leave it out"),
+    ("card.license=MIT", "card.license=MIT is no licence", "give mit"),
+    ("guard.window=1e30", "guard.window=1000000000000000019884624838656", "it must be at most 1,000,000"),
     ("replicas.model.initializer_range=[0]", "initializer_range=0.0", "must be positive"),
     ("replicas.model.linear_init=[xavier]", "replicas.model.linear_init='xavier'", "it takes normal|uniform_fan_in"),
     ("training.warmup_steps=20", "training.warmup_steps=20 is longer than training.max_steps=12", "lower it"),
@@ -275,6 +332,7 @@ def make_mistake(tmp_path, monkeypatch):
     """A function: script and overrides to the complaint, after a look at what has been left behind."""
     monkeypatch.chdir(tmp_path)  # what would be written to a relative path is seen, too
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file.txt").write_text("a text")
 
     def make(script: str, overrides: list[str]) -> str:
         main, settings = SCRIPTS[script]

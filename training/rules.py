@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 
 from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
@@ -147,6 +148,8 @@ def check_pairs(values: dict):
             raise ConfigError(
                 f"training.{name}={values[name]} is for workers; leave it out, or give training.dataloader_num_workers"
             )
+    if values.get("ddp_backend") and "RANK" not in os.environ:
+        raise ConfigError(f"training.ddp_backend={values['ddp_backend']} is for several processes; leave it out")
     for section in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         _check_checkpointing(section, values.get(section) or {})
 

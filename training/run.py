@@ -18,7 +18,8 @@ from experiment import Experiment
 from files import write_json, write_whole
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
-from sections import ConfigError
+from sections import LONGEST, ConfigError
+from written import escaped
 
 from .attention import attention_implementation
 from .hardware import memory_limit
@@ -43,6 +44,8 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
     config = build_config(section, {}, start)
     window, positions = experiment.data.context_length, config.max_position_embeddings
+    if positions > LONGEST:
+        raise ConfigError(f"model.max_position_embeddings={positions} is too large; it must be at most {LONGEST:,}")
     if window is not None and window > positions:
         remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
         raise ConfigError(
@@ -162,7 +165,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
 
 def write_settings(settings: dict, folder: Path):
     """`experiment.yaml`, of which the scripts make the same run."""
-    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(settings))))
 
 
 def read_provenance(folder: Path) -> dict:
