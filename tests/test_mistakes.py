@@ -1,13 +1,18 @@
 """A table of mistakes, through the scripts' own `main`: each is one sentence, and not a thing is done."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 import train_algorithmic
 import train_lm
 from config import ConfigError
+from data_prep.tokenizer import equation_tokenizer
+from modeling.configuration_kindling import FAMILIES
 
 TEXT = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
@@ -19,6 +24,11 @@ EQUATIONS = """
 model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
 data: {operation: divide, modulus: 7, train_fraction: 0.5, validation_fraction: 0.2}
 training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 12, use_cpu: true, bf16: false}
+"""
+START = """
+model: {path: ./model}
+data: {source: fables, train_documents: 150, validation_documents: 20, cache_dir: %(here)s/prepared}
+training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 4, use_cpu: true, bf16: false}
 """
 SCRIPTS = {"lm": (train_lm.main, TEXT), "algorithmic": (train_algorithmic.main, EQUATIONS)}
 
@@ -183,8 +193,14 @@ OF_TEXT = [
     ("data.mixture={fables: true}", "data.mixture={'fables': True}", "needs shares above 0"),
     ("data.streaming=true; training.max_steps=-1", "data.streaming=true", "needs training.max_steps"),
     ("data.streaming=true; data.layout=documents", "data.streaming=true", "needs data.layout=packed"),
-    ("tokenizer.kind=pretrained; tokenizer.path=./nowhere", "tokenizer.path=./nowhere cannot be loaded",
-     "give the folder or Hub id of one"),
+    ("tokenizer.kind=pretrained; tokenizer.path=./nowhere",
+     "tokenizer.path=./nowhere cannot be loaded: there is no folder ./nowhere", "give the folder or Hub id of one"),
+    ("tokenizer.kind=pretrained; tokenizer.path=FILE", "is a file, no folder", "give the folder or Hub id of one"),
+    # what a tokenizer makes of them is known beforehand
+    ("tokenizer.kind=characters; sample.prompt=" + 64 * "a", "sample.prompt has 65 tokens and the model 64", "shorten"),
+    ("tokenizer.kind=numbers; sample.prompt=" + 64 * "12 ", "sample.prompt has 65 tokens and the model 64", "shorten"),
+    ("tokenizer.kind=characters; data.layout=documents; data.mask_up_to=QQ", "data.mask_up_to='QQ' is 2 tokens",
+     "give text that is one token"),
     # settings of training that do not go together, or cannot be had
     ("training.warmup_steps=10", "training.warmup_steps=10 is longer than training.max_steps=4", "lower it"),
     ("training.num_train_epochs=3", "training.num_train_epochs=3 has no effect with training.max_steps=4",
@@ -335,7 +351,7 @@ def make_mistake(tmp_path, monkeypatch):
     (tmp_path / "file.txt").write_text("a text")
 
     def make(script: str, overrides: list[str]) -> str:
-        main, settings = SCRIPTS[script]
+        main, settings = (SCRIPTS | {"start": (train_lm.main, START)})[script]
         (tmp_path / "tiny.yaml").write_text(settings % {"here": tmp_path})
         before = everything_in(tmp_path)
         with pytest.raises(ConfigError) as error:
@@ -359,6 +375,94 @@ def test_a_mistake_is_one_sentence_and_nothing_is_done(make_mistake, script, ove
     assert what in complaint
     assert remedy in complaint
     assert "\n" not in complaint
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """A file of short documents, of which two have no answer."""
+    lines = [json.dumps({"text": f"{number}+1={number + 1}", "kind": number % 2}) for number in range(40)]
+    (tmp_path / "sums.jsonl").write_text("\n".join([*lines, '{"text": "3+3"}', '{"text": "4+4"}']))
+    return f"data.source={tmp_path / 'sums.jsonl'}; tokenizer.kind=characters; data.layout=documents"
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "remedy"),
+    [
+        (
+            "data.mask_first_n=30",
+            "data.mask_first_n=30 leaves nothing of 22 training documents, the longest has 9",
+            "l",
+        ),
+        (
+            "data.mask_up_to==",
+            "data.mask_up_to='=' is not in 2 of 22 training documents, one of which begins '<|",
+            "en",
+        ),
+        ("training.metric_for_best_model=loss/x", "loss/x is not measured", "; there are no groups"),
+        ("training.metric_for_best_model=loss/x; data.group_field=kind", "is not measured", "; the groups are 0, 1"),
+        ("training.metric_for_best_model=bits_per_byte; data.mask_first_n=3", "carries no loss", "give loss or perpl"),
+    ],
+)
+def test_what_only_the_data_tell_is_told_before_a_run_begins(monkeypatch, tmp_path, sums, override, what, remedy):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TEXT % {"here": tmp_path})
+    with pytest.raises(ConfigError) as error:
+        train_lm.main(str(tmp_path / "tiny.yaml"), f"{sums}; {override}".split("; "))
+    assert what in str(error.value)
+    assert remedy in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A model of 32 dimensions and 12 tokens, with its tokenizer."""
+    tokenizer = equation_tokenizer("characters", "+", 9)
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = FAMILIES["kindling_gpt"](
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer), bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=64,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def widen(path: Path):
+    about = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(about | {"hidden_size": 64, "head_dim": 32, "intermediate_size": 256}))
+
+
+def empty(path: Path):
+    for file in path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: os.truncate(path / "model.safetensors", 2000), "does not load: Error while deserializing header"),
+        (lambda path: os.truncate(path / "model.safetensors", 0), "does not load: Error while deserializing header"),
+        (widen, "are not as its config.json says"),
+        (shutil.rmtree, "model.path: there is no folder ./model"),
+        (empty, "model.path: ./model holds no model and no tokenizer"),
+        (lambda path: shutil.rmtree(path) or path.write_text(""), "model.path: ./model is a file, no folder"),
+    ],
+)
+def test_a_broken_checkpoint_is_told_before_any_data_are_read(make_mistake, checkpoint, capfd, damage, complaint):
+    damage(checkpoint)
+    said = make_mistake("start", [])
+    assert complaint in said
+    assert "\n" not in said
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_pretrained_tokenizer_makes_of_it_is_told_before_any_data_are_read(make_mistake, checkpoint):
+    given = ["tokenizer.kind=pretrained", f"tokenizer.path={checkpoint}"]
+    small = make_mistake("lm", [*given, "model.vocab_size=11"])
+    assert "model.vocab_size=11 is smaller than the tokenizer's" in small
+    assert "is 4 tokens" in make_mistake("lm", [*given, "data.layout=documents", "data.mask_up_to=1234"])
+    assert "sample.prompt has 70 tokens" in make_mistake("lm", [*given, f"sample.prompt={70 * '1'}"])
+    (checkpoint / "tokenizer.json").write_text("[]")
+    assert f"tokenizer.path={checkpoint} cannot be loaded: " in make_mistake("lm", given)
 
 
 def test_there_are_enough():

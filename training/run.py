@@ -60,7 +60,7 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
     if start is not None and start == section["path"]:  # what a run has written itself is right
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
-        _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
+        refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
     return start
 
 
@@ -75,7 +75,7 @@ def model_config(experiment: Experiment, tokenizer, start: str | None = None, **
         derived["vocab_size"] = max(len(tokenizer), build_config(experiment.model, {}, start).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(experiment.model, ids | derived, start)
-    _refuse_small_vocabulary(config, len(tokenizer))
+    refuse_small_vocabulary(config, len(tokenizer))
     refuse_huge(config)
     return config
 
@@ -109,7 +109,8 @@ def build_model(config: KindlingConfig, args: TrainingArguments, start: str | No
     return model
 
 
-def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
+def refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
+    """`ConfigError` if a tokenizer has more tokens than the model has rows."""
     if config.vocab_size < vocabulary:
         raise ConfigError(
             f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {vocabulary}; "
