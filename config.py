@@ -21,7 +21,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 
 from checks import folder
-from effects import refuse_nested, refuse_vain
+from effects import refuse_shared_folder, refuse_vain
 from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
 from sections import ConfigError, TokenizerSection
@@ -152,7 +152,7 @@ def load_experiment(
     experiment = kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
     refuse_vain(experiment, given)
     if kind is LanguageExperiment:
-        refuse_nested(experiment)
+        refuse_shared_folder(experiment)
     return experiment
 
 

@@ -112,10 +112,8 @@ def _refuse_of_sources(given: dict, experiment: LanguageExperiment):
             raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")
 
 
-def refuse_nested(experiment: LanguageExperiment):
-    """`ConfigError` if the run's folder would lie among what is prepared, where nothing else is looked for."""
+def refuse_shared_folder(experiment: LanguageExperiment):
+    """`ConfigError` if the run's folder is that of what is prepared, for one holds a run and nothing else."""
     run, cache = Path(experiment.training["output_dir"]), Path(experiment.data.cache_dir)
-    if cache.resolve() in (run.resolve(), *run.resolve().parents):
-        raise ConfigError(
-            f"training.output_dir={run} is in data.cache_dir={cache}, where only prepared data belong; choose another"
-        )
+    if run.resolve() == cache.resolve():
+        raise ConfigError(f"training.output_dir={run} is data.cache_dir, which is for prepared data; choose another")

@@ -37,10 +37,8 @@ def train(experiment: LanguageExperiment, folder: Path):
     from data_prep.foreseen import foreseen_tokenizer
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import arguments, fit, language, position, resume, room, run
-    from training.callbacks import Progress, show_progress
+    from training import arguments, callbacks, fit, language, position, pushes, resume, room, run
     from training.hardware import describe_hardware, keep_freed_memory
-    from training.pushes import Publisher
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -54,9 +52,8 @@ def train(experiment: LanguageExperiment, folder: Path):
     config = run.model_config(experiment, prepared.tokenizer, start)
     contract.complete(config, prepared.tokenizer)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.order(
-        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
-    )
+    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
+    train_set = prepared.order(experiment.data, length, positions)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     collate = build_collator(experiment.data, prepared.tokenizer, config)
     fit.check_data(experiment, args, prepared, collate, train_set.examples, validation_set)
@@ -65,10 +62,9 @@ def train(experiment: LanguageExperiment, folder: Path):
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
     hardware = describe_hardware(args)
-
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
-    publisher = Publisher(args, folder)
+    publisher = pushes.Publisher(args, folder)
     trainer = KindlingTrainer(
         model=run.build_model(config, args, start),
         args=args,
@@ -83,7 +79,7 @@ def train(experiment: LanguageExperiment, folder: Path):
         optimizer=experiment.optimizer,
         guard=experiment.guard,
     )
-    show_progress(trainer, Progress(report.floor, report.samples))
+    callbacks.show_progress(trainer, callbacks.Progress(report.floor, report.samples))
     if args.should_save:
         room.refuse_full_disk(folder, args, [(trainer.model, args, experiment.optimizer)], len(train_set.examples))
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)

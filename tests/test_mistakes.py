@@ -287,8 +287,7 @@ OF_TEXT = [
     ("training.output_dir=[a]", "training.output_dir=[a] is a list", "give one folder"),
     ("data.cache_dir=[a]", "data.cache_dir=[a] is a list", "give one folder"),
     ("training.output_dir=~nobody9/x", "for there is no ~nobody9", "give its path"),
-    ("data.cache_dir=here; training.output_dir=here", "training.output_dir=here is in data.cache_dir=here", "another"),
-    ("data.cache_dir=here; training.output_dir=here/run", "training.output_dir=here/run is in data.cache_dir", "other"),
+    ("data.cache_dir=here; training.output_dir=./here", "output_dir=here is data.cache_dir", "choose another"),
     ("training.resume_from_checkpoint=nowhere", "training.resume_from_checkpoint=nowhere is no folder", "give a"),
 ]  # fmt: skip
 
