@@ -15,17 +15,17 @@ import time
 import typing
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from checks import folder
+from effects import refuse_shared_folder, refuse_vain
 from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
 from sections import ConfigError, TokenizerSection
+from written import read_written
 
 ROOT = Path(__file__).resolve().parent
 
@@ -33,6 +33,50 @@ MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
+
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "iterations": "max_steps",
+    "grad_clip": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "grad_accum": "gradient_accumulation_steps",
+    "resume": "resume_from_checkpoint",
+    "overwrite_output_dir": "output_dir",
+    "logging_dir": "output_dir",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "optimizer": "optim",
+    "num_workers": "dataloader_num_workers",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "layers": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "heads": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "d_model": "hidden_size",
+    "width": "hidden_size",
+    "n_positions": "max_position_embeddings",
+    "dropout": "hidden_dropout",
+    "activation": "mlp",
+    "block_size": "context_length",
+    "seq_len": "context_length",
+    "max_length": "context_length",
+    "dataset": "source",
+}
+"""What other programs call a setting of ours."""
 
 SECONDS_FOR_THE_FIRST = 30
 
@@ -92,75 +136,31 @@ def load_experiment(
     path: str, overrides: list[str], kind: type[Experiment] = LanguageExperiment
 ) -> LanguageExperiment | AlgorithmicExperiment:
     """Read a YAML file, apply `section.key=value` overrides, check every key and type; `ConfigError` if any is off."""
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no experiment file {path}; `ls configs/*` shows the ones that come with Kindling")
-    try:
-        written = OmegaConf.load(path)
-        _refuse_shapeless(path, OmegaConf.to_container(written))
-        given = dict(_parse_override(text, kind) for text in overrides)
-        for key, value in given.items():
-            OmegaConf.update(written, key, value, merge=False)  # a mapping is replaced, as any other value
-        sections = OmegaConf.to_container(written, resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    sections, given = read_written(path, overrides, partial(_is_text, kind=kind))
     classes = sections_of(kind)
     for section in sections:
         _refuse_unknown(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
-    _refuse_replicated(given, checked.get("replicas", {}))
-    if kind is LanguageExperiment:
-        _refuse_epochs(given, checked["training"])
     checked["training"] = kind.training_defaults | checked["training"]
-    folder = checked["training"].get("output_dir") or f"runs/{Path(path).stem}"
-    checked["training"]["output_dir"] = os.path.expanduser(folder)  # as transformers would
+    if checked["training"].get("output_dir") is None:
+        checked["training"]["output_dir"] = f"runs/{Path(path).stem}"
+    checked["training"]["output_dir"] = folder("training.output_dir", checked["training"]["output_dir"])
     if checked["model"].get("path") is None:
         checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | _without(checked["model"], "path")
     else:
         checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
-    return kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
+    experiment = kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
+    refuse_vain(experiment, given)
+    if kind is LanguageExperiment:
+        refuse_shared_folder(experiment)
+    return experiment
 
 
-def _refuse_shapeless(path: str, written):
-    if not isinstance(written, dict):
-        raise ConfigError(f"{path} holds no sections; write `model:`, `data:`, `training:` and their keys")
-    for section, values in written.items():
-        if not isinstance(values or {}, dict):
-            raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
-
-
-def _parse_override(text: str, kind: type[Experiment]) -> tuple[str, typing.Any]:
-    """Key and value of an override; where only text is allowed it stays, whatever YAML would make of it."""
-    key, equals, value = text.partition("=")
-    section, dot, name = key.partition(".")
-    if not equals or not dot:
-        raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")
-    field = section_fields(section, kind).get(name) if section in sections_of(kind) else None
-    if field is not None and set(field.accepts) <= {"str", "None"} and value != "null":
-        return key, value
-    try:
-        return key, OmegaConf.select(OmegaConf.from_dotlist([text]), key)
-    except YAMLError as error:
-        raise ConfigError(f"{text!r} is not valid YAML after the =: {' '.join(str(error).split())}") from None
-
-
-def _refuse_replicated(given: dict, replicas: dict[str, dict]):
-    """An override that the values listed for replicas would silently undo."""
-    for section, lists in replicas.items():
-        for key, values in lists.items():
-            if (name := f"{section}.{key}") in given:
-                raise ConfigError(
-                    f"{name}={given[name]} has no effect, for replicas.{name}={values} are trained side by side; "
-                    f"give replicas.{name}=[{given[name]}]"
-                )
-
-
-def _refuse_epochs(given: dict, training: dict):
-    """Epochs asked for in an override, where the file asks for steps: transformers would go by the steps."""
-    if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
-        raise ConfigError(
-            f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
-            f"{training['max_steps']}; give training.max_steps=-1 with it"
-        )
+def _is_text(name: str, kind: type[Experiment]) -> bool:
+    """Whether text is all that a setting takes."""
+    section, _, key = name.partition(".")
+    field = section_fields(section, kind).get(key) if section in sections_of(kind) else None
+    return field is not None and set(field.accepts) <= {"str", "None"}
 
 
 def _without(values: dict, key: str) -> dict:
@@ -170,6 +170,8 @@ def _without(values: dict, key: str) -> dict:
 def _tokenizer_of_start(model: dict, tokenizer: dict) -> dict:
     """The tokenizer section of a run that starts from `model.path`: by default, the checkpoint's own."""
     path = model["path"]
+    if path == "":
+        raise ConfigError("model.path= is empty; give the folder or Hub id of a checkpoint, or leave it out")
     if given := [f"model.{key}={value}" for key, value in model.items() if key not in ("path", *DROPOUTS)]:
         raise ConfigError(
             f"model.path={path} brings its own settings, and {', '.join(given)} would be others; leave out all of "
@@ -227,7 +229,7 @@ def _check_value(field: Field, where: str, value):
 
 def _refuse_unknown(key: str, known, where: str, what: str):
     if key not in known:
-        nearest = difflib.get_close_matches(str(key), known, n=1)
+        nearest = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(list(known)[:12])}, ..."
         raise ConfigError(f"{where} is not {what}; {hint}")
 
@@ -267,7 +269,7 @@ def one_sentence(program: str):
         sys.exit(130)
     except ConfigError as error:
         *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
-        sentence = f"{program}: {sentence.removeprefix('sections.ConfigError: ')}"
+        sentence = f"{program}: {sentence.removeprefix(f'{ConfigError.__module__}.ConfigError: ')}"
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             _tell_launcher(sentence)
         print(sentence, file=sys.stderr)

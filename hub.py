@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -79,6 +80,22 @@ def is_hub_name(name: str) -> bool:
     except errors.HFValidationError:
         return False
     return True
+
+
+def find_folder(path: str) -> str:
+    """The path of a model or a tokenizer, if it is a folder or the Hub can have something of this name.
+
+    A `ValueError` says what it is instead.
+    """
+    if os.path.isdir(path):
+        if not any(name.endswith((".json", ".model", ".txt")) for name in os.listdir(path)):
+            raise ValueError(f"{path} holds no model and no tokenizer")
+        return path
+    if os.path.isfile(path):
+        raise ValueError(f"{path} is a file, no folder")
+    if path[:1] in "./~" or not is_hub_name(path):
+        raise ValueError(f"there is no folder {path}")
+    return path
 
 
 def refuse_broken_token():

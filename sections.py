@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from checks import ConfigError, at_least, at_most, below_one, check_language, check_licence, folder
+
 LAYOUT = {
     "bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n", "mask_up_to",
     "cache_dir",
@@ -15,10 +17,12 @@ IDS = 2**32
 """So many tokens can be told apart on disk."""
 SEEDS = 2**32
 """Seeds are below: what every generator of random numbers takes."""
-
-
-class ConfigError(Exception):
-    """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
+DOCUMENTS = 10**12
+"""No corpus has more."""
+LONGEST = 2**24
+"""No model has more positions."""
+COLDEST = 0.001
+"""Lowest temperature that is not 0: logits divided by less could overflow."""
 
 
 @dataclass(kw_only=True)
@@ -36,8 +40,10 @@ class TokenizerSection:
 
     def __post_init__(self):
         # 256 bytes and 2 special tokens
-        _at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
-        _at_most("tokenizer", self, vocab_size=IDS - 1)
+        at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
+        at_most("tokenizer", self, vocab_size=IDS - 1, train_documents=DOCUMENTS, train_bytes=10**18)
+        if self.path == "":
+            raise ConfigError("tokenizer.path is empty; give the folder or Hub id of a tokenizer, or leave it out")
         if (self.kind == "pretrained") != (self.path is not None):
             raise ConfigError(
                 f"tokenizer.kind={self.kind} with tokenizer.path={self.path}; "
@@ -87,13 +93,15 @@ class DataSection:
     """Where tokenizers and tokens are kept between runs."""
 
     def __post_init__(self):
-        _at_least("data", self, train_documents=1, validation_documents=1, context_length=2, mask_first_n=0)
-        _below_one("data", self, "bad_records")
+        at_least("data", self, train_documents=1, validation_documents=1, context_length=2, mask_first_n=0)
+        at_most("data", self, train_documents=DOCUMENTS, validation_documents=DOCUMENTS, context_length=LONGEST)
+        below_one("data", self, "bad_records")
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
         for name in ("source", "validation_source", "cache_dir"):
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} is empty; leave it out, or give a name")
+        self.cache_dir = folder("data.cache_dir", self.cache_dir)
         self._check_mixture()
         if self.streaming and self.layout != "packed":
             raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")
@@ -147,8 +155,8 @@ class OptimizerSection:
     """Decay of that running mean, a step."""
 
     def __post_init__(self):
-        _at_least("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)
-        _below_one("optimizer", self, "muon_momentum", "grokfast_alpha")
+        at_least("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)
+        below_one("optimizer", self, "muon_momentum", "grokfast_alpha")
 
     @property
     def is_stock(self) -> bool:
@@ -188,8 +196,8 @@ class EvaluationSection:
     """End once test accuracy was at least 99 % at three evaluations in a row, in every replica."""
 
     def __post_init__(self):
-        _at_least("evaluation", self, evals_per_decade=1)
-        _at_most("evaluation", self, evals_per_decade=1000)
+        at_least("evaluation", self, evals_per_decade=1)
+        at_most("evaluation", self, evals_per_decade=1000)
 
 
 @dataclass(kw_only=True)
@@ -202,7 +210,8 @@ class GuardSection:
     """How many losses a spike is told by; there is none before there are so many."""
 
     def __post_init__(self):
-        _at_least("guard", self, skips_in_a_row=1, window=2)
+        at_least("guard", self, skips_in_a_row=1, window=2)
+        at_most("guard", self, skips_in_a_row=10**9, window=10**6)
         if self.loss_spike is not None and not 0 < self.loss_spike < math.inf:
             raise ConfigError(f"guard.loss_spike={self.loss_spike} is out of range; it must be above 0, such as 6")
 
@@ -213,6 +222,11 @@ class ResumeSection:
     """Go on to another length, training.max_steps or num_train_epochs; the schedule becomes that of the new length."""
     allow: list | None = None
     """Names of settings that may be other than before, such as [training.learning_rate]; all else must be as it was."""
+
+    def __post_init__(self):
+        for name in self.allow or []:
+            if not isinstance(name, str):
+                raise ConfigError(f"resume.allow={self.allow} has {name!r}, which is no name of a setting")
 
 
 @dataclass(kw_only=True)
@@ -227,8 +241,12 @@ class SampleSection:
     """Seed of the sample, the same at each evaluation."""
 
     def __post_init__(self):
-        _at_least("sample", self, max_new_tokens=1, temperature=0, seed=0)
-        _at_most("sample", self, seed=SEEDS - 1)
+        at_least("sample", self, max_new_tokens=1, temperature=0, seed=0)
+        at_most("sample", self, seed=SEEDS - 1)
+        if 0 < self.temperature < COLDEST:
+            raise ConfigError(
+                f"sample.temperature={self.temperature} is too small; give 0, which is greedy, or at least {COLDEST}"
+            )
 
 
 @dataclass(kw_only=True)
@@ -238,24 +256,10 @@ class CardSection:
     language: str | None = None
     """Language of the text, as en or de; null means the source's, where it is known."""
 
+    def __post_init__(self):
+        check_licence("card.license", self.license)
+        check_language("card.language", self.language)
+
 
 def _last_part(source: str) -> str:
     return Path(source).name if Path(source).is_absolute() else source
-
-
-def _at_least(section: str, values, **minima):
-    for key, least in minima.items():
-        if (value := getattr(values, key)) is not None and value < least:
-            raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
-
-
-def _at_most(section: str, values, **maxima):
-    for key, most in maxima.items():
-        if (value := getattr(values, key)) is not None and value > most:
-            raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
-
-
-def _below_one(section: str, values, *keys: str):
-    for key in keys:
-        if not 0 <= (value := getattr(values, key)) < 1:
-            raise ConfigError(f"{section}.{key}={value} is out of range; it must be at least 0 and below 1")

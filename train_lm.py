@@ -33,14 +33,12 @@ def train(experiment: LanguageExperiment, folder: Path):
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    import modeling  # noqa: F401  registers the families
     from data_prep.collator import build_collator
+    from data_prep.foreseen import foreseen_tokenizer
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import arguments, language, position, resume, room, run
-    from training.callbacks import Progress, show_progress
+    from training import arguments, callbacks, fit, language, position, pushes, resume, room, run
     from training.hardware import describe_hardware, keep_freed_memory
-    from training.pushes import Publisher
     from training.trainer import KindlingTrainer
 
     keep_freed_memory()
@@ -48,6 +46,7 @@ def train(experiment: LanguageExperiment, folder: Path):
     start = run.check_shape(experiment, run.start_of(experiment, checkpoint))
     args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)
+    fit.check_tokenizer(experiment, start, foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample))
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
     config = run.model_config(experiment, prepared.tokenizer, start)
@@ -55,22 +54,23 @@ def train(experiment: LanguageExperiment, folder: Path):
     length = experiment.data.context_length or config.max_position_embeddings
     positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
     train_set = prepared.order(experiment.data, length, positions)
+    validation_set = prepared.examples("validation", experiment.data.layout, length)
+    collate = build_collator(experiment.data, prepared.tokenizer, config)
+    fit.check_data(experiment, args, prepared, collate, train_set.examples, validation_set)
+    report = language.Report(experiment, prepared, train_set, validation_set, config)
     resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
-    validation_set = prepared.examples("validation", experiment.data.layout, length)
     hardware = describe_hardware(args)
-
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
-    report = language.Report(experiment, prepared, train_set, validation_set, config)
-    publisher = Publisher(args, folder)
+    publisher = pushes.Publisher(args, folder)
     trainer = KindlingTrainer(
         model=run.build_model(config, args, start),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=build_collator(experiment.data, prepared.tokenizer, config),
+        data_collator=collate,
         processing_class=prepared.tokenizer,
         callbacks=[position.DataPosition(train_set), contract, *report.callbacks(), publisher],
         text_bytes=report.text_bytes,
@@ -79,7 +79,7 @@ def train(experiment: LanguageExperiment, folder: Path):
         optimizer=experiment.optimizer,
         guard=experiment.guard,
     )
-    show_progress(trainer, Progress(report.floor, report.samples))
+    callbacks.show_progress(trainer, callbacks.Progress(report.floor, report.samples))
     if args.should_save:
         room.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
         run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)

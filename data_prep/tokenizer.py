@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from config import one_sentence
 from files import refuse_unwritable
+from hub import find_folder
 from sections import ConfigError, DataSection, TokenizerSection
 
 from .bpe import END, PAD, train_bpe
@@ -133,14 +134,12 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     from .fast_tokenizer import PreTrainedTokenizerFast, TokenizersBackend
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(find_folder(path), split_special_tokens=True, trust_remote_code=False)
         if type(tokenizer) is TokenizersBackend:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
-    except Exception as error:  # as broad as what can be wrong with files
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(
-            f"tokenizer.path={path} cannot be loaded: {reason}; give the folder or Hub id of one"
-        ) from None
+    except Exception as error:  # tokenizers raises nothing narrower
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"tokenizer.path={path} cannot be loaded: {why}; give the folder or Hub id of one") from None
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without any
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     if tokenizer.eos_token_id is None:

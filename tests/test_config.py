@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -38,16 +40,19 @@ def test_values_arrive_as_their_types(example):
     assert experiment.training["output_dir"] == "runs/example"
 
 
-@pytest.mark.parametrize("text", ["off", "{a", "Once upon: a time", "", "=", "12"])
+@pytest.mark.parametrize(
+    "text", ["off", "{a", "Once upon: a time", "", "=", "12", "costs ${x}", "${", r"a \${b} \\${c"]
+)
 def test_text_arrives_as_it_is_typed(example, text):
     assert load_experiment(example, [f"sample.prompt={text}"]).sample.prompt == text
 
 
 def test_a_resolved_experiment_loads_as_itself(example, tmp_path):
-    from omegaconf import OmegaConf
+    from training.run import write_settings
 
-    experiment = load_experiment(example, ["sample.prompt=Once"])
-    OmegaConf.save(OmegaConf.create(experiment.as_dict()), tmp_path / "again.yaml")
+    experiment = load_experiment(example, ["sample.prompt=Once for ${5}"])
+    write_settings(experiment.as_dict(), tmp_path)
+    (tmp_path / "experiment.yaml").rename(tmp_path / "again.yaml")
     assert load_experiment(str(tmp_path / "again.yaml"), []).as_dict() == experiment.as_dict()
 
 
@@ -126,6 +131,13 @@ def test_mistakes_are_one_sentence(example, override, complaint):
         ("model: {a: ", "is not valid YAML"),
         ("just words", "just words is not a section"),
         ("- a\n- b", "holds no sections"),
+        ("", "holds no sections"),
+        ("# only a comment\n", "holds no sections"),
+        ("5", "holds no sections"),
+        ("model: 0", "write keys and values beneath it"),
+        (3000 * "[", "is not valid YAML"),
+        (3000 * "[" + 3000 * "]", "holds no sections"),
+        ("model: {hidden_size: '${nope}'}", "is not valid YAML: Interpolation key 'nope' not found"),
     ],
 )
 @pytest.mark.parametrize("overrides", [[], ["model.norm=none"]])
@@ -139,6 +151,23 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path, text, complaint, over
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="there is no experiment file"):
         load_experiment(str(tmp_path / "none.yaml"), [])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, example, monkeypatch):
+    with pytest.raises(ConfigError, match=r"xxx\.\.\. cannot be read: File name too long; give another"):
+        load_experiment(5000 * "x", [])
+    with pytest.raises(ConfigError, match="is a folder; give the experiment file in it"):
+        load_experiment(str(tmp_path), [])
+    refusal = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=refusal))
+    with pytest.raises(ConfigError, match=r"example\.yaml cannot be read: Permission denied; give another"):
+        load_experiment(example, [])
+
+
+def test_what_a_file_says_in_vain_is_no_mistake(tmp_path):
+    """An override may have taken its effect, and may be taken back."""
+    (tmp_path / "muon.yaml").write_text("optimizer: {kind: muon, muon_momentum: 0.9}\ntraining: {eval_steps: 3}\n")
+    load_experiment(str(tmp_path / "muon.yaml"), ["optimizer.kind=adamw", "training.eval_strategy=no"])
 
 
 class Failing(torch.utils.data.Dataset):

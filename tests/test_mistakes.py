@@ -1,13 +1,18 @@
 """A table of mistakes, through the scripts' own `main`: each is one sentence, and not a thing is done."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 import train_algorithmic
 import train_lm
 from config import ConfigError
+from data_prep.tokenizer import equation_tokenizer
+from modeling.configuration_kindling import FAMILIES
 
 TEXT = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
@@ -20,11 +25,34 @@ model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention
 data: {operation: divide, modulus: 7, train_fraction: 0.5, validation_fraction: 0.2}
 training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 12, use_cpu: true, bf16: false}
 """
+START = """
+model: {path: ./model}
+data: {source: fables, train_documents: 150, validation_documents: 20, cache_dir: %(here)s/prepared}
+training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 4, use_cpu: true, bf16: false}
+"""
 SCRIPTS = {"lm": (train_lm.main, TEXT), "algorithmic": (train_algorithmic.main, EQUATIONS)}
 
 BEST = "training.load_best_model_at_end=true"
 BY_EPOCHS = "training.max_steps=-1"
+SPARING = "training.gradient_checkpointing=true; training.gradient_checkpointing_kwargs"
 BEST_SAVED = "training.save_strategy=best"
+
+# Kinds of schedule with options, and what is wrong with these.
+SCHEDULES = [
+    ("polynomial", "{power: abc}", "give kwargs that it has"),
+    ("cosine", "{num_cycles: abc}", "could not convert string to float"),
+    ("cosine", "{num_cycles: .nan}", "num_cycles=nan is not a number from 0 on"),
+    ("inverse_sqrt", "{timescale: 0}", "division by zero"),
+    ("cosine_with_min_lr", "{min_lr_rate: abc}", "give kwargs that it has"),
+    ("cosine_with_min_lr", "{min_lr: -1}", "min_lr=-1 is not a number from 0 on"),
+    ("cosine_with_min_lr", "{min_lr_rate: 2}", "at step 2 the rate is 1.25 times its peak"),
+    ("warmup_stable_decay", "{num_decay_steps: -1}", "num_decay_steps=-1 is no number of steps"),
+    ("warmup_stable_decay", "{num_decay_steps: 1.5}", "num_decay_steps=1.5 is no number of steps"),
+    ("warmup_stable_decay", "{num_decay_steps: two}", "num_decay_steps=two is no number of steps"),
+    ("constant", "{num_warmup_steps: 5}", "it makes no use of them"),
+    ("reduce_lr_on_plateau", "{patience: abc}", "give kwargs that it has"),
+    ("greedy", "{factor: abc}", "give kwargs that it has"),
+]
 
 # What is given, and what is said: the setting with its value, and what is allowed or what to do.
 OF_TEXT = [
@@ -39,7 +67,47 @@ OF_TEXT = [
     ("optimiser.kind=muon", "optimiser is not a section", "did you mean optimizer?"),
     ("evaluation.evals_per_decade=1", "evaluation is not a section of train_lm.py", "there are model, data, training"),
     ("training.max_steps.x=3", "training.max_steps={'x': 3}", "it takes int"),
+    ("training.batch_size=8", "training.batch_size is not a setting", "did you mean per_device_train_batch_size?"),
+    ("training.lr=1e-3", "training.lr is not a setting", "did you mean learning_rate?"),
+    ("training.epochs=3", "training.epochs is not a setting", "did you mean num_train_epochs?"),
+    ("training.steps=3", "training.steps is not a setting", "did you mean max_steps?"),
+    ("training.logging_dir=x", "training.logging_dir is not a setting", "did you mean output_dir?"),
+    ("training.overwrite_output_dir=true", "overwrite_output_dir is not a setting", "did you mean output_dir?"),
+    ("model.n_layer=3", "model.n_layer is not a setting", "did you mean num_hidden_layers?"),
+    # what would change nothing
+    ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",
+     "give optimizer.kind=muon"),
+    ("optimizer.grokfast_alpha=0.5", "optimizer.grokfast_alpha=0.5 has no effect with optimizer.grokfast_lambda=0.0",
+     "give optimizer.grokfast_lambda"),
+    ("tokenizer.kind=characters; tokenizer.vocab_size=500", "tokenizer.vocab_size=500 has no effect with",
+     "give tokenizer.kind=bpe"),
+    ("tokenizer.kind=pretrained; tokenizer.path=gpt2; tokenizer.train_bytes=5", "tokenizer.train_bytes=5 has no effect",
+     "leave it out"),
+    ("data.mixture={fables: 1}; data.source=c4", "data.source=c4 has no effect with data.mixture={'fables': 1}",
+     "give data.mixture=null"),
+    ("data.subset=en", "data.subset=en has no effect on fables", "leave it out"),
+    ("data.source=FILE.txt; data.revision=main", "data.revision=main has no effect on file.txt", "leave it out"),
+    ("data.source=FILE.txt; data.seed=5", "data.seed=5 has no effect on file.txt", "leave it out"),
+    ("training.eval_strategy=no; training.eval_steps=2", "training.eval_steps=2 has no effect with training.eval_str",
+     "give training.eval_strategy=steps"),
+    ("training.save_strategy=no; training.save_steps=2", "training.save_steps=2 has no effect with training.save_str",
+     "give training.save_strategy=steps"),
+    ("training.hub_model_id=me/x", "training.hub_model_id=me/x has no effect with", "give training.push_to_hub=true"),
+    ("training.hub_private_repo=true", "training.hub_private_repo=True has no effect", "training.push_to_hub=true"),
+    ("training.gradient_checkpointing_kwargs={use_reentrant: true}", "{'use_reentrant': True} has no effect with",
+     "give training.gradient_checkpointing=true"),
     # values that are of no use
+    ("model.hidden_size=${nope}", "'model.hidden_size=${nope}' points to another setting", "write the value itself"),
+    ("training.max_steps=[[[", "'training.max_steps=[[[' is not valid YAML after the =", ""),
+    ("resume.allow=[1]", "resume.allow=[1] has 1", "which is no name of a setting"),
+    ("sample.temperature=1e-300", "sample.temperature=1e-300 is too small", "give 0, which is greedy, or at least"),
+    ("card.license=MIT", "card.license=MIT is no licence", "give mit"),
+    ("card.license=Apache 2.0", "card.license=Apache 2.0 is no licence", "give apache-2.0"),
+    ("card.license=", "card.license= is no licence", "or leave it out"),
+    ("card.license=[mit]", "card.license=[mit] is no licence", "give mit"),
+    ("card.language=english", "card.language=english is no code of a language", "such as en or de"),
+    ("model.path=", "model.path= is empty", "give the folder or Hub id"),
+    ("tokenizer.kind=pretrained; tokenizer.path=", "tokenizer.path is empty", "give the folder or Hub id"),
     ("training.learning_rate=.nan", "training.learning_rate=nan", "it takes float, a finite one"),
     ("training.learning_rate=.inf", "training.learning_rate=inf", "it takes float, a finite one"),
     (f"training.learning_rate=1{400 * '0'}", "training.learning_rate=1000", "it takes float"),
@@ -55,7 +123,7 @@ OF_TEXT = [
     ("training.log_level=loud", "training.log_level=loud", "there are detail, debug, info"),
     ("training.torch_compile_mode=fast", "training.torch_compile_mode=fast", "there are default, "),
     ("training.torch_compile_backend=gcc", "training.torch_compile_backend=gcc", "there are eager, aot_eager"),
-    ("training.debug=everything", "everything is not a valid DebugOption", "underflow_overflow"),
+    ("training.debug=everything", "training.debug=everything", "there are underflow_overflow"),
     # ranges
     ("training.learning_rate=-1", "training.learning_rate=-1.0", "it must be at least 0"),
     ("training.weight_decay=-0.1", "training.weight_decay=-0.1", "it must be at least 0"),
@@ -97,7 +165,17 @@ OF_TEXT = [
     ("optimizer.grokfast_lambda=-1", "optimizer.grokfast_lambda=-1.0", "it must be at least 0"),
     ("sample.seed=-1", "sample.seed=-1", "it must be at least 0"),
     ("sample.seed=1e30", "sample.seed=1000000000000000019884624838656", "it must be at most 4,294,967,295"),
+    ("guard.window=1e30", "guard.window=1000000000000000019884624838656", "it must be at most 1,000,000"),
+    ("data.train_documents=1e30", "data.train_documents=1000000000000000019884624838656", "it must be at most"),
+    ("data.context_length=1e9", "data.context_length=1000000000", "it must be at most 16,777,216"),
+    ("model.max_position_embeddings=1e9", "max_position_embeddings=1000000000", "at most 16,777,216"),
     ("sample.max_new_tokens=0", "sample.max_new_tokens=0", "it must be at least 1"),
+    ("training.max_steps=1e30", "training.max_steps=1000000000000000019884624838656", "at most 1,000,000,000"),
+    (f"training.num_train_epochs=1e300; {BY_EPOCHS}", "training.num_train_epochs=1e+300", "at most 1,000,000"),
+    ("training.gradient_accumulation_steps=1e18", "training.gradient_accumulation_steps=1000000", "at most 100,000"),
+    ("training.per_device_train_batch_size=1e9", "training.per_device_train_batch_size=1000000000", "at most"),
+    ("training.dataloader_num_workers=100000", "training.dataloader_num_workers=100000", "at most 1,000"),
+    ("training.ddp_timeout=1e15", "training.ddp_timeout=1000000000000000", "at most 1,000,000,000"),
     # settings of the model and of the data that do not go together
     ("model.num_key_value_heads=3", "num_key_value_heads=3 does not divide num_attention_heads=2",
      "choose one of 1, 2"),
@@ -118,14 +196,25 @@ OF_TEXT = [
     ("data.mixture={fables: true}", "data.mixture={'fables': True}", "needs shares above 0"),
     ("data.streaming=true; training.max_steps=-1", "data.streaming=true", "needs training.max_steps"),
     ("data.streaming=true; data.layout=documents", "data.streaming=true", "needs data.layout=packed"),
-    ("tokenizer.kind=pretrained; tokenizer.path=./nowhere", "tokenizer.path=./nowhere cannot be loaded",
-     "give the folder or Hub id of one"),
+    ("tokenizer.kind=pretrained; tokenizer.path=./nowhere",
+     "tokenizer.path=./nowhere cannot be loaded: there is no folder ./nowhere", "give the folder or Hub id of one"),
+    ("tokenizer.kind=pretrained; tokenizer.path=FILE", "is a file, no folder", "give the folder or Hub id of one"),
+    # what a tokenizer makes of them is known beforehand
+    ("tokenizer.kind=characters; sample.prompt=" + 64 * "a", "sample.prompt has 65 tokens and the model 64", "shorten"),
+    ("tokenizer.kind=numbers; sample.prompt=" + 64 * "12 ", "sample.prompt has 65 tokens and the model 64", "shorten"),
+    ("tokenizer.kind=characters; data.layout=documents; data.mask_up_to=QQ", "data.mask_up_to='QQ' is 2 tokens",
+     "give text that is one token"),
     # settings of training that do not go together, or cannot be had
     ("training.warmup_steps=10", "training.warmup_steps=10 is longer than training.max_steps=4", "lower it"),
     ("training.num_train_epochs=3", "training.num_train_epochs=3 has no effect with training.max_steps=4",
      "give training.max_steps=-1 with it"),
     ("training.lr_scheduler_type=cosine; training.lr_scheduler_kwargs={power: 2}",
      "training.lr_scheduler_kwargs={'power': 2}", "give kwargs that it has, or null"),
+    *((f"training.lr_scheduler_type={kind}; training.lr_scheduler_kwargs={given}", f"={kind} does not work with", why)
+      for kind, given, why in SCHEDULES),
+    ("training.lr_scheduler_kwargs=power", "training.lr_scheduler_kwargs=power is no map", "write {num_cycles: 1}"),
+    ("training.lr_scheduler_kwargs='[1]'", "training.lr_scheduler_kwargs=[1] is no map", "write {num_cycles: 1}"),
+    ("""training.lr_scheduler_kwargs='{"a": 1'""", 'lr_scheduler_kwargs={"a": 1 is no map', "write {num_cycles: 1}"),
     ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=no", "reduce_lr_on_plateau",
      "requires an eval strategy"),
     ("training.bf16=true; training.fp16=true", "training.fp16=True and training.bf16=True", "leave out one of them"),
@@ -133,6 +222,8 @@ OF_TEXT = [
     ("training.dataloader_persistent_workers=true", "training.dataloader_persistent_workers=True",
      "give training.dataloader_num_workers"),
     ("training.dataloader_prefetch_factor=2", "training.dataloader_prefetch_factor=2",
+     "give training.dataloader_num_workers"),
+    ("training.dataloader_multiprocessing_context=fork", "training.dataloader_multiprocessing_context=fork",
      "give training.dataloader_num_workers"),
     ("training.dataloader_prefetch_factor=-2; training.dataloader_num_workers=1",
      "training.dataloader_prefetch_factor=-2", "it must be at least 1"),
@@ -147,12 +238,19 @@ OF_TEXT = [
     (f"{BEST}; training.metric_for_best_model=accuracy", "training.metric_for_best_model=accuracy is not measured",
      "give one of loss, perplexity, bits_per_byte"),
     (f"{BEST}; training.greater_is_better=true", "training.greater_is_better=True", "leave it out"),
+    ("training.metric_for_best_model=los", "training.metric_for_best_model=los is not measured",
+     "give one of loss, perplexity, bits_per_byte"),
+    ("training.metric_for_best_model=", "training.metric_for_best_model= is not measured", "give one of loss"),
+    ("training.greater_is_better=true", "training.greater_is_better=True", "leave it out"),
+    ("training.eval_delay=100", "training.eval_delay=100.0 is longer than training.max_steps=4", "lower it"),
+    ("training.debug=[x]", "training.debug=['x'] is nothing to debug", "there are underflow_overflow"),
     (BEST_SAVED, BEST_SAVED, "training.metric_for_best_model=loss"),
     (f"{BEST_SAVED}; training.metric_for_best_model=loss; training.eval_strategy=no", BEST_SAVED,
      "give training.eval_strategy=steps (it is no)"),
     ("training.optim=galore_adamw", "training.optim=galore_adamw", "install `galore_torch`"),
     ("training.optim=lomo", "training.optim=lomo", "install `lomo_optim`"),
-    ("training.optim=sgd; training.optim_args=momentum", "training.optim_args=momentum", "or leave both out"),
+    ("training.optim=sgd; training.optim_args=momentum", "training.optim_args=momentum", "write key=value"),
+    ("training.optim_args=123", "training.optim_args=123 is no list of options", "write key=value,key=value"),
     ("training.optim=sgd; training.optim_args=momentum=-1", "training.optim_args=momentum=-1", "or leave both out"),
     ("training.optim_args=amsgrad=1", "training.optim_args=amsgrad=1", "it makes no use of them; or leave both out"),
     ("training.optim=sgd; optimizer.kind=muon", "training.optim=sgd has no effect with optimizer.kind=muon",
@@ -176,11 +274,23 @@ OF_TEXT = [
      "leave it out"),
     ("training.fsdp=full_shard", "training.fsdp=full_shard", "needs several GPUs"),
     ("training.fsdp_config={version: 2}", "training.fsdp_config={'version': 2}", "no effect without training.fsdp"),
-    ("training.gradient_checkpointing_kwargs={reentrant: true}", "gradient_checkpointing_kwargs has no reentrant",
-     "use_reentrant"),
+    ("training.report_to=[none, tensorboard]", "training.report_to=['none', 'tensorboard']", "by itself"),
+    (f"{SPARING}=nonsense", "training.gradient_checkpointing_kwargs=nonsense is no mapping", "{use_reentrant: false}"),
+    (f"{SPARING}={{use_reentrant: maybe}}", "use_reentrant='maybe'", "it takes true or false"),
+    (f"{SPARING}={{determinism_check: often}}", "determinism_check='often'", "it takes default or none"),
+    ("training.activation_checkpointing=true; training.activation_checkpointing_kwargs={every_n_layers: 0.5}",
+     "every_n_layers", "s"),  # what it is said to be depends on the version
+    ("training.push_to_hub=true; training.hub_model_id=", "training.hub_model_id= is empty", "give a name"),
+    (f"{SPARING}={{reentrant: true}}", "gradient_checkpointing_kwargs has no reentrant", "use_reentrant"),
+    ("training.ddp_backend=gloo", "training.ddp_backend=gloo is for several processes", "leave it out"),
     # places
     ("training.output_dir=FILE", "file cannot be written to (File exists)", "choose another"),
     ("training.output_dir=FILE/run", "file/run cannot be written to (Not a directory)", "choose another"),
+    ("training.output_dir=", "training.output_dir='' is no path", "give a folder"),
+    ("training.output_dir=[a]", "training.output_dir=[a] is a list", "give one folder"),
+    ("data.cache_dir=[a]", "data.cache_dir=[a] is a list", "give one folder"),
+    ("training.output_dir=~nobody9/x", "for there is no ~nobody9", "give its path"),
+    ("data.cache_dir=here; training.output_dir=./here", "output_dir=here is data.cache_dir", "choose another"),
     ("training.resume_from_checkpoint=nowhere", "training.resume_from_checkpoint=nowhere is no folder", "give a"),
 ]  # fmt: skip
 
@@ -205,6 +315,11 @@ OF_EQUATIONS = [
      "it must be at least 0 and below 1"),
     ("replicas.optimizer.muon_learning_rate=[0.1,0.2]", "muon_learning_rate=[0.1, 0.2] has no effect",
      "give optimizer.kind=muon"),
+    ("replicas.optimizer.grokfast_alpha=[0.9,0.98]", "grokfast_alpha=[0.9, 0.98] has no effect with",
+     "the replicas would be the same"),
+    ("training.eval_steps=2", "training.eval_steps=2 has no effect with training.eval_strategy=no", "leave it out"),
+    ("card.license=MIT", "card.license=MIT is no licence", "give mit"),
+    ("guard.window=1e30", "guard.window=1000000000000000019884624838656", "it must be at most 1,000,000"),
     ("replicas.model.initializer_range=[0]", "initializer_range=0.0", "must be positive"),
     ("replicas.model.linear_init=[xavier]", "replicas.model.linear_init='xavier'", "it takes normal|uniform_fan_in"),
     ("training.warmup_steps=20", "training.warmup_steps=20 is longer than training.max_steps=12", "lower it"),
@@ -214,6 +329,10 @@ OF_EQUATIONS = [
     ("training.dataloader_num_workers=-1", "training.dataloader_num_workers=-1", "it must be at least 0"),
     ("training.lr_scheduler_type=reduce_lr_on_plateau; training.eval_strategy=steps; training.eval_steps=4",
      "training.lr_scheduler_type=reduce_lr_on_plateau", "give another"),
+    ("training.max_steps=1e30", "training.max_steps=1000000000000000019884624838656", "at most 1,000,000,000"),
+    ("training.lr_scheduler_type=polynomial; training.lr_scheduler_kwargs={power: abc}", "=polynomial does not work",
+     "or null"),
+    ("training.dataloader_multiprocessing_context=fork", "=fork is for workers", "training.dataloader_num_workers"),
     ("training.fp16=true", "training.fp16=True and training.use_cpu=True", "leave out one of them"),
     ("training.fsdp=full_shard", "training.fsdp=full_shard is not for equations", "leave it out"),
     ("training.gradient_checkpointing=true", "training.gradient_checkpointing=True is not for equations", "leave it"),
@@ -232,9 +351,10 @@ def make_mistake(tmp_path, monkeypatch):
     """A function: script and overrides to the complaint, after a look at what has been left behind."""
     monkeypatch.chdir(tmp_path)  # what would be written to a relative path is seen, too
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file.txt").write_text("a text")
 
     def make(script: str, overrides: list[str]) -> str:
-        main, settings = SCRIPTS[script]
+        main, settings = (SCRIPTS | {"start": (train_lm.main, START)})[script]
         (tmp_path / "tiny.yaml").write_text(settings % {"here": tmp_path})
         before = everything_in(tmp_path)
         with pytest.raises(ConfigError) as error:
@@ -258,6 +378,94 @@ def test_a_mistake_is_one_sentence_and_nothing_is_done(make_mistake, script, ove
     assert what in complaint
     assert remedy in complaint
     assert "\n" not in complaint
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """A file of short documents, of which two have no answer."""
+    lines = [json.dumps({"text": f"{number}+1={number + 1}", "kind": number % 2}) for number in range(40)]
+    (tmp_path / "sums.jsonl").write_text("\n".join([*lines, '{"text": "3+3"}', '{"text": "4+4"}']))
+    return f"data.source={tmp_path / 'sums.jsonl'}; tokenizer.kind=characters; data.layout=documents"
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "remedy"),
+    [
+        (
+            "data.mask_first_n=30",
+            "data.mask_first_n=30 leaves nothing of 22 training documents, the longest has 9",
+            "l",
+        ),
+        (
+            "data.mask_up_to==",
+            "data.mask_up_to='=' is not in 2 of 22 training documents, one of which begins '<|",
+            "en",
+        ),
+        ("training.metric_for_best_model=loss/x", "loss/x is not measured", "; there are no groups"),
+        ("training.metric_for_best_model=loss/x; data.group_field=kind", "is not measured", "; the groups are 0, 1"),
+        ("training.metric_for_best_model=bits_per_byte; data.mask_first_n=3", "carries no loss", "give loss or perpl"),
+    ],
+)
+def test_what_only_the_data_tell_is_told_before_a_run_begins(monkeypatch, tmp_path, sums, override, what, remedy):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TEXT % {"here": tmp_path})
+    with pytest.raises(ConfigError) as error:
+        train_lm.main(str(tmp_path / "tiny.yaml"), f"{sums}; {override}".split("; "))
+    assert what in str(error.value)
+    assert remedy in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A model of 32 dimensions and 12 tokens, with its tokenizer."""
+    tokenizer = equation_tokenizer("characters", "+", 9)
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = FAMILIES["kindling_gpt"](
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer), bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=64,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def widen(path: Path):
+    about = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(about | {"hidden_size": 64, "head_dim": 32, "intermediate_size": 256}))
+
+
+def empty(path: Path):
+    for file in path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: os.truncate(path / "model.safetensors", 2000), "does not load: Error while deserializing header"),
+        (lambda path: os.truncate(path / "model.safetensors", 0), "does not load: Error while deserializing header"),
+        (widen, "are not as its config.json says"),
+        (shutil.rmtree, "model.path: there is no folder ./model"),
+        (empty, "model.path: ./model holds no model and no tokenizer"),
+        (lambda path: shutil.rmtree(path) or path.write_text(""), "model.path: ./model is a file, no folder"),
+    ],
+)
+def test_a_broken_checkpoint_is_told_before_any_data_are_read(make_mistake, checkpoint, capfd, damage, complaint):
+    damage(checkpoint)
+    said = make_mistake("start", [])
+    assert complaint in said
+    assert "\n" not in said
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_pretrained_tokenizer_makes_of_it_is_told_before_any_data_are_read(make_mistake, checkpoint):
+    given = ["tokenizer.kind=pretrained", f"tokenizer.path={checkpoint}"]
+    small = make_mistake("lm", [*given, "model.vocab_size=11"])
+    assert "model.vocab_size=11 is smaller than the tokenizer's" in small
+    assert "is 4 tokens" in make_mistake("lm", [*given, "data.layout=documents", "data.mask_up_to=1234"])
+    assert "sample.prompt has 70 tokens" in make_mistake("lm", [*given, f"sample.prompt={70 * '1'}"])
+    (checkpoint / "tokenizer.json").write_text("[]")
+    assert f"tokenizer.path={checkpoint} cannot be loaded: " in make_mistake("lm", given)
 
 
 def test_there_are_enough():

@@ -12,11 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
 from hub import is_hub_name
 from modeling.loading import load_causal_lm
-from sections import SEEDS, ConfigError
+from sections import COLDEST, SEEDS, ConfigError
 
 CONFIGS = ("config.json", "adapter_config.json")
-COLDEST = 0.001
-"""Below, logits may overflow when they are divided by the temperature."""
 
 
 @dataclass(frozen=True)

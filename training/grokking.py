@@ -11,7 +11,7 @@ from modeling.accounting import parameters
 from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
-from .arguments import WAITING
+from .best import WAITING
 from .card import Facts, describe_optimizer, write_card
 from .checkpoint import ending_where_the_disk_is_full, exchanged
 from .curves import draw_accuracies
@@ -124,12 +124,6 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
         raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
     if training["max_steps"] < 1:
         raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
-    muon = [key for key in experiment.replicas.get("optimizer", ()) if key.startswith("muon")]
-    if muon and experiment.optimizer.kind != "muon":
-        raise ConfigError(
-            f"replicas.optimizer.{muon[0]}={experiment.replicas['optimizer'][muon[0]]} has no effect with "
-            f"optimizer.kind={experiment.optimizer.kind}, and the replicas would be the same; give optimizer.kind=muon"
-        )
 
 
 def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, hardware: dict) -> list[str]:

@@ -18,7 +18,8 @@ from experiment import Experiment
 from files import write_json, write_whole
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
-from sections import ConfigError
+from sections import LONGEST, ConfigError
+from written import escaped
 
 from .attention import attention_implementation
 from .hardware import memory_limit
@@ -43,6 +44,8 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
     config = build_config(section, {}, start)
     window, positions = experiment.data.context_length, config.max_position_embeddings
+    if positions > LONGEST:
+        raise ConfigError(f"model.max_position_embeddings={positions} is too large; it must be at most {LONGEST:,}")
     if window is not None and window > positions:
         remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
         raise ConfigError(
@@ -57,7 +60,7 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
     if start is not None and start == section["path"]:  # what a run has written itself is right
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
-        _refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
+        refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
     return start
 
 
@@ -72,7 +75,7 @@ def model_config(experiment: Experiment, tokenizer, start: str | None = None, **
         derived["vocab_size"] = max(len(tokenizer), build_config(experiment.model, {}, start).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(experiment.model, ids | derived, start)
-    _refuse_small_vocabulary(config, len(tokenizer))
+    refuse_small_vocabulary(config, len(tokenizer))
     refuse_huge(config)
     return config
 
@@ -106,7 +109,8 @@ def build_model(config: KindlingConfig, args: TrainingArguments, start: str | No
     return model
 
 
-def _refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
+def refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
+    """`ConfigError` if a tokenizer has more tokens than the model has rows."""
     if config.vocab_size < vocabulary:
         raise ConfigError(
             f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {vocabulary}; "
@@ -164,7 +168,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
 
 def write_settings(settings: dict, folder: Path):
     """`experiment.yaml`, of which the scripts make the same run."""
-    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(settings))))
 
 
 def read_provenance(folder: Path) -> dict:

@@ -4,28 +4,50 @@ What it reads are configurations, safetensors and tokenizers, never code and nev
 """
 
 import copy
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from config import build
+from hub import find_folder
 from modeling.configuration_kindling import KindlingConfig
-from modeling.loading import refuse_unsafe_files
+from modeling.loading import load_causal_lm, refuse_unsafe_files
 from modeling.native import read_config, read_model, read_tokenizer
 from sections import ConfigError
 
 
 def start_config(start: str, changes: dict) -> KindlingConfig:
     """Our configuration of the checkpoint `start`, with `changes`. `ConfigError` if it has none, or cannot be read."""
+    build(find_folder, "model.path", {"path": start})
     return build(read_config, "model.path", {"source": start} | changes)
 
 
 def check_files(start: str, tokenizer_path: str):
-    """`ConfigError` if the checkpoint's weights are in no safetensors, or the tokenizer is another one."""
+    """`ConfigError` if the checkpoint's weights are in no safetensors or not as its configuration says, or the
+    tokenizer is another one. On the Hub, only that there are weights."""
     build(refuse_unsafe_files, "model.path", {"source": start})
+    if Path(start).is_dir():
+        build(_load_shapes, "model.path", {"source": start})
     if tokenizer_path != start:
         refuse_other_tokenizer(start, tokenizer_of(tokenizer_path))
+
+
+def _load_shapes(source: str):
+    """Load a checkpoint without its numbers: a `ValueError` says why it does not."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        load_causal_lm(source, device_map="meta")
+    except Exception as error:  # safetensors raises nothing narrower
+        raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def describe_start(start: str) -> dict:
@@ -36,6 +58,7 @@ def describe_start(start: str) -> dict:
 
 def tokenizer_of(path: str):
     """The tokenizer of a folder or a Hub id, or a `ConfigError`."""
+    build(find_folder, "tokenizer.path", {"path": path})
     if (tokenizer := build(read_tokenizer, "tokenizer.path", {"source": path})) is None:
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     return tokenizer

@@ -41,6 +41,10 @@ def test_the_lowest_is_the_best(arguments, metric, asked_for):
         "training.torch_compile_mode=reduce-overhead",
         "training.torch_compile_backend=inductor",
         "training.lr_scheduler_type=reduce_lr_on_plateau",
+        "training.lr_scheduler_type=greedy",
+        "training.lr_scheduler_kwargs={}",
+        """training.lr_scheduler_kwargs='{"num_cycles": 1}'""",
+        "training.debug=underflow_overflow",
     ],
 )
 def test_what_is_no_mistake_passes(arguments, override):

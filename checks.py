@@ -1,0 +1,66 @@
+"""What is checked of more than one setting: ranges, folders, names; whatever is wrong is a `ConfigError`."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+LICENCES = (
+    "apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "bsd-3-clause",
+    "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail", "cdla-sharing-1.0", "odc-by", "llama3", "unknown",
+    "other",
+)  # fmt: skip
+"""Some that the Hub knows; it knows more."""
+LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code"
+
+
+class ConfigError(Exception):
+    """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
+
+
+def at_least(section: str, values, **minima):
+    """Fields of a section that are None or no smaller."""
+    for key, least in minima.items():
+        if (value := getattr(values, key)) is not None and value < least:
+            raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
+
+
+def at_most(section: str, values, **maxima):
+    """Fields of a section that are None or no larger."""
+    for key, most in maxima.items():
+        if (value := getattr(values, key)) is not None and value > most:
+            raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
+
+
+def below_one(section: str, values, *keys: str):
+    """Fields of a section that are shares, 1 left out."""
+    for key in keys:
+        if not 0 <= (value := getattr(values, key)) < 1:
+            raise ConfigError(f"{section}.{key}={value} is out of range; it must be at least 0 and below 1")
+
+
+def folder(name: str, path: str) -> str:
+    """The path that a setting `name` gives, with ~ for the home it stands for; `ConfigError` if it can be none."""
+    if not path or not path.isprintable():
+        raise ConfigError(f"{name}={path!r} is no path; leave it out, or give a folder")
+    if path[0] in "[{":
+        raise ConfigError(f"{name}={path} is a list or a mapping; give one folder")
+    home = os.path.expanduser(path)
+    if home.startswith("~"):
+        raise ConfigError(f"{name}={path} is in no user's home, for there is no {Path(path).parts[0]}; give its path")
+    return home
+
+
+def check_licence(name: str, licence: str | None):
+    """The Hub's names of licences have this form."""
+    if licence is None or re.fullmatch(r"[a-z][a-z0-9]*([.+-][a-z0-9]+)*", licence):
+        return
+    plain = "-".join(licence.lower().split())
+    nearest = difflib.get_close_matches(plain, LICENCES, n=1) or ["apache-2.0, mit or cc-by-4.0"]
+    raise ConfigError(f"{name}={licence} is no licence as the Hub names them; give {nearest[0]}, or leave it out")
+
+
+def check_language(name: str, language: str | None):
+    """The Hub's codes of languages have this form."""
+    if language is not None and not re.fullmatch(LANGUAGE, language):
+        raise ConfigError(f"{name}={language} is no code of a language; give one of ISO 639, such as en or de")

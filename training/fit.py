@@ -1,0 +1,78 @@
+"""Whether a run's data, its masks, its prompt and its model fit each other."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from transformers import TrainingArguments
+
+from experiment import LanguageExperiment
+from sections import ConfigError, DataSection
+
+from .best import refuse_unmeasured
+from .callbacks import Samples
+from .language import what_to_compare_with
+from .run import build_config, folder_of, refuse_small_vocabulary
+
+BLOCK = 2**22
+"""Tokens that are looked through at a time."""
+
+
+def check_tokenizer(experiment: LanguageExperiment, start: str | None, tokenizer):
+    """Before any data are read: whether the model of `check_shape` has room for tokenizer and prompt.
+
+    The tokenizer is None where nothing is known of it yet.
+    """
+    if tokenizer is None:
+        return
+    config = build_config(experiment.model, {}, start)
+    if experiment.tokenizer.kind == "pretrained" and experiment.model.get("vocab_size") is not None:
+        refuse_small_vocabulary(config, len(tokenizer))
+    Samples(folder_of(experiment), tokenizer, experiment.sample, config.max_position_embeddings)
+
+
+def check_data(experiment: LanguageExperiment, args: TrainingArguments, prepared, collate, training, validation):
+    """Before the run folder is written: whether there is something to learn, and to tell the best model by.
+
+    `training` and `validation` are examples of what is `prepared`, as `data_prep.windows` has them. `ConfigError` if
+    the masks leave nothing of them, or a document has no separator, or the metric asked for is not measured.
+    """
+    splits = {"training": training, "validation": validation}
+    if not experiment.data.streaming:
+        _refuse_masked(experiment.data, collate.separator_id, prepared.tokenizer, splits)
+    text_bytes, group_bytes, _ = what_to_compare_with(experiment, prepared, validation)
+    refuse_unmeasured(args, text_bytes, group_bytes)
+
+
+def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: Mapping):
+    masks = {"data.mask_first_n": data.mask_first_n, "data.mask_up_to": data.mask_up_to}
+    given = " and ".join(f"{name}={value}" for name, value in masks.items() if value)
+    for split, examples in splits.items() if given else ():
+        if data.layout == "packed":
+            lengths, masked, what = np.array([min(examples.length, len(examples.ids))]), data.mask_first_n, "windows"
+        else:
+            lengths, what = examples.stops - examples.starts, "documents"
+            masked = np.maximum(examples.prompts, data.mask_first_n)
+            if separator is not None:
+                masked = np.maximum(masked, _up_to(data, separator, tokenizer, split, examples))
+        if (lengths <= masked).all():
+            raise ConfigError(
+                f"{given} leaves nothing of {len(examples):,} {split} {what}, the longest has {lengths.max()} tokens; "
+                "lower it, or leave it out"
+            )
+
+
+def _up_to(data: DataSection, separator: int, tokenizer, split: str, documents) -> np.ndarray:
+    """How many tokens of each document there are up to and including its first separator."""
+    ids = documents.ids
+    blocks = [
+        place + np.flatnonzero(ids.read(place, place + BLOCK) == separator) for place in range(0, len(ids), BLOCK)
+    ]
+    places = np.append(np.concatenate(blocks), len(ids))
+    first = places[np.searchsorted(places, documents.starts)]
+    if len(without := np.flatnonzero(first >= documents.stops)):
+        text = tokenizer.decode(documents[int(without[0])]["input_ids"][:20])
+        raise ConfigError(
+            f"data.mask_up_to={data.mask_up_to!r} is not in {len(without):,} of {len(documents):,} {split} documents, "
+            f"one of which begins {text!r}; end each prompt with it, or leave it out"
+        )
+    return first - documents.starts + 1

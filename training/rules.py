@@ -1,0 +1,182 @@
+"""What each setting of `training` must be by itself, and which of them need or exclude one another."""
+
+import inspect
+import json
+import os
+
+from accelerate.utils import DynamoBackend
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.debug_utils import DebugOption
+from transformers.training_args import trainer_log_levels
+
+from sections import SEEDS, ConfigError
+
+INTERVALS = ("logging_steps", "eval_steps", "save_steps")
+BACKENDS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
+DEBUGS = tuple(option.value for option in DebugOption)
+
+
+def _at_most(most: float, *names: str) -> tuple:
+    return names, lambda value: value <= most, f"too large; it must be at most {most:,}"
+
+
+RULES = (
+    (
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit",
+         "eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb",
+         "ddp_timeout"),
+        lambda value: value >= 1,
+        "too small; it must be at least 1",
+    ),
+    (
+        ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay",
+         "neftune_noise_alpha", "dataloader_num_workers"),
+        lambda value: value >= 0,
+        "too small; it must be at least 0",
+    ),
+    (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "out of range; it must be at least 0, below 1"),
+    (("seed", "data_seed"), lambda value: 0 <= value < SEEDS, "out of range; it must be at least 0 and below 2^32"),
+    (("num_train_epochs",), lambda value: value > 0, "too small; it must be above 0"),
+    (
+        ("max_steps",),
+        lambda value: value >= 1 or value == -1,
+        "too small; it must be at least 1, or -1 for training.num_train_epochs to tell",
+    ),
+    (INTERVALS, lambda value: value > 0, "too small; it must be above 0, and the strategy `no` is for never"),
+    (
+        (*INTERVALS, "warmup_steps"),
+        lambda value: value <= 1 or value == int(value),
+        "neither a number of steps nor a share of them; give a whole number, or one below 1",
+    ),
+    _at_most(1e9, "max_steps", "warmup_steps", "ddp_timeout"),
+    _at_most(1e6, "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    _at_most(1e5, "gradient_accumulation_steps"),
+    _at_most(1000, "dataloader_num_workers", "dataloader_prefetch_factor"),
+    (
+        ("log_level", "log_level_replica"),
+        lambda value: value in trainer_log_levels,
+        f"no level; there are {', '.join(trainer_log_levels)}",
+    ),
+    (("torch_compile_backend",), lambda value: value in BACKENDS, f"no backend; there are {', '.join(BACKENDS)}"),
+    (
+        ("debug",),
+        lambda value: set(value.split() if isinstance(value, str) else map(str, value)) <= {*DEBUGS},
+        f"nothing to debug; there are {' and '.join(DEBUGS)}",
+    ),
+    (
+        ("report_to",),
+        lambda value: isinstance(value, str) or len(value) == 1 or not {"all", "none"} & set(map(str, value)),
+        "a contradiction; give all or none by itself, or those to report to",
+    ),
+    (
+        ("optim_args",),
+        lambda value: all(key.strip() and equals for key, equals, _ in map(_halves, value.split(","))),
+        "no list of options; write key=value,key=value, or leave it out",
+    ),
+    (("hub_model_id", "run_name"), lambda value: value != "", "empty; leave it out, or give a name"),
+)  # fmt: skip
+"""Settings, what each must be by itself, and what is said of it if it is not. null is left to transformers."""
+
+UNSUPPORTED = {
+    "accelerator_config": (None, "how batches are shared out is for the run to say"),
+    "auto_find_batch_size": (False, "it would lose or repeat examples of the run"),
+    "batch_eval_metrics": (False, "validation is measured as a whole"),
+    "dataloader_drop_last": (False, "it would lose examples of the run"),
+    "deepspeed": (None, "several GPUs are used by `accelerate launch`"),
+    "eval_do_concat_batches": (True, "validation is measured as a whole"),
+    "enable_jit_checkpoint": (False, "a run that gets SIGTERM is saved in any case"),
+    "ignore_data_skip": (False, "a resumed run would repeat examples"),
+    "include_num_input_tokens_seen": ("no", "targets are always counted"),
+    "label_smoothing_factor": (0, "transformers would smooth other tokens than the targets"),
+    "parallelism_config": (None, "several GPUs are used by `accelerate launch`"),
+    "remove_unused_columns": (False, "the collator reads columns that no model takes"),
+    "restore_callback_states_from_checkpoint": (False, "a resumed run restores its own"),
+    "train_sampling_strategy": ("sequential", "it would undo the order of the run, in which each epoch is shuffled"),
+    "use_liger_kernel": (False, "it has no kernels for these models"),
+}
+"""What the Trainer offers and a run cannot do: the value it has, and why."""
+
+MAPPINGS = {
+    "lr_scheduler_kwargs": "{num_cycles: 1}",
+    "gradient_checkpointing_kwargs": "{use_reentrant: false}",
+    "activation_checkpointing_kwargs": "{use_reentrant: false}",
+}
+"""Settings that transformers takes as text too, and what they look like."""
+OF_LAYERS = ("every_n_layers", "offload")
+"""What transformers takes out of these before it calls torch, where its version has it."""
+FOR_WORKERS = (
+    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+)  # fmt: skip
+
+
+def _halves(option: str) -> tuple[str, str, str]:
+    return option.partition("=")
+
+
+def check_each(values: dict, own: dict):
+    """Each setting by itself; `own` are the defaults of a kind of experiment, which it can have in any case."""
+    for names, is_right, complaint in RULES:
+        for name in names:
+            if values.get(name) is not None and not is_right(values[name]):
+                raise ConfigError(f"training.{name}={values[name]} is {complaint}")
+    for name, (only, why) in UNSUPPORTED.items():
+        if (value := values.get(name)) is not None and value not in (only, own.get(name, only)):
+            raise ConfigError(f"training.{name}={value} is not supported: {why}; leave it out")
+    for name, example in MAPPINGS.items():
+        if isinstance(values.get(name), str):
+            values[name] = _mapping(name, values[name], example)
+
+
+def _mapping(name: str, text: str, example: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError(f"training.{name}={text} is no mapping; write {example}, or leave it out")
+    return value
+
+
+def check_pairs(values: dict):
+    """Settings that need, or forbid, one another."""
+    if values.get("fp16") and (values.get("bf16") or values["use_cpu"]):
+        other = "bf16" if values.get("bf16") else "use_cpu"
+        raise ConfigError(f"training.fp16=True and training.{other}=True exclude each other; leave out one of them")
+    for name in FOR_WORKERS if not values.get("dataloader_num_workers") else ():
+        if values.get(name):
+            raise ConfigError(
+                f"training.{name}={values[name]} is for workers; leave it out, or give training.dataloader_num_workers"
+            )
+    if values.get("ddp_backend") and "RANK" not in os.environ:
+        raise ConfigError(f"training.ddp_backend={values['ddp_backend']} is for several processes; leave it out")
+    for section in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        _check_checkpointing(section, values.get(section) or {})
+
+
+def _check_checkpointing(section: str, given: dict):
+    """What torch's checkpointing is called with, and what transformers keeps for itself."""
+    known = {*inspect.signature(checkpoint).parameters, "preserve_rng_state"}
+    known -= {"function", "args", "kwargs", "context_fn"}  # the last is a function, which no file has
+    enable = getattr(PreTrainedModel, "activation_checkpointing_enable", None)
+    known |= {name for name in OF_LAYERS if enable and name in inspect.signature(enable).parameters}
+    if unknown := set(given) - known:
+        raise ConfigError(f"training.{section} has no {min(unknown)}; there are {', '.join(sorted(known))}")
+    for name, value in given.items():
+        if name == "determinism_check":
+            is_right, allowed = value in ("default", "none"), "it takes default or none"
+        elif name == "every_n_layers":
+            is_right, allowed = type(value) is int and value >= 1, "it takes a number of layers, 1 for each"
+        else:
+            is_right, allowed = isinstance(value, bool), "it takes true or false"
+        if not is_right:
+            raise ConfigError(f"training.{section}.{name}={value!r} is not allowed; {allowed}")
+
+
+def check_compile_mode(mode: str | None):
+    """`ConfigError` if torch does not know the mode of compilation."""
+    if mode is not None:
+        from torch._inductor import list_mode_options  # which takes a second
+
+        if mode not in (known := list_mode_options()):
+            raise ConfigError(f"training.torch_compile_mode={mode} is no mode; there are {', '.join(known)}")
