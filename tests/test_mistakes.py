@@ -189,7 +189,6 @@ OF_TEXT = [
     ("data.validation_source=nowhere.txt", "nowhere.txt is neither a known source nor", "give one of fables"),
     ("data.validation_source=FILE", "file holds file", "what can be read is .txt, "),
     ("data.source=FILE", "file holds file", "what can be read is .txt, "),
-    ("data.group_field=meta", "data.group_field=meta is in no document of validation", "leave it out"),
     ("data.mixture={fabels: 1}", "fabels is neither a known source nor an existing file", "did you mean fables?"),
     ("data.mixture={fables: -1, c4: 1}", "data.mixture={'fables': -1, 'c4': 1}", "needs shares above 0"),
     ("data.mixture={fables: .inf, c4: 1}", "data.mixture={'fables': inf, 'c4': 1}", "needs shares above 0"),

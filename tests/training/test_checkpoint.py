@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, TrainerState
+from transformers import AutoModelForCausalLM, TrainerState, modeling_utils
 
 from files import write_whole
 from sections import ConfigError
@@ -307,12 +307,27 @@ def final_save(folder, at: int | None = None, log=None):
         log.write_text(json.dumps(events))
 
 
+def half_a_final_save(folder):
+    """The same, killed while the weights are being written, of which Python has no event."""
+
+    def save_file(tensors, path, **given):  # noqa: ARG001
+        Path(path).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    modeling_utils.safe_save_file = save_file
+    final_save(folder)
+
+
 def test_a_model_in_the_run_folder_is_whole_at_any_moment(run, tmp_path):
     """The one before, until that of the run's end is there."""
     before = shutil.copytree(run[0], tmp_path / "before")
     trainer, _ = prepare(before, **OPTIONS)
     trainer.save_model()
     fresh = weights(trainer)
+    torn = shutil.copytree(before, tmp_path / "torn")
+    assert in_a_child(lambda: half_a_final_save(torn)) == -signal.SIGKILL
+    model = AutoModelForCausalLM.from_pretrained(torn)
+    assert same([parameter.detach() for parameter in model.parameters()], fresh)
     log = tmp_path / "events.json"
     assert in_a_child(lambda: final_save(shutil.copytree(before, tmp_path / "counted"), log=log)) == 0
     count = len(json.loads(log.read_text()))
