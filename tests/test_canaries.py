@@ -76,6 +76,7 @@ def readers(train, monkeypatch):
 
     def resume(folder: Path):
         shutil.rmtree(folder / "checkpoint-4")
+        (folder / "metrics.json").unlink()
         train(folder, "training.resume_from_checkpoint=true")
 
     return {

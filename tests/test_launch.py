@@ -137,6 +137,7 @@ def half_way(run: Path, folder: Path, *overrides: str) -> tuple[Path, list[str]]
     """A copy of a run as it was half-way, and the arguments that go on with it."""
     shutil.copytree(run, folder / "run")
     shutil.rmtree(folder / "run" / f"checkpoint-{STEPS}")
+    (folder / "run" / "metrics.json").unlink()
     path, *where = settings(folder, "run", *overrides, "training.resume_from_checkpoint=true")
     return folder / "run", [path, *where, f"data.cache_dir={run.parent / 'prepared'}"]
 

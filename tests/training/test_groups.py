@@ -51,7 +51,10 @@ def prepare_documents(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(json.dumps(document) + "\n" for document in part))
         return prepare(
-            DataSection(source=str(path.parent), group_field="group", cache_dir=str(tmp_path / "prepared")), section
+            DataSection(
+                source=str(path.parent), group_field="group", cache_dir=str(tmp_path / "prepared"), layout="documents"
+            ),
+            section,
         )
 
     return make
