@@ -28,7 +28,7 @@ NEEDS = (
     (("training.eval_delay",), ("training.eval_strategy",), ("steps", "epoch"), "training.eval_strategy=steps"),
     (("training.save_steps",), ("training.save_strategy",), ("steps",), "training.save_strategy=steps"),
     (
-        ("training.hub_model_id", "training.hub_private_repo", "training.hub_strategy", "training.hub_always_push"),
+        ("training.hub_strategy", "training.hub_always_push"),
         ("training.push_to_hub",),
         None,
         "training.push_to_hub=true",

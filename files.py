@@ -22,20 +22,29 @@ def write_whole(path: Path, text: str):
             file.flush()
             os.fsync(file.fileno())
         staging.replace(path)
+        _flush_names(path.parent)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
 
 
+def _flush_names(folder: Path):
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def append_whole(path: Path, text: str):
     """Add to a text file; where the disk takes not all of it, the file stays as it was."""
-    with path.open("ab") as file:
-        before = file.tell()
+    with path.open("ab", buffering=0) as file:
+        before, left = file.tell(), text.encode()
         try:
-            file.write(text.encode())
-            file.flush()
+            while left:
+                left = left[file.write(left) :]
         except OSError:
-            os.truncate(path, before)
+            file.truncate(before)
             raise
 
 

@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     for cell in cells:
         refuse_changed(cell)
-    run_cells([cell for cell in cells if not cell.finished], sweep.script, arguments.jobs)
+    run_cells(cells, sweep.script, arguments.jobs)
     states = Counter(cell.state.split()[0] for cell in cells)
     print(", ".join(f"{count} {state}" for state, count in states.items()))
     print(f"report   python -m experiments.report {arguments.sweep}")
@@ -79,13 +79,15 @@ def status(cells: list[Cell]) -> list[str]:
 
 
 def run_cells(cells: list[Cell], script: str, jobs: int):
-    """Run cells, `jobs` at a time, and record how each ended. An interrupt stops the running ones and is passed on.
+    """Run the unfinished ones of these cells, `jobs` at a time, and record how each ended.
+
+    An interrupt stops those that run and is passed on.
 
     `ConfigError` if a cell is refused before any has finished: the others, which may have the same mistake, are not
     started, and those that run are waited for.
     """
-    waiting, running, refused = list(cells), {}, []
-    with tqdm(total=len(cells), unit="cell", smoothing=0, disable=None) as bar:
+    waiting, running, refused = [cell for cell in cells if not cell.finished], {}, []
+    with tqdm(total=len(waiting), unit="cell", smoothing=0, disable=None) as bar:
         try:
             while running or (waiting and not refused):
                 while waiting and not refused and len(running) < jobs:

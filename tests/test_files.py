@@ -2,10 +2,21 @@
 
 import json
 import os
+import resource
 
 import pytest
 
-from files import no_empty_folders, read_mapping, read_rows, refuse_unwritable, sha256, told_of, write_json, write_whole
+from files import (
+    append_whole,
+    no_empty_folders,
+    read_mapping,
+    read_rows,
+    refuse_unwritable,
+    sha256,
+    told_of,
+    write_json,
+    write_whole,
+)
 from sections import ConfigError
 
 
@@ -43,6 +54,28 @@ def test_what_cannot_be_written_leaves_nothing_beside_the_old_one(tmp_path, monk
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
+    """On a disk that takes 100 bytes of a file."""
+    path = tmp_path / "rows"
+    path.write_text("x" * 80 + "\n")
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        append_whole(path, "a" * 9 + "\n")
+        with pytest.raises(OSError, match="File too large"):
+            append_whole(path, "b" * 50 + "\n")
+        append_whole(path, "c" * 4 + "\n")
+
+    if (child := os.fork()) == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_text().splitlines() == ["x" * 80, "a" * 9, "c" * 4]
 
 
 def test_sha256_is_the_standards(tmp_path):

@@ -92,8 +92,7 @@ OF_TEXT = [
      "give training.eval_strategy=steps"),
     ("training.save_strategy=no; training.save_steps=2", "training.save_steps=2 has no effect with training.save_str",
      "give training.save_strategy=steps"),
-    ("training.hub_model_id=me/x", "training.hub_model_id=me/x has no effect with", "give training.push_to_hub=true"),
-    ("training.hub_private_repo=true", "training.hub_private_repo=True has no effect", "training.push_to_hub=true"),
+    ("training.hub_strategy=end", "training.hub_strategy=end has no effect with", "give training.push_to_hub=true"),
     ("training.gradient_checkpointing_kwargs={use_reentrant: true}", "{'use_reentrant': True} has no effect with",
      "give training.gradient_checkpointing=true"),
     # values that are of no use

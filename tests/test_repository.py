@@ -25,13 +25,14 @@ PYTHON = sorted(
     if path.relative_to(ROOT).parts[0] not in {".venv", ".venv-floors", "tests", "runs", "prepared"}
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
-OWN = ROOMS | {"config", "files", "hub", "sections", "fields", "train_lm", "train_algorithmic", "generate"}
+ROOTS = {"checks", "config", "effects", "experiment", "fields", "files", "hub", "sections", "written"}
+OWN = ROOMS | ROOTS | {"train_lm", "train_algorithmic", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
-    "data_prep": {"config", "files", "hub", "sections", "data_prep"},
-    "training": {"config", "files", "hub", "sections", "modeling", "training"},
-    "experiments": {"config", "files", "sections", "modeling", "experiments"},
+    "data_prep": {"config", "experiment", "files", "hub", "sections", "data_prep"},
+    "training": {"config", "experiment", "files", "hub", "sections", "written", "modeling", "training"},
+    "experiments": {"config", "experiment", "files", "sections", "modeling", "experiments"},
 }
 
 

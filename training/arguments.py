@@ -117,7 +117,8 @@ def _refuse_odd_numbers(kwargs: dict):
 
 
 def _follow(schedule: LRScheduler, args: TrainingArguments, steps: int):
-    """`ValueError` if the rate is anywhere below 0 or above its peak; or whatever an option that is none leads to."""
+    """`ValueError` if the rate is below 0 or above its peak, at the start, after the warm-up, half-way from there or at
+    the end; or whatever an option that is none leads to."""
     warmup = args.get_warmup_steps(steps)
     if args.lr_scheduler_type in WAITING:
         schedule.step(1.0)

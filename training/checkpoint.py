@@ -255,7 +255,7 @@ def ending_where_the_disk_is_full() -> Iterator[None]:
         if not disk_error(error):
             raise
         sys.exit(
-            f"what came out could not be written ({error}); make room, and go on with "
+            f"what came out could not be written ({error}); see to that, and go on with "
             "training.resume_from_checkpoint=true: no step that was saved is made again"
         )
 

@@ -64,11 +64,10 @@ def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: 
 def _up_to(data: DataSection, separator: int, tokenizer, split: str, documents) -> np.ndarray:
     """How many tokens of each document there are up to and including its first separator."""
     ids = documents.ids
-    blocks = [
-        place + np.flatnonzero(ids.read(place, place + BLOCK) == separator) for place in range(0, len(ids), BLOCK)
-    ]
-    places = np.append(np.concatenate(blocks), len(ids))
-    first = places[np.searchsorted(places, documents.starts)]
+    first = np.full(len(documents), len(ids))
+    for place in range(0, len(ids), BLOCK):
+        found = place + np.flatnonzero(ids.read(place, place + BLOCK) == separator)
+        np.minimum.at(first, np.searchsorted(documents.starts, found, side="right") - 1, found)
     if len(without := np.flatnonzero(first >= documents.stops)):
         text = tokenizer.decode(documents[int(without[0])]["input_ids"][:20])
         raise ConfigError(

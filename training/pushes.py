@@ -70,8 +70,9 @@ class Publisher(TrainerCallback):
         """Publish the finished run. If that fails, exit with code 1 and say how to do it later."""
         if not self.wanted:
             return
-        while self.push is not None:
-            self.push.process.wait()
+        while self.push is not None or self.waiting:
+            if self.push is not None:
+                self.push.process.wait()
             self._go_on()
         publish_finished(*self.target)
 

@@ -43,11 +43,9 @@ class ReliableTrainer(SavingTrainer):
         output, self._resumed_from = None, resume_from_checkpoint
         with self.signals.heeded(), suppress(EvaluationCutOff):  # of an evaluation before the first step
             output = super().train(resume_from_checkpoint, **kwargs)
-            if not self.signals.agreed and self.signals.agree(self.args):  # one that came after the last step
-                self._save_if_new()
         if self.guard.verdict:
             sys.exit(f"{self.guard.verdict}; {self._told_of_save()}" if self.args.should_save else 1)
-        if self.signals.agreed:
+        if self.signals.agreed or self.signals.agree(self.args):  # or one that came since
             self._leave()
         return output
 
@@ -85,15 +83,16 @@ class ReliableTrainer(SavingTrainer):
 
     def _end_without_evaluation(self):
         is_new = self._saved != self.state.global_step
-        self.signals.owes |= is_new and self.control.should_evaluate
+        ends_epoch = self.args.eval_strategy == "epoch" and self.state.global_step >= self.state.max_steps
+        self.signals.owes |= is_new and (self.control.should_evaluate or ends_epoch)
         self.control.should_save, self.control.should_evaluate = is_new, False
         self.control.should_training_stop = True
 
     def _evaluate_if_owed(self):
         """Make up for the evaluation without which a run was ended: its schedule, or its best model, may need it."""
-        if self.signals.owes and not self.signals.agreed and self.args.eval_strategy != "no":
+        if self.signals.owes and not self.signals.agreed:
             self._load_rng_state(self._resumed_from)  # it may be saved, before the Trainer does so
-            self.control.should_evaluate = True
+            self.signals.owes, self.control.should_evaluate = False, True
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, 0.0)
 
     def _run_epoch(self, **kwargs):
@@ -103,6 +102,8 @@ class ReliableTrainer(SavingTrainer):
 
     def _finalize_training(self, *args):
         self._evaluate_if_owed()  # that of the last step, if all are made
+        if not self.signals.agreed and self.signals.agree(self.args):
+            self._save_if_new()  # before the best model takes the place of the last one
         return super()._finalize_training(*args)
 
     # ---- which steps are made
@@ -128,7 +129,7 @@ class ReliableTrainer(SavingTrainer):
 
         It begins again if workers have died; in one of several processes it cannot, for they make it together.
         """
-        self.signals.owes = self.is_in_train
+        owed, self.signals.owes = self.signals.owes, self.is_in_train
         while True:
             try:
                 with torch.random.fork_rng(devices=[]):  # each data loader draws one
@@ -139,7 +140,7 @@ class ReliableTrainer(SavingTrainer):
                 self._survive(error)
                 self._eval_dataloaders = {}  # with workers that are kept
             else:
-                self.signals.owes = False
+                self.signals.owes = owed  # by one at the start, which is no other's
                 return metrics
 
     def _survive(self, error: Exception):

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import xxhash
@@ -21,7 +21,7 @@ from .arguments import WAITING, schedule
 from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .folder import LOCK
 from .pushes import publish_finished
-from .run import batch_size, folder_of, read_provenance, resolve
+from .run import batch_size, folder_of, resolve
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
 LENGTH = ("training.max_steps", "training.num_train_epochs")
@@ -56,12 +56,15 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
         _refuse_others(Path(resume), folder)
         return resume
     if resume and folder.is_dir():
-        checkpoint = newest_whole(folder) or _origin(folder)
-        if checkpoint is None and _metrics(folder):
-            if experiment.resume.extend:
-                raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+        is_finished = _may_be_finished(experiment)
+        with suppress(ConfigError) if is_finished else nullcontext():
+            if checkpoint := newest_whole(folder) or _origin(folder):
+                return str(checkpoint)
+        if is_finished:
             _leave_finished(experiment)
-        return checkpoint and str(checkpoint)
+        if _read(folder / "metrics.json"):
+            raise ConfigError(f"{folder} is finished and has no checkpoint to go on from; choose another folder")
+        return None
     if _is_taken(folder):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
@@ -90,9 +93,7 @@ def _refuse_others(checkpoint: Path, folder: Path):
 
 def _origin(folder: Path) -> Path | None:
     """The checkpoint of another folder that a run went on from, until it has its own."""
-    origin = None
-    with suppress(OSError, ValueError):
-        origin = read_provenance(folder).get("resumed_from")
+    origin = _read(folder / "provenance.json").get("resumed_from")
     if origin and (why := damage(Path(origin))):
         raise ConfigError(
             f"{folder} has no checkpoint yet and went on from {origin}, which is damaged ({why}); restore that, or "
@@ -101,11 +102,18 @@ def _origin(folder: Path) -> Path | None:
     return origin and Path(origin)
 
 
-def _metrics(folder: Path) -> dict:
-    """What a finished run has come to; nothing if it is not finished."""
+def _read(path: Path) -> dict:
+    """What a run has written down; nothing where it has not, or it is no longer to be read."""
+    value = None
     with suppress(OSError, ValueError):
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return {}
+        value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
+
+
+def _may_be_finished(experiment: Experiment) -> bool:
+    """Whether the run is, as far as can be told before any work; then its checkpoints may be gone or damaged."""
+    metrics, asked = _read(folder_of(experiment) / "metrics.json"), experiment.training.get("max_steps") or -1
+    return bool(metrics) and not experiment.resume.extend and asked in (-1, metrics.get("max_steps", asked))
 
 
 def _leave_finished(experiment: Experiment):
@@ -125,7 +133,7 @@ def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoin
     """
     if checkpoint is None:
         return
-    metrics = _metrics(folder_of(experiment))
+    metrics = _read(folder_of(experiment) / "metrics.json")
     if metrics.get("max_steps", metrics.get("steps")) == args.max_steps:  # else it is being extended
         _leave_finished(experiment)
     if not any(Path(checkpoint).glob("optimizer*")):

@@ -17,7 +17,7 @@ BACKENDS = tuple(backend.value.lower() for backend in DynamoBackend if backend i
 DEBUGS = tuple(option.value for option in DebugOption)
 
 
-def _at_most(most: float, *names: str) -> tuple:
+def _at_most(most: int, *names: str) -> tuple:
     return names, lambda value: value <= most, f"too large; it must be at most {most:,}"
 
 
@@ -49,9 +49,9 @@ RULES = (
         lambda value: value <= 1 or value == int(value),
         "neither a number of steps nor a share of them; give a whole number, or one below 1",
     ),
-    _at_most(1e9, "max_steps", "warmup_steps", "ddp_timeout"),
-    _at_most(1e6, "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    _at_most(1e5, "gradient_accumulation_steps"),
+    _at_most(10**9, "max_steps", "warmup_steps", "ddp_timeout"),
+    _at_most(10**6, "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    _at_most(10**5, "gradient_accumulation_steps"),
     _at_most(1000, "dataloader_num_workers", "dataloader_prefetch_factor"),
     (
         ("log_level", "log_level_replica"),

@@ -1,7 +1,6 @@
 """One run: its model, its folder, what is kept of how it came about."""
 
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
-from files import write_json, write_whole
+from files import read_mapping, write_json, write_whole
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from sections import LONGEST, ConfigError
@@ -81,7 +80,7 @@ def model_config(experiment: Experiment, tokenizer, start: str | None = None, **
 
 
 def refuse_huge(config: KindlingConfig):
-    """`ConfigError` if the weights alone are more than the machine has memory, swap included."""
+    """`ConfigError` if the weights alone are more than the machine has memory, swap included, or than it may use."""
     count = sum(parameters(config).values())
     machine = min(psutil.virtual_memory().total + psutil.swap_memory().total, memory_limit())
     if FLOAT32_BYTES * count > machine:
@@ -145,7 +144,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
     A resumed run keeps both and adds its command.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint is not None and (folder / "experiment.yaml").exists():
+    if checkpoint is not None and all((folder / name).exists() for name in ("experiment.yaml", "provenance.json")):
         about = read_provenance(folder)
         about.setdefault("resumed_by", []).append(command())
         return write_json(folder / "provenance.json", about)
@@ -173,7 +172,7 @@ def write_settings(settings: dict, folder: Path):
 
 def read_provenance(folder: Path) -> dict:
     """How the run in a folder came about."""
-    return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    return read_mapping(folder / "provenance.json", "put back what the run has written, or take it away")
 
 
 def _git(*arguments) -> str | None:

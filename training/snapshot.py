@@ -1,5 +1,6 @@
 """What of a run is published: files on a list, without what belongs on this machine alone."""
 
+import itertools
 import json
 import os
 import re
@@ -174,7 +175,7 @@ def model_of(folder: Path) -> Path:
 
     `ConfigError` if there is none, or no model card.
     """
-    newest = [path for path in named(folder) if damage(path) is None][:1]
+    newest = [*itertools.islice((path for path in named(folder) if damage(path) is None), 1)]
     steps = step_of(newest[0]) if newest else 0
     finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1
     for model in [folder, *newest] if finished >= steps else [*newest, folder]:

@@ -18,6 +18,8 @@ from training.arguments import schedule
 from training.checkpoint import seal
 from training.trainer import KindlingTrainer
 
+from .test_checkpoint import in_a_child
+
 LM = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32, hidden_dropout: 0.1}
 tokenizer: {vocab_size: 300, train_documents: 20}
@@ -302,6 +304,30 @@ def test_more_steps_are_a_wish_of_their_own(place, half, capsys):
     assert json.loads((folder / "metrics.json").read_text())["steps"] == 16
 
 
+@pytest.mark.parametrize("step", [4, 10])
+def test_equations_that_a_signal_has_stopped_have_every_evaluation(place, runs, step):
+    """Each is due at a step of its own, on a log axis; one that was left out is made first when the run goes on."""
+    name = f"signalled-{step}"
+
+    def work():
+        train_step = algorithmic.AlgorithmicTrainer.training_step
+
+        def training_step(self, *arguments):
+            if self.state.global_step == step - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step(self, *arguments)
+
+        algorithmic.AlgorithmicTrainer.training_step = training_step
+        run(train_algorithmic, place, name)
+
+    assert in_a_child(work) == 143
+    folder = run(train_algorithmic, place, name, GO_ON)
+    assert rows(folder, "test_loss") == rows(runs[train_algorithmic], "test_loss")
+    assert (folder / "metrics.jsonl").read_text().count("test_loss") == 10
+    ones, others = (json.loads((one / "metrics.json").read_text()) for one in (folder, runs[train_algorithmic]))
+    assert ones | {"seconds": 0} == others | {"seconds": 0}
+
+
 def test_an_extended_run_that_ends_by_a_signal_is_not_the_former_one(place, half, monkeypatch):
     name, step = half(train_lm, finished=True), KindlingTrainer.training_step
 
@@ -337,6 +363,20 @@ def test_a_finished_run_has_nothing_left_to_do(place, half, script, last, capsys
     assert end.value.code == 0
     assert "is finished, nothing is left to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")} == before
+
+
+def test_a_finished_run_needs_no_checkpoint(place, half, capsys):
+    """All are damaged; of another length, it is not finished."""
+    name = half(train_lm, finished=True)
+    for path in (place / name).glob("checkpoint-*"):
+        (path / "notes.txt").touch()
+    with pytest.raises(SystemExit) as end:
+        run(train_lm, place, name, GO_ON)
+    assert end.value.code == 0
+    assert "is finished, nothing is left to do" in capsys.readouterr().out
+    for given in (("training.max_steps=16",), ("training.max_steps=16", "resume.extend=true"), ("resume.extend=true",)):
+        with pytest.raises(ConfigError, match="has no checkpoint to go on from: checkpoint-10 is damaged"):
+            run(train_lm, place, name, GO_ON, *given)
 
 
 @pytest.mark.parametrize("script", [train_lm, train_algorithmic])

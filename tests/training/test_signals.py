@@ -177,6 +177,46 @@ def test_an_evaluation_that_was_left_out_is_made_up_for(tmp_path, evaluated_whol
     assert all(row["tokens_per_second"] > 0 for row in resumed.state.log_history if "loss" in row)
 
 
+def test_an_evaluation_at_the_start_is_no_other(tmp_path, evaluated_whole):
+    """It moves no schedule, so that which is owed comes after it."""
+    assert in_a_child(lambda: evaluated(tmp_path, Batch(4))) == 143
+    resumed = evaluated(tmp_path, Batch(None), eval_on_start=True)
+    assert same(weights(resumed), evaluated_whole[0])
+    assert sorted({*evaluations(resumed)}) == evaluated_whole[1]
+
+
+@pytest.mark.parametrize("phase", ["forward", "best model"])
+def test_a_signal_in_the_last_epoch_leaves_the_best_model_what_it_is(tmp_path, phase):
+    """Whose last evaluation comes after its last save; and once the best model is loaded, nothing is saved."""
+    best = {"save_strategy": "best" if phase == "best model" else "epoch", "load_best_model_at_end": True}
+    options = EVALUATED | {"eval_strategy": "epoch"} | best
+
+    def start(folder):
+        trainer, _ = prepare(folder, parts={"eval_dataset": windows_of(8)}, **options)
+        return trainer
+
+    def work():
+        trainer = start(tmp_path / "run")
+        if phase == "forward":
+            trainer.model.model.layers[0].register_forward_hook(
+                lambda *_: os.kill(os.getpid(), signal.SIGTERM) if trainer.state.global_step == 5 else None
+            )
+        load = trainer._load_best_model
+        trainer._load_best_model = lambda: (
+            load() or (os.kill(os.getpid(), signal.SIGTERM) if phase == "best model" else None)
+        )
+        trainer.train()
+
+    whole = start(tmp_path / "whole")
+    whole.train()
+    assert len(evaluations(whole)) == 2
+    assert in_a_child(work) == 143
+    resumed = evaluated(tmp_path / "run", Batch(None), **{"eval_strategy": "epoch"} | best)
+    assert same(weights(resumed), weights(whole))
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    assert kept(tmp_path / "run") == kept(tmp_path / "whole")
+
+
 def test_a_signal_in_an_evaluation_before_the_first_step(tmp_path, evaluated_whole, capfd):
     assert in_a_child(lambda: evaluated(tmp_path, Batch(0), eval_on_start=True)) == 143
     assert "SIGTERM: the run ends after step 0 of 6; nothing is lost, go on with" in capfd.readouterr().err
