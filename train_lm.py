@@ -52,13 +52,11 @@ def train(experiment: LanguageExperiment, folder: Path):
     config = run.model_config(experiment, prepared.tokenizer, start)
     contract.complete(config, prepared.tokenizer)
     length = experiment.data.context_length or config.max_position_embeddings
-    train_set = prepared.order(
-        experiment.data, length, partial(position.run_positions, args=args, checkpoint=checkpoint)
-    )
+    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
+    train_set = prepared.order(experiment.data, length, positions)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     collate = build_collator(experiment.data, prepared.tokenizer, config)
-    if checkpoint is None:  # else all of it is as it was
-        fit.check_data(experiment, args, prepared, collate, train_set.examples, validation_set)
+    fit.check_data(experiment, args, prepared, collate, (train_set.examples, validation_set), checkpoint)
     report = language.Report(experiment, prepared, train_set, validation_set, config)
     resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:

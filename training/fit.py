@@ -30,16 +30,21 @@ def check_tokenizer(experiment: LanguageExperiment, start: str | None, tokenizer
     Samples(folder_of(experiment), tokenizer, experiment.sample, config.max_position_embeddings)
 
 
-def check_data(experiment: LanguageExperiment, args: TrainingArguments, prepared, collate, training, validation):
+def check_data(
+    experiment: LanguageExperiment, args: TrainingArguments, prepared, collate, examples: tuple, checkpoint: str | None
+):
     """Before the run folder is written: whether there is something to learn, and to tell the best model by.
 
-    `training` and `validation` are examples of what is `prepared`, as `data_prep.windows` has them. `ConfigError` if
-    the masks leave nothing of them, or a document has no separator, or the metric asked for is not measured.
+    `examples` are those of training and validation in what is `prepared`, as `data_prep.windows` has them. `ConfigError`
+    if the masks leave nothing of them, or a document has no separator, or the metric asked for is not measured. All of
+    this was so when the run began, if it goes on from a checkpoint.
     """
-    splits = {"training": training, "validation": validation}
+    if checkpoint is not None:
+        return
+    splits = dict(zip(("training", "validation"), examples, strict=True))
     if not experiment.data.streaming:
         _refuse_masked(experiment.data, collate.separator_id, prepared.tokenizer, splits)
-    text_bytes, group_bytes, _ = what_to_compare_with(experiment, prepared, validation)
+    text_bytes, group_bytes, _ = what_to_compare_with(experiment, prepared, splits["validation"])
     refuse_unmeasured(args, text_bytes, group_bytes)
 
 
