@@ -35,9 +35,9 @@ def check_data(
 ):
     """Before the run folder is written: whether there is something to learn, and to tell the best model by.
 
-    `examples` are those of training and validation in what is `prepared`, as `data_prep.windows` has them. `ConfigError`
-    if the masks leave nothing of them, or a document has no separator, or the metric asked for is not measured. All of
-    this was so when the run began, if it goes on from a checkpoint.
+    `examples` are those of training and validation in what is `prepared`, as `data_prep.windows` has them.
+    `ConfigError` if the masks leave nothing of them, or a document has no separator, or the metric asked for is not
+    measured. A run that goes on from a checkpoint was found right when it began.
     """
     if checkpoint is not None:
         return
