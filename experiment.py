@@ -105,15 +105,18 @@ class LanguageExperiment(Experiment):
     script = "train_lm.py"
     training_defaults = LM_TRAINING
 
-    def window(self, positions: int) -> int:
-        """Tokens a window, for a model of so many positions. `ConfigError` unless they are enough, and at least 2."""
+    def window(self, positions: int, start: str | None = None) -> int:
+        """Tokens a window, for a model of so many positions, those of a checkpoint to `start` from if there is one.
+
+        `ConfigError` unless they are enough, and at least 2.
+        """
         length = self.data.context_length or positions
         if positions < 2:
             raise ConfigError(f"model.max_position_embeddings={positions} is too small; it must be at least 2")
         if length > positions:
+            remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
             raise ConfigError(
-                f"data.context_length={length} is longer than model.max_position_embeddings={positions}; lower the "
-                "one or raise the other"
+                f"data.context_length={length} is longer than model.max_position_embeddings={positions}{remedy}"
             )
         return length
 

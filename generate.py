@@ -37,14 +37,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.generation import Sampling, decoded, describe_score, load_model, seeds_of
+    from training.generation import Sampling, describe_score, load_model, refuse_undecoded, seeds_of
 
     seeds = seeds_of(arguments.seed, arguments.samples)
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
     texts = {str(path): read(path) for path in arguments.score or []}
-    prompts = ask() if arguments.interactive else decoded(given(arguments))
+    prompts = ask() if arguments.interactive else refuse_undecoded(given(arguments))
     model, tokenizer = load_model(arguments.model)
     for name, text in texts.items():
         print(describe_score(model, tokenizer, text, name))

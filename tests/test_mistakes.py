@@ -179,7 +179,7 @@ OF_TEXT = [
     ("model.num_key_value_heads=3", "num_key_value_heads=3 does not divide num_attention_heads=2",
      "choose one of 1, 2"),
     ("model.head_dim=15", "head_dim=15 is odd", "choose an even head_dim or position=learned"),
-    ("model.max_position_embeddings=1", "model.max_position_embeddings=1", "raise the one or lower the other"),
+    ("model.max_position_embeddings=1", "model.max_position_embeddings=1", "it must be at least 2"),
     ("data.mask_first_n=63", "data.mask_first_n=63", "raise the one or lower the other"),
     ("data.mask_first_n=20; data.context_length=20", "data.mask_first_n=20",
      "leaves nothing of data.context_length=20"),

@@ -62,7 +62,7 @@ def seeds_of(first: int, samples: int) -> range:
     return seeds
 
 
-def decoded(prompts: list[str]) -> list[str]:
+def refuse_undecoded(prompts: list[str]) -> list[str]:
     """The prompts. `ConfigError` if one on the command line was no UTF-8: Python holds its bytes as half surrogates."""
     for prompt in prompts:
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):

@@ -42,14 +42,10 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
     if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
     config = build_config(section, {}, start)
-    window, positions = experiment.data.context_length, config.max_position_embeddings
+    positions = config.max_position_embeddings
     if positions > LONGEST:
         raise ConfigError(f"model.max_position_embeddings={positions} is too large; it must be at most {LONGEST:,}")
-    if window is not None and window > positions:
-        remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
-        raise ConfigError(
-            f"data.context_length={window} is longer than model.max_position_embeddings={positions}{remedy}"
-        )
+    experiment.window(positions, start)
     if (masked := experiment.data.mask_first_n) >= positions - 1:
         raise ConfigError(
             f"model.max_position_embeddings={positions} and data.mask_first_n={masked} leave nothing to learn; "
