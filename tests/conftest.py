@@ -16,6 +16,18 @@ settings.register_profile("kindling", deadline=None)  # a busy machine is no fau
 settings.load_profile("kindling")
 
 
+LONG = (
+    "test_streaming.py", "test_publish.py", "test_launch.py", "test_processes.py", "test_kills.py", "test_position.py",
+    "test_secrets.py", "test_signals.py", "test_serve.py", "test_harness.py", "test_export.py",
+)  # fmt: skip
+"""Modules of few tests that take long."""
+
+
+def pytest_collection_modifyitems(items):
+    """These first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """The folder of real corpora that KINDLING_DATA names."""
