@@ -73,13 +73,17 @@ class ReliableTrainer(SavingTrainer):
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         """As the Trainer's; a run that is to end is saved at once, and not evaluated: that may take its last time."""
-        if self.signals.agreed or self.guard.verdict:
+        if self._is_to_end:
             self._end_without_evaluation()
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
         except EvaluationCutOff:
             self._end_without_evaluation()
             super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    @property
+    def _is_to_end(self) -> bool:
+        return bool(self.signals.agreed or self.guard.verdict)
 
     def _end_without_evaluation(self):
         is_new = self._saved != self.state.global_step
@@ -90,7 +94,7 @@ class ReliableTrainer(SavingTrainer):
 
     def _evaluate_if_owed(self):
         """Make up for the evaluation without which a run was ended: its schedule, or its best model, may need it."""
-        if self.signals.owes and not self.signals.agreed:
+        if self.signals.owes and not self._is_to_end:
             self._load_rng_state(self._resumed_from)  # it may be saved, before the Trainer does so
             self.signals.owes, self.control.should_evaluate = False, True
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, 0.0)

@@ -180,6 +180,10 @@ def test_a_run_that_diverges_ends_saved_by_settings_alone(place, capfd):
     last = newest_whole(place / "diverges")
     assert all(torch.isfinite(weight).all() for weight in load_file(last / "model.safetensors").values())
     assert (place / "diverges" / "skipped.jsonl").read_text().count("\n") == 3
+    logged = [json.loads(line) for line in (place / "diverges" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in logged if "eval_loss" in row]
+    assert steps == [*range(1, len(steps) + 1)]
+    assert last.name == f"checkpoint-{len(steps) + 1}"  # whose evaluation is left for when the run goes on
 
 
 @given(
