@@ -29,7 +29,7 @@ SIDES = {"stock": Trainer, "ours": ReliableTrainer}
 # Name: hidden size, layers, vocabulary, batch, length, steps a round. State of the last: weights and AdamW, 100 MB.
 MODELS = {
     "tiny": (32, 2, 256, 8, 32, 60),
-    "demo": (192, 4, 2048, 16, 160, 6),
+    "demo": (192, 4, 2048, 16, 160, 10),
     "100 MB": (320, 6, 3400, 1, 8, 2),
 }
 
@@ -82,7 +82,10 @@ def build(kind: type[Trainer], folder: Path, size: tuple) -> tuple[Trainer, Cloc
 
 
 def time_steps(folder: Path, size: tuple) -> dict:
-    """Median milliseconds of a step of each side, and the median ratio of neighbours."""
+    """Median milliseconds of a step of each side, and the median ratio of neighbours with its 96 % interval.
+
+    The interval is that of order statistics: of 15 ratios, the fourth and the twelfth.
+    """
     both = {side: build(kind, folder / side, size) for side, kind in SIDES.items()}
     ratios = []
     for turn in range(ROUNDS + 1):  # the first warms up
@@ -94,9 +97,10 @@ def time_steps(folder: Path, size: tuple) -> dict:
             medians[side] = statistics.median(clock.seconds)
         if turn:
             ratios.append((medians["ours"] / medians["stock"], medians))
-    ratio = statistics.median(one for one, _ in ratios)
+    by_size = sorted(one for one, _ in ratios)
+    ratio, interval = statistics.median(by_size), [round(by_size[place], 3) for place in (3, -4)]
     milliseconds = {side: round(1000 * statistics.median(m[side] for _, m in ratios), 3) for side in SIDES}
-    return {"step_milliseconds": milliseconds, "step_ratio": round(ratio, 4)}
+    return {"step_milliseconds": milliseconds, "step_ratio": round(ratio, 3), "interval": interval}
 
 
 def time_parts(folder: Path, size: tuple) -> float:
