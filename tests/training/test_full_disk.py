@@ -17,6 +17,11 @@ from .test_resume import GO_ON, place, run, runs  # noqa: F401
 # ruff: noqa: F811
 
 
+def at_night(*values):
+    """Values that are tried at night."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(scope="module")
 def disk(place):
     """A file system of 8 MB, where one may be mounted."""
@@ -51,7 +56,7 @@ def size_of(folder) -> int:
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.5, *at_night(0.0, 0.3, 0.8, 0.95)])
 def test_a_save_that_does_not_fit_is_left_out(disk, runs, share, capfd):
     """Whatever file of it is the one that does not; for the next save there is room again."""
     expected, left = runs[train_lm], int(share * size_of(runs[train_lm] / "checkpoint-5"))
@@ -79,7 +84,7 @@ def test_a_save_that_does_not_fit_is_left_out(disk, runs, share, capfd):
 
 
 @pytest.mark.parametrize("script", [train_lm, train_algorithmic])
-@pytest.mark.parametrize("left", [0, 24_000])
+@pytest.mark.parametrize("left", [24_000, *at_night(0, 12_000, 48_000)])
 def test_what_came_out_is_written_when_there_is_room(disk, runs, script, left, capfd):
     """The end of a run that is full is one sentence, and the next command finishes it."""
 

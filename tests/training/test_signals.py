@@ -298,8 +298,9 @@ def test_the_handlers_of_others_are_put_back(tmp_path):
     assert [signal.getsignal(one) for one in signals.Signals.HEEDED] == before
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize(("deaths", "ends"), [([3], 0), ([2, 4, 6], 0), ([2, 4, 6, 8], 1)])
+@pytest.mark.parametrize(
+    ("deaths", "ends", "accumulation"), [([3], 0, 1), ([2, 4, 6], 0, 2), ([2, 4, 6, 8], 1, 1), ([2, 4, 6, 8], 1, 2)]
+)
 def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulation):
     """At the very same batch; the fourth time, the run is saved and ends."""
     options = OPTIONS | {"gradient_accumulation_steps": accumulation, "max_steps": 14}
