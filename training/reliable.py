@@ -62,7 +62,7 @@ class ReliableTrainer(SavingTrainer):
 
     def _save_if_new(self):
         """Before its first step there is nothing new in a run, nor is all of its checkpoint restored."""
-        if self.state.global_step > self._initial_global_step:
+        if self.state.global_step > self._begun_at:
             self._save_checkpoint(self.model, None)
 
     def _told_of_save(self) -> str:

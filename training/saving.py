@@ -26,7 +26,7 @@ class SavingTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
-        self._saved = None
+        self._saved, self._begun_at = None, 0
         self._best = (None, None)
         """Metric and step of the best model that is saved."""
 
@@ -124,7 +124,7 @@ class SavingTrainer(Trainer):
     def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
         counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
         self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
-        best = self.state.best_global_step
+        best, self._begun_at = self.state.best_global_step, self.state.global_step
         if best is not None and self._find_best() is None and self._needs_best and self.args.should_save:
             lost = f"checkpoint-{best}, the best so far, is not in {self.checkpoints.run}"
             tqdm.write(f"{lost}; the best is that of the models to come", file=sys.stderr)
