@@ -19,17 +19,17 @@ def write_whole(path: Path, text: str):
     try:
         with staging.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        flush(staging)
         staging.replace(path)
-        _flush_names(path.parent)
+        flush(path.parent)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
 
 
-def _flush_names(folder: Path):
-    opened = os.open(folder, os.O_RDONLY)
+def flush(path: Path):
+    """Have the system write a file, or a folder's names, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:

@@ -20,6 +20,7 @@ import xxhash
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from files import flush
 from sections import ConfigError
 
 MANIFEST = "checkpoint.json"
@@ -43,10 +44,10 @@ def seal(folder: Path):
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "xxh3_128": _hash(path)}
-        _flush(path)
+        flush(path)
     manifest.write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
-    _flush(manifest)
-    _flush(folder)
+    flush(manifest)
+    flush(folder)
 
 
 def damage(folder: Path) -> str | None:
@@ -90,15 +91,6 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
-def _flush(path: Path):
-    """Have the system write a file, or a folder's names, to the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 @contextmanager
 def exchanged(folder: Path) -> Iterator[Path]:
     """An empty folder to write into. At the end its files take the places of those of `folder`, each one whole."""
@@ -109,10 +101,10 @@ def exchanged(folder: Path) -> Iterator[Path]:
         yield staging
         written = [*staging.iterdir()]
         for path in written:
-            _flush(path)
+            flush(path)
         for path in written:
             path.replace(folder / path.name)
-        _flush(folder)
+        flush(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -197,9 +189,8 @@ class Checkpoints:
         if final.exists():
             self._remove(final)
         self.staging(step).rename(final)
-        _flush(self.run)
+        flush(self.run)
         self._seen[final] = _stamp(final)
-        self.failures = 0
         return final
 
     def rotate(self, last: Path, best: Path | None):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from files import no_empty_folders
 from sections import ConfigError
 
 LOCK = ".lock"
@@ -25,18 +26,13 @@ def claimed(folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    try:
+    with no_empty_folders(folder):
         lock = _lock(folder)
         try:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)  # while it is held: who waits for it finds that it is gone
             lock.release()
-    finally:
-        for path in made:
-            with suppress(OSError):  # something is in there, or it could not be made
-                path.rmdir()
 
 
 def _lock(folder: Path) -> FileLock:

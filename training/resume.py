@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from config import DROPOUTS, build, section_fields, sections_of
 from experiment import Experiment
+from files import read_mapping
 from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import refuse_unsafe_files
 from sections import ConfigError
@@ -104,10 +105,9 @@ def _origin(folder: Path) -> Path | None:
 
 def _read(path: Path) -> dict:
     """What a run has written down; nothing where it has not, or it is no longer to be read."""
-    value = None
-    with suppress(OSError, ValueError):
-        value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
+    with suppress(ConfigError):
+        return read_mapping(path, "it is passed over")
+    return {}
 
 
 def _may_be_finished(experiment: Experiment) -> bool:
