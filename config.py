@@ -21,7 +21,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 
 from checks import folder
-from effects import refuse_shared_folder, refuse_vain
+from effects import refuse_vain
 from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
 from sections import ConfigError, TokenizerSection
@@ -151,8 +151,6 @@ def load_experiment(
         checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
     experiment = kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
     refuse_vain(experiment, given)
-    if kind is LanguageExperiment:
-        refuse_shared_folder(experiment)
     return experiment
 
 

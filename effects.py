@@ -3,8 +3,6 @@
 What a file says may have none: an override of something else, such as optimizer.kind, may have taken it.
 """
 
-from pathlib import Path
-
 from experiment import Experiment, LanguageExperiment
 from sections import ConfigError
 
@@ -56,39 +54,34 @@ OF_SOURCES = {
 
 def refuse_vain(experiment: Experiment, given: dict):
     """`ConfigError` if one of the overrides, `given` by name, or a list of replicas would change nothing."""
-    replicas = getattr(experiment, "replicas", {})
-    lists = {f"{section}.{key}": values for section, keys in replicas.items() for key, values in keys.items()}
-    for name, value in given.items():
-        if name in lists:
-            raise ConfigError(
-                f"{name}={value} has no effect, for replicas.{name}={lists[name]} are trained side by side; "
-                f"give replicas.{name}=[{value}]"
-            )
+    lists = _by_name(getattr(experiment, "replicas", {}))
+    for name in given.keys() & lists.keys():
+        raise ConfigError(
+            f"{name}={given[name]} has no effect, for replicas.{name}={lists[name]} are trained side by side; "
+            f"give replicas.{name}=[{given[name]}]"
+        )
     if isinstance(experiment, LanguageExperiment):
         _refuse_epochs(given, experiment.training)
         _refuse_of_sources(given, experiment)
+    settings = _by_name(experiment.as_dict())
+    values = {name: [value] for name, value in settings.items()} | lists
+    said = {name: f"{name}={value}" for name, value in given.items() if value}
+    said |= {name: f"replicas.{name}={several}" for name, several in lists.items()}
     for names, others, allowed, remedy in NEEDS:
-        for name in names:
-            is_list = name in lists
-            if not (given.get(name) or is_list) or any(_will_do(experiment, lists, one, allowed) for one in others):
-                continue
-            said = f"replicas.{name}={lists[name]}" if is_list else f"{name}={given[name]}"
-            same = ", and the replicas would be the same" if is_list else ""
+        found = [value for other in others for value in values.get(other, [])]
+        if any(bool(value) if allowed is None else value in allowed for value in found):
+            continue
+        for name in (name for name in names if name in said):
+            same = ", and the replicas would be the same" if name in lists else ""
             raise ConfigError(
-                f"{said} has no effect with {others[0]}={_value(experiment, others[0])}{same}; leave it out, or give "
+                f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}; leave it out, or give "
                 f"{remedy}"
             )
 
 
-def _will_do(experiment: Experiment, lists: dict, name: str, allowed: tuple | None) -> bool:
-    values = lists.get(name, [_value(experiment, name)])
-    return any(bool(value) if allowed is None else value in allowed for value in values)
-
-
-def _value(experiment: Experiment, name: str):
-    section, _, key = name.partition(".")
-    values = getattr(experiment, section, {})
-    return values.get(key) if isinstance(values, dict) else getattr(values, key)
+def _by_name(sections: dict[str, dict]) -> dict:
+    """The settings of sections as they are called in an override."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def _refuse_epochs(given: dict, training: dict):
@@ -110,10 +103,3 @@ def _refuse_of_sources(given: dict, experiment: LanguageExperiment):
         }
         if not kinds & OF_SOURCES[name]:
             raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")
-
-
-def refuse_shared_folder(experiment: LanguageExperiment):
-    """`ConfigError` if the run's folder is that of what is prepared, for one holds a run and nothing else."""
-    run, cache = Path(experiment.training["output_dir"]), Path(experiment.data.cache_dir)
-    if run.resolve() == cache.resolve():
-        raise ConfigError(f"training.output_dir={run} is data.cache_dir, which is for prepared data; choose another")

@@ -105,6 +105,13 @@ class LanguageExperiment(Experiment):
     script = "train_lm.py"
     training_defaults = LM_TRAINING
 
+    def __post_init__(self):
+        run, cache = Path(self.training["output_dir"]), Path(self.data.cache_dir)
+        if run.resolve() == cache.resolve():  # one holds a run and nothing else
+            raise ConfigError(
+                f"training.output_dir={run} is data.cache_dir, which is for prepared data; choose another"
+            )
+
     def window(self, positions: int, start: str | None = None) -> int:
         """Tokens a window, for a model of so many positions, those of a checkpoint to `start` from if there is one.
 
