@@ -39,7 +39,7 @@ def below_one(section: str, values, *keys: str):
             raise ConfigError(f"{section}.{key}={value} is out of range; it must be at least 0 and below 1")
 
 
-def folder(name: str, path: str) -> str:
+def as_folder(name: str, path: str) -> str:
     """The path that a setting `name` gives, with ~ for the home it stands for; `ConfigError` if it can be none."""
     if not path or not path.isprintable():
         raise ConfigError(f"{name}={path!r} is no path; leave it out, or give a folder")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
-from checks import folder
+from checks import as_folder
 from effects import refuse_vain
 from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
@@ -144,7 +144,7 @@ def load_experiment(
     checked["training"] = kind.training_defaults | checked["training"]
     if checked["training"].get("output_dir") is None:
         checked["training"]["output_dir"] = f"runs/{Path(path).stem}"
-    checked["training"]["output_dir"] = folder("training.output_dir", checked["training"]["output_dir"])
+    checked["training"]["output_dir"] = as_folder("training.output_dir", checked["training"]["output_dir"])
     if checked["model"].get("path") is None:
         checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | _without(checked["model"], "path")
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from checks import ConfigError, at_least, at_most, below_one, check_language, check_licence, folder
+from checks import ConfigError, as_folder, at_least, at_most, below_one, check_language, check_licence
 
 LAYOUT = {
     "bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n", "mask_up_to",
@@ -101,7 +101,7 @@ class DataSection:
         for name in ("source", "validation_source", "cache_dir"):
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} is empty; leave it out, or give a name")
-        self.cache_dir = folder("data.cache_dir", self.cache_dir)
+        self.cache_dir = as_folder("data.cache_dir", self.cache_dir)
         self._check_mixture()
         if self.streaming and self.layout != "packed":
             raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")

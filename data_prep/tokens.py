@@ -107,9 +107,8 @@ class Preparation:
         finally:
             if not self._has_work():
                 shutil.rmtree(self.folder)
-                Path(lock_of(self.folder).lock_file).unlink(
-                    missing_ok=True
-                )  # while held: who waits finds that it is gone
+                # While it is held: who waits for it finds that it is gone.
+                Path(lock_of(self.folder).lock_file).unlink(missing_ok=True)
 
     def _has_work(self) -> bool:
         """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""

@@ -27,6 +27,7 @@ def check_tokenizer(experiment: LanguageExperiment, start: str | None, tokenizer
     config = build_config(experiment.model, {}, start)
     if experiment.tokenizer.kind == "pretrained" and experiment.model.get("vocab_size") is not None:
         refuse_small_vocabulary(config, len(tokenizer))
+    # Made to see whether the prompt fits; the run makes its own.
     Samples(folder_of(experiment), tokenizer, experiment.sample, config.max_position_embeddings)
 
 

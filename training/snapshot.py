@@ -1,6 +1,5 @@
 """What of a run is published: files on a list, without what belongs on this machine alone."""
 
-import itertools
 import json
 import os
 import re
@@ -175,10 +174,10 @@ def model_of(folder: Path) -> Path:
 
     `ConfigError` if there is none, or no model card.
     """
-    newest = [*itertools.islice((path for path in named(folder) if damage(path) is None), 1)]
-    steps = step_of(newest[0]) if newest else 0
+    newest = next((path for path in named(folder) if damage(path) is None), None)
+    steps = step_of(newest) if newest else 0
     finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1
-    for model in [folder, *newest] if finished >= steps else [*newest, folder]:
+    for model in filter(None, [folder, newest] if finished >= steps else [newest, folder]):
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
             if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")
