@@ -89,7 +89,6 @@ def test_what_came_out_is_written_when_there_is_room(disk, runs, script, left, c
     """The end of a run that is full is one sentence, and the next command finishes it."""
 
     def full_at_the_end():
-
         def exchange_full(folder):
             if not (disk / "filler").exists():
                 fill(disk, left)

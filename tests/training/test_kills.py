@@ -4,10 +4,8 @@ What happens within the save of a checkpoint is in `test_checkpoint.py`.
 """
 
 import json
-import os
 import shutil
 import signal
-import sys
 
 import pytest
 
@@ -15,7 +13,7 @@ import train_algorithmic
 import train_lm
 from training.checkpoint import STAGING
 
-from .test_checkpoint import EVENTS, in_a_child
+from .test_checkpoint import die_at, in_a_child
 from .test_resume import GO_ON, half, place, run, runs  # noqa: F401
 
 # ruff: noqa: F811
@@ -24,26 +22,13 @@ NEEDED = ("provenance.json", "samples.jsonl", "metrics.json")
 
 
 def go_on(script, folder, at: int | None = None, log=None) -> int:
-    """Resume a run in a child, that is killed at an event by which a file of the run comes, goes or is written to.
+    """Resume a run in a child that is killed at an event of its files, checkpoints aside; its exit code.
 
-    Checkpoints aside. The exit code; a log, if one is wanted, tells which files the events were of.
+    A log, if one is wanted, tells of which files the events were.
     """
-    names = []
-
-    def watch(event, arguments):
-        path, mode = str(arguments[0]), os.O_WRONLY
-        if event == "open":
-            mode = arguments[2] or 0
-        if not path.startswith(f"{folder}/") or "checkpoint-" in path or not mode & (os.O_WRONLY | os.O_RDWR):
-            return
-        names.append(os.path.basename(path))
-        if len(names) - 1 == at:
-            if event == "open" and mode & os.O_TRUNC:  # the next moment it is empty
-                os.truncate(path, 0) if os.path.exists(path) else None
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def work():
-        sys.addaudithook(lambda event, arguments: watch(event, arguments) if event in EVENTS else None)
+        names = die_at(at, lambda path: path.startswith(f"{folder}/") and "checkpoint-" not in path)
         run(script, folder.parent, folder.name, GO_ON)
         if log is not None:
             log.write_text("\n".join(names))
