@@ -14,7 +14,7 @@ from .configuration_kindling import GATED_MLPS, KindlingConfig
 
 FLOAT32_BYTES = 4
 # Tensors of the MLP's inner width that are kept for the backward pass: ReLU needs no more than its output.
-MLP_TENSORS = {"swiglu": 4, "gelu": 2, "silu": 2, "relu": 1}
+MLP_TENSORS = {"swiglu": 4, "gelu": 2, "gelu_new": 2, "silu": 2, "relu": 1}
 
 
 def parameters(config: KindlingConfig) -> dict[str, int]:

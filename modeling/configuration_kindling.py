@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPlacement = Literal["pre", "post"]
 Position = Literal["learned", "rope", "none"]
-MLPKind = Literal["gelu", "relu", "silu", "swiglu"]
+MLPKind = Literal["gelu", "gelu_new", "relu", "silu", "swiglu"]
 ResidualInit = Literal["plain", "scaled"]
 LinearInit = Literal["normal", "uniform_fan_in"]
 
@@ -60,7 +60,7 @@ class KindlingConfig(PreTrainedConfig):
     rope_theta: float = 10000.0
     """Base wavelength of the rotary positions."""
     mlp: MLPKind = "swiglu"
-    """Feed-forward: gelu (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
+    """Feed-forward: gelu (exact), gelu_new (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
     qk_norm: bool = False
     """RMS-normalise queries and keys in each head before the rotation."""
     bias: bool = False
@@ -197,7 +197,7 @@ class KindlingGPTConfig(KindlingConfig):
     norm: Norm = "layernorm"
     norm_eps: float = 1e-5
     position: Position = "learned"
-    mlp: MLPKind = "gelu"
+    mlp: MLPKind = "gelu_new"
     bias: bool = True
     residual_init: ResidualInit = "scaled"
     tie_word_embeddings: bool = True

@@ -73,7 +73,8 @@ class GatedMLP(MLP):
 
 
 MLPS = {
-    "gelu": lambda config: MLP(config, nn.GELU(approximate="tanh")),
+    "gelu": lambda config: MLP(config, nn.GELU()),
+    "gelu_new": lambda config: MLP(config, nn.GELU(approximate="tanh")),
     "relu": lambda config: MLP(config, nn.ReLU()),
     "silu": lambda config: MLP(config, nn.SiLU()),
     "swiglu": lambda config: GatedMLP(config, nn.SiLU()),

@@ -11,9 +11,8 @@ as is `use_cache`, which a Trainer turns off for itself and leaves in what it sa
 import argparse
 import copy
 import tempfile
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -23,101 +22,14 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import cached_file, logging
 
-from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
-from .gpt2 import gpt2_weights, weights_of_gpt2
+from .configuration_kindling import KindlingConfig
 from .loading import load_causal_lm
-
-# Their names of a configuration's fields to ours.
-SHARED_FIELDS = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-    "initializer_range", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
-)  # fmt: skip
-LLAMA_FIELDS = {name: name for name in SHARED_FIELDS} | {
-    "num_key_value_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "rms_norm_eps": "norm_eps",
-    "rope_theta": "rope_theta",
-    "attention_bias": "bias",
-    "mlp_bias": "bias",
-    "attention_dropout": "attention_dropout",
-}
-GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
-    "n_inner": "intermediate_size",
-    "layer_norm_epsilon": "norm_eps",
-    "attn_pdrop": "attention_dropout",
-    "resid_pdrop": "hidden_dropout",
-    "embd_pdrop": "embedding_dropout",
-}
-
-
-@dataclass(frozen=True)
-class Native:
-    """One of transformers' own architectures, next to the family of ours that can express it."""
-
-    name: str
-    config: type[PreTrainedConfig]
-    family: type[KindlingConfig]
-    fields: dict[str, str]
-    our_axes: Callable[[KindlingConfig], dict]
-    """The axes of ours that it fixes."""
-    their_axes: dict
-    """The fields of theirs that we fix."""
-    to_theirs: Callable[[dict, int], dict]
-    to_ours: Callable[[dict, int], dict]
-
-
-LLAMA = Native(
-    name="Llama",
-    config=LlamaConfig,
-    family=KindlingLlamaConfig,
-    fields=LLAMA_FIELDS,
-    our_axes=lambda _config: {
-        "norm": "rmsnorm",
-        "norm_placement": "pre",
-        "position": "rope",
-        "mlp": "swiglu",
-        "qk_norm": False,
-        "hidden_dropout": 0.0,
-        "embedding_dropout": 0.0,
-    },
-    their_axes={"hidden_act": "silu", "rope_type": "default"},
-    to_theirs=lambda weights, _layers: weights,  # Llama's parameters are called as ours are
-    to_ours=lambda weights, _layers: weights,
-)
-GPT2 = Native(
-    name="GPT-2",
-    config=GPT2Config,
-    family=KindlingGPTConfig,
-    fields=GPT2_FIELDS,
-    our_axes=lambda config: {
-        "norm": "layernorm",
-        "norm_placement": "pre",
-        "position": "learned",
-        "mlp": "gelu",
-        "qk_norm": False,
-        "bias": True,
-        "num_key_value_heads": config.num_attention_heads,
-        "head_dim": config.hidden_size // config.num_attention_heads,
-    },
-    their_axes={
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-    },
-    to_theirs=gpt2_weights,
-    to_ours=weights_of_gpt2,
-)
-NATIVES = {"LlamaForCausalLM": LLAMA, "GPT2LMHeadModel": GPT2}
+from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, differences, require
 
 
 def to_native(model: PreTrainedModel) -> PreTrainedModel:
@@ -126,8 +38,8 @@ def to_native(model: PreTrainedModel) -> PreTrainedModel:
     A `ValueError` names every axis that keeps the model from being one, measured against the nearer of the two.
     """
     config = model.config
-    native = min((LLAMA, GPT2), key=lambda one: len(_differences(vars(config), one.our_axes(config))))
-    _require(vars(config), native.our_axes(config), f"a stock {native.name}")
+    native = min((LLAMA, GPT2), key=lambda one: len(differences(vars(config), one.our_axes(config))))
+    require(vars(config), native.our_axes(config), f"a stock {native.name}")
     theirs = {name: getattr(config, ours) for name, ours in native.fields.items()}
     return _rebuild(model, native.config(**theirs), native.to_theirs)
 
@@ -155,7 +67,7 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
     if native is None:
         raise ValueError(f"model_type={config.model_type} has no place in Kindling; give a llama or a gpt2")
     theirs = _flat(config)
-    _require(theirs, native.their_axes, f"Kindling's {native.name}")
+    require(theirs, native.their_axes, f"Kindling's {native.name}")
     if native is LLAMA and theirs["attention_bias"] != theirs["mlp_bias"]:
         raise ValueError(
             f"attention_bias={theirs['attention_bias']}, mlp_bias={theirs['mlp_bias']} has no place in Kindling's "
@@ -163,6 +75,8 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
         )
     ours = {our_name: theirs[name] for name, our_name in native.fields.items()}
     ours["intermediate_size"] = ours["intermediate_size"] or 4 * ours["hidden_size"]
+    if native is GPT2:
+        ours["mlp"] = ACTIVATIONS[ours["mlp"]]
     floats = {field.name for field in fields(KindlingConfig) if field.type is float}
     return native.family(**{name: float(value or 0) if name in floats else value for name, value in ours.items()})
 
@@ -181,23 +95,6 @@ def _rebuild(model, config, convert):
     rebuilt.load_state_dict(convert(model.state_dict(), model.config.num_hidden_layers))
     rebuilt.generation_config = copy.deepcopy(model.generation_config)
     return rebuilt.to(model.device).train(model.training)
-
-
-def _require(given, axes, place):
-    """Refuse what differs from `axes`, by name."""
-    if wrong := _differences(given, axes):
-        allowed = {name: axes[name] for name in wrong}
-        raise ValueError(
-            f"{_listed(wrong)} has no place in {place}, which has {_listed(allowed)}; use the checkpoint as it is"
-        )
-
-
-def _differences(given, axes):
-    return {name: given[name] for name, value in axes.items() if given[name] != value}
-
-
-def _listed(values):
-    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def read_config(source: str, **changes) -> KindlingConfig:

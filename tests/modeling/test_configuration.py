@@ -68,7 +68,7 @@ def test_gpt_is_gpt2_and_llama_is_llama():
         "norm": "layernorm",
         "norm_eps": 1e-5,
         "position": "learned",
-        "mlp": "gelu",
+        "mlp": "gelu_new",
         "bias": True,
         "intermediate_size": 3072,
         "residual_init": "scaled",

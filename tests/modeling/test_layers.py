@@ -76,12 +76,16 @@ def gelu_tanh(x):
     return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu(x):
+    return x / 2 * (1 + torch.erf(x / math.sqrt(2)))
+
+
 def silu(x):
     return x / (1 + torch.exp(-x))
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("kind", "activation"), [("gelu", gelu_tanh), ("silu", silu)])
+@pytest.mark.parametrize(("kind", "activation"), [("gelu", gelu), ("gelu_new", gelu_tanh), ("silu", silu)])
 def test_ungated_mlp(configure, part, x_BTD, kind, activation, bias):
     mlp = part(MLPS[kind](configure(mlp=kind, bias=bias)))
     up, down = mlp.up_proj, mlp.down_proj

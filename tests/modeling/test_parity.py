@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from modeling.gpt2 import gpt2_weights
 from modeling.native import convert, from_native, main, to_native
+from modeling.stock import ACTIVATIONS
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SHAPE = {
@@ -49,6 +50,9 @@ STOCK = {
     "gpt2": GPT2Config(**SHAPE, **GPT2),
     "gpt2-untied": GPT2Config(**SHAPE, **GPT2, tie_word_embeddings=False, n_inner=40),
     "gpt2-odd-width": GPT2Config(**SHAPE | {"hidden_size": 20}, **GPT2, layer_norm_epsilon=1e-3),
+    "gpt2-gelu": GPT2Config(**SHAPE, **GPT2, activation_function="gelu"),
+    "gpt2-relu": GPT2Config(**SHAPE, **GPT2, activation_function="relu"),
+    "gpt2-silu": GPT2Config(**SHAPE, **GPT2, activation_function="silu"),
 }
 
 
@@ -126,6 +130,15 @@ def test_dropouts_and_rotary_base_keep_their_places():
     assert llama.config.rope_theta == to_native(llama).config.rope_parameters["rope_theta"] == 500.0
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_mean_what_they_mean_in_transformers(activation, tokens):
+    """A function that has several names comes back under one."""
+    theirs = stock_model(GPT2Config(**SHAPE, **GPT2, activation_function=activation))
+    ours = from_native(theirs)
+    torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, **CLOSE)
+    assert to_native(ours).config.activation_function == ours.config.mlp == ACTIVATIONS[activation]
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_precision_and_mode_are_kept_and_random_numbers_are_not_spent(native, training):
     native.to(torch.bfloat16).train(training)
@@ -149,7 +162,7 @@ def test_precision_and_mode_are_kept_and_random_numbers_are_not_spent(native, tr
         ("kindling_gpt", {"norm": "none"}),
         ("kindling_gpt", {"norm_placement": "post"}),
         ("kindling_gpt", {"position": "rope"}),
-        ("kindling_gpt", {"mlp": "silu"}),
+        ("kindling_gpt", {"mlp": "swiglu"}),
         ("kindling_gpt", {"qk_norm": True}),
         ("kindling_gpt", {"bias": False}),
         ("kindling_gpt", {"num_key_value_heads": 2}),
@@ -171,7 +184,7 @@ def test_what_no_native_model_has_is_refused(start, family, given):
         (LlamaConfig, {"attention_bias": True}),
         (LlamaConfig, {"mlp_bias": True}),
         (LlamaConfig, {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}),
-        (GPT2Config, {"activation_function": "relu"}),
+        (GPT2Config, {"activation_function": "tanh"}),
         (GPT2Config, {"scale_attn_weights": False}),
         (GPT2Config, {"scale_attn_by_inverse_layer_idx": True}),
         (GPT2Config, {"reorder_and_upcast_attn": True}),
