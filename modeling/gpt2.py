@@ -20,18 +20,24 @@ GPT2_BLOCK = {
 
 
 def gpt2_weights(ours: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Our tensors by parameter name (weights, or gradients) as GPT-2 names, stacks and transposes them."""
-    names = _gpt2_names(layers).items()
-    return {name: _turn(name, torch.cat([ours[part] for part in parts])) for name, parts in names if parts[0] in ours}
+    """Our tensors by parameter name (weights, or gradients) as GPT-2 names, stacks and transposes them.
+
+    Tensors that GPT-2 does not have keep their names.
+    """
+    rest, theirs = dict(ours), {}
+    for name, parts in _gpt2_names(layers).items():
+        if parts[0] in rest:
+            theirs[name] = _turn(name, torch.cat([rest.pop(part) for part in parts]))
+    return theirs | rest
 
 
 def weights_of_gpt2(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
     """The inverse of `gpt2_weights`."""
-    ours = {}
+    rest, ours = dict(theirs), {}
     for name, parts in _gpt2_names(layers).items():
-        if name in theirs:
-            ours |= zip(parts, _turn(name, theirs[name]).chunk(len(parts)), strict=True)
-    return ours
+        if name in rest:
+            ours |= zip(parts, _turn(name, rest.pop(name)).chunk(len(parts)), strict=True)
+    return ours | rest
 
 
 def _gpt2_names(layers):

@@ -1,9 +1,10 @@
 """To and from transformers' own Llama and GPT-2 models: exactly, or not at all.
 
 A Kindling model that is a stock Llama or GPT-2 in all but name can leave as one, so that vLLM, llama.cpp and every
-other tool reads it without our code. Whatever has no exact counterpart raises; nothing is approximated. How weights
-started (`residual_init`, `linear_init`, `embedding_init_std`) has no place in a native configuration and is dropped,
-as is `use_cache`, which a Trainer turns off for itself and leaves in what it saves. Pickled weights are not read.
+other tool reads it without our code. Whatever has no exact counterpart raises, a field or a weight that is added later
+among it; nothing is approximated. What has no effect in inference is dropped: how weights started (`residual_init`,
+`linear_init`, `embedding_init_std`), dropouts that Llama does not have, and `use_cache`, which a Trainer turns off for
+itself and leaves in what it saves. Pickled weights are not read.
 
     python -m modeling.native SOURCE OUT
 """
@@ -29,17 +30,16 @@ from transformers.utils import cached_file, logging
 
 from .configuration_kindling import KindlingConfig
 from .loading import load_causal_lm
-from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, differences, require
+from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, listed, native_of, require
 
 
 def to_native(model: PreTrainedModel) -> PreTrainedModel:
     """The `LlamaForCausalLM` or `GPT2LMHeadModel` that computes what our `model` computes, with copies of its weights.
 
-    A `ValueError` names every axis that keeps the model from being one, measured against the nearer of the two.
+    A `ValueError` names every axis, and the first weight, that keeps the model from being one.
     """
     config = model.config
-    native = min((LLAMA, GPT2), key=lambda one: len(differences(vars(config), one.our_axes(config))))
-    require(vars(config), native.our_axes(config), f"a stock {native.name}")
+    native = native_of(config)
     theirs = {name: getattr(config, ours) for name, ours in native.fields.items()}
     return _rebuild(model, native.config(**theirs), native.to_theirs)
 
@@ -67,7 +67,7 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
     if native is None:
         raise ValueError(f"model_type={config.model_type} has no place in Kindling; give a llama or a gpt2")
     theirs = _flat(config)
-    require(theirs, native.their_axes, f"Kindling's {native.name}")
+    require(theirs, native.required_of_theirs(), f"Kindling's {native.name}")
     if native is LLAMA and theirs["attention_bias"] != theirs["mlp_bias"]:
         raise ValueError(
             f"attention_bias={theirs['attention_bias']}, mlp_bias={theirs['mlp_bias']} has no place in Kindling's "
@@ -92,7 +92,10 @@ def _rebuild(model, config, convert):
     """A model of `config` with the converted weights of `model`, in its type, place and mode of training."""
     with torch.random.fork_rng(devices=[]):  # the initial weights that are overwritten must not cost random numbers
         rebuilt = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
-    rebuilt.load_state_dict(convert(model.state_dict(), model.config.num_hidden_layers))
+    weights = convert(model.state_dict(), model.config.num_hidden_layers)
+    if odd := sorted(weights.keys() ^ rebuilt.state_dict().keys()):
+        raise ValueError(f"{len(odd)} weights, such as {odd[0]}, have no place in a {type(rebuilt).__name__}")
+    rebuilt.load_state_dict(weights)
     rebuilt.generation_config = copy.deepcopy(model.generation_config)
     return rebuilt.to(model.device).train(model.training)
 
@@ -135,7 +138,8 @@ def convert(source: str, out: Path) -> str:
     with _told_of(source):
         model = load_causal_lm(source)
     tokenizer = read_tokenizer(source)
-    converted = to_native(model) if isinstance(model.config, KindlingConfig) else from_native(model)
+    ours = isinstance(model.config, KindlingConfig)
+    converted = to_native(model) if ours else from_native(model)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as staging:
@@ -145,7 +149,9 @@ def convert(source: str, out: Path) -> str:
             _save_tokenizer(tokenizer, staged)
         staged.replace(out)
     with_tokenizer = "no tokenizer" if tokenizer is None else "with its tokenizer"
-    return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}"
+    lost = listed(native_of(model.config).dropouts_lost(model.config)) if ours else ""
+    lost = f", without {lost}" if lost else ""
+    return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}{lost}"
 
 
 def _save_tokenizer(tokenizer, folder):

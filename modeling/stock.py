@@ -1,7 +1,7 @@
 """transformers' own Llama and GPT-2 beside our families: which field is which, and which of our axes they lack."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
@@ -38,9 +38,21 @@ GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
 }
 
 
+# Ours on which no output of a trained model depends, so that a native configuration need not say them.
+UNSEEN = ("embedding_init_std", "linear_init", "residual_init", "use_cache")
+# GPT-2's, of a head that a language model does not have.
+SUMMARY = (
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Native:
-    """One of transformers' own architectures, next to the family of ours that can express it."""
+    """One of transformers' own architectures, next to the family of ours that can express it.
+
+    Each field of both configurations is in one of these tables. One that is in none, because a later version added
+    it, must have its default: otherwise it is refused by name, never left out.
+    """
 
     name: str
     config: type[PreTrainedConfig]
@@ -48,10 +60,39 @@ class Native:
     fields: dict[str, str]
     our_axes: Callable[[KindlingConfig], dict]
     """The axes of ours that it fixes, to the one value that it has, or a tuple of several."""
+    our_unseen: tuple[str, ...]
+    """Our fields without effect in inference."""
     their_axes: dict
     """The fields of theirs that we fix, likewise."""
+    their_unseen: tuple[str, ...]
     to_theirs: Callable[[dict, int], dict]
     to_ours: Callable[[dict, int], dict]
+
+    def required_of_ours(self, config: KindlingConfig) -> dict:
+        """The values that our configuration must have to be this."""
+        axes = self.our_axes(config)
+        return _defaults(type(config), {*self.fields.values(), *self.our_unseen, *axes}) | axes
+
+    def dropouts_lost(self, config: KindlingConfig) -> dict:
+        """Our dropouts that it cannot express, which further training would go without."""
+        return {name: vars(config)[name] for name in self.our_unseen if name.endswith("dropout") and vars(config)[name]}
+
+    def required_of_theirs(self) -> dict:
+        """The values that theirs must have to be our family's."""
+        named = {self.config.attribute_map.get(name, name) for name in self.fields}
+        return _defaults(self.config, {*named, *self.their_unseen, *self.their_axes}) | self.their_axes
+
+
+def _defaults(config: type[PreTrainedConfig], known: set[str]) -> dict:
+    """The fields that are not known, to the defaults with which they were introduced; a family may have others."""
+    unknown = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)} - known
+    return {name: (_introduced(config, name),) for name in unknown}
+
+
+def _introduced(config, name):
+    first = next(one for one in reversed(config.__mro__) if name in getattr(one, "__dataclass_fields__", {}))
+    field = first.__dataclass_fields__[name]
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 LLAMA = Native(
@@ -65,10 +106,10 @@ LLAMA = Native(
         "position": "rope",
         "mlp": "swiglu",
         "qk_norm": False,
-        "hidden_dropout": 0.0,
-        "embedding_dropout": 0.0,
     },
-    their_axes={"hidden_act": "silu", "rope_type": "default"},
+    our_unseen=(*UNSEEN, "hidden_dropout", "embedding_dropout"),
+    their_axes={"hidden_act": ("silu", "swish"), "rope_type": "default"},
+    their_unseen=("rope_parameters", "pretraining_tp", "use_cache"),  # the first is read as rope_type and rope_theta
     to_theirs=lambda weights, _layers: weights,  # Llama's parameters are called as ours are
     to_ours=lambda weights, _layers: weights,
 )
@@ -87,6 +128,7 @@ GPT2 = Native(
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.hidden_size // config.num_attention_heads,
     },
+    our_unseen=(*UNSEEN, "rope_theta"),
     their_axes={
         "activation_function": tuple(ACTIVATIONS),
         "scale_attn_weights": True,
@@ -94,22 +136,34 @@ GPT2 = Native(
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
     },
+    their_unseen=(*SUMMARY, "use_cache"),
     to_theirs=gpt2_weights,
     to_ours=weights_of_gpt2,
 )
 NATIVES = {"LlamaForCausalLM": LLAMA, "GPT2LMHeadModel": GPT2}
 
 
+def native_of(config: KindlingConfig) -> Native:
+    """The native architecture that our configuration is one of.
+
+    A `ValueError` names every axis that keeps it from being one, measured against the nearer of the two.
+    """
+    given = vars(config)
+    nearer = min(NATIVES.values(), key=lambda one: len(_differences(given, one.required_of_ours(config))))
+    require(given, nearer.required_of_ours(config), f"a stock {nearer.name}")
+    return nearer
+
+
 def require(given, axes, place):
     """Refuse what differs from `axes`, by name."""
-    if wrong := differences(given, axes):
+    if wrong := _differences(given, axes):
         allowed = {name: axes[name] for name in wrong}
         raise ValueError(
-            f"{_listed(wrong)} has no place in {place}, which has {_listed(allowed)}; use the checkpoint as it is"
+            f"{listed(wrong)} has no place in {place}, which has {listed(allowed)}; use the checkpoint as it is"
         )
 
 
-def differences(given, axes):
+def _differences(given, axes):
     return {name: given[name] for name, value in axes.items() if given[name] not in _choices(value)}
 
 
@@ -117,5 +171,5 @@ def _choices(value):
     return value if isinstance(value, tuple) else (value,)
 
 
-def _listed(values):
+def listed(values):
     return ", ".join(f"{name}={' or '.join(map(str, _choices(value)))}" for name, value in values.items())

@@ -7,11 +7,14 @@ Tolerances are float32's rounding: transformers orders a few sums otherwise.
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.dataclasses import strict
 from tokenizers import Tokenizer, models
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,13 +23,15 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
+from modeling.configuration_kindling import FAMILIES, KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from modeling.gpt2 import gpt2_weights
-from modeling.native import convert, from_native, main, to_native
-from modeling.stock import ACTIVATIONS
+from modeling.native import convert, from_native, main, our_config, to_native
+from modeling.stock import ACTIVATIONS, NATIVES
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SHAPE = {
@@ -157,8 +162,6 @@ def test_precision_and_mode_are_kept_and_random_numbers_are_not_spent(native, tr
         ("kindling_llama", {"position": "none"}),
         ("kindling_llama", {"mlp": "silu"}),
         ("kindling_llama", {"qk_norm": True}),
-        ("kindling_llama", {"hidden_dropout": 0.1}),
-        ("kindling_llama", {"embedding_dropout": 0.1}),
         ("kindling_gpt", {"norm": "none"}),
         ("kindling_gpt", {"norm_placement": "post"}),
         ("kindling_gpt", {"position": "rope"}),
@@ -196,6 +199,86 @@ def test_what_our_families_cannot_express_is_refused(config, given):
     name, value = next(iter(given.pop("rope_parameters", given).items()))
     with pytest.raises(ValueError, match=rf"\b{name}={value}\b.* has no place in Kindling's (Llama|GPT-2), which has "):
         from_native(model)
+
+
+@strict
+class Windowed(KindlingConfig):
+    """An axis that `modeling.native` has never heard of."""
+
+    sliding_window: int | None = None
+
+
+@strict
+class WindowedLlama(Windowed, KindlingLlamaConfig):
+    pass
+
+
+@strict
+class WindowedGPT(Windowed, KindlingGPTConfig):
+    pass
+
+
+@strict
+class AlwaysWindowedGPT(WindowedGPT):
+    """A family that starts from another default than the one which means no window."""
+
+    sliding_window: int | None = 8
+
+
+@strict
+class WindowedStock(LlamaConfig):
+    sliding_window: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "name"),
+    [(WindowedLlama, {"sliding_window": 4}, "Llama"), (WindowedGPT, {"sliding_window": 4}, "GPT-2"),
+     (AlwaysWindowedGPT, {}, "GPT-2")],
+)  # fmt: skip
+def test_an_axis_without_a_place_in_the_tables_is_refused(build, configure, config, given, name):
+    model = build(config.model_type)
+    model.config = config(**configure(config.model_type).to_diff_dict() | given)
+    window = model.config.sliding_window
+    with pytest.raises(ValueError, match=f"sliding_window={window} has no place in a stock {name}, which has .*=None"):
+        to_native(model)
+    model.config.sliding_window = None
+    assert type(to_native(model)) in (LlamaForCausalLM, GPT2LMHeadModel)
+
+
+def test_a_field_that_transformers_may_add_is_refused(monkeypatch):
+    monkeypatch.setitem(NATIVES, "LlamaForCausalLM", replace(NATIVES["LlamaForCausalLM"], config=WindowedStock))
+    with pytest.raises(ValueError, match=r"sliding_window=4 has no place in Kindling's Llama, which has .*=None"):
+        our_config(WindowedStock(**SHAPE, **LLAMA, sliding_window=4))
+    assert our_config(WindowedStock(**SHAPE, **LLAMA)).rope_theta == 500.0
+
+
+@pytest.mark.parametrize("native", NATIVES.values(), ids=NATIVES)
+def test_each_field_of_ours_has_its_place_in_the_tables(native):
+    """Mapped, fixed, or without effect in inference: whoever adds an axis says which."""
+    told, unseen = {*native.fields.values(), *native.our_axes(native.family())}, {*native.our_unseen}
+    own = {field.name for field in fields(native.family)} - {field.name for field in fields(PreTrainedConfig)}
+    assert (told | unseen, told & unseen) == (own, set())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_weight_without_a_place_is_refused(build, family):
+    model = build(family)
+    model.model.layers[0].self_attn.sinks = nn.Parameter(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"1 weights, such as model.layers.0.self_attn.sinks, have no place in a "):
+        to_native(model)
+    native = to_native(build(family))
+    native.lm_head.bias = nn.Parameter(torch.ones(512))
+    with pytest.raises(ValueError, match=r"1 weights, such as lm_head.bias, have no place in a Kindling"):
+        from_native(native)
+
+
+def test_dropouts_that_llama_lacks_are_told_and_change_no_logits(build, tokens, tmp_path):
+    ours = build(hidden_dropout=0.1, embedding_dropout=0.2, attention_dropout=0.3)
+    torch.testing.assert_close(to_native(ours)(tokens()).logits, ours(tokens()).logits, **CLOSE)
+    assert to_native(ours).config.attention_dropout == 0.3
+    ours.save_pretrained(tmp_path / "ours")
+    said = convert(str(tmp_path / "ours"), tmp_path / "llama")
+    assert said.endswith("no tokenizer, without hidden_dropout=0.1, embedding_dropout=0.2")
 
 
 def test_models_of_another_kind_are_refused():
