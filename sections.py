@@ -68,13 +68,13 @@ class DataSection:
     validation_documents: int | None = 1000
     """At most so many validation documents; null means all of the validation split."""
     text_field: str | None = None
-    """Column of the text, by default `text`; rows with `prompt` and `completion` are trained on the completion only."""
+    """Column of the text; null means `text`, or `prompt` and `completion` where rows have both: loss on the latter."""
     group_field: str | None = None
     """Column, or path to it such as meta.pile_set_name, whose values are the groups that validation tells apart."""
     sample_by: str | None = None
     """A document of a plain text file: paragraph (the default), line, document, or what stands between such words."""
     bad_records: float = 0.001
-    """The largest share of records that may be no documents; they are skipped and written down."""
+    """The largest share of a split's records that may be no documents; they are skipped, counted and written down."""
     layout: Literal["packed", "documents"] = "packed"
     """packed: documents joined and cut into full windows; documents: one padded example each."""
     streaming: bool = False

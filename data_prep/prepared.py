@@ -13,6 +13,7 @@ from sections import ConfigError, DataSection
 
 from . import tokenizer as tokenizers
 from .published import MANIFEST, REQUEST
+from .reading import Reading, in_words
 from .sources import SOURCES
 from .stream import GrowingTokens, Stream
 from .windows import Documents, Epochs, TokenArray, Windows
@@ -36,6 +37,8 @@ class SplitInfo:
     """Documents that the validation split has as well, word for word."""
     empty_documents: int = 0
     quarantined: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why, and how many of each."""
     revisions: dict[str, str] = field(default_factory=dict)
     """The commits of the Hub that were read, by data set."""
     shards: list[dict] = field(default_factory=list)
@@ -46,6 +49,7 @@ class SplitInfo:
     @classmethod
     def of(cls, journal: Journal) -> "SplitInfo":
         """What is in a split's whole shards."""
+        reading = Reading(**journal.reading)
         return cls(
             documents=journal.documents,
             tokens=journal.tokens,
@@ -54,12 +58,20 @@ class SplitInfo:
             floor_nats=journal.floor_nats,
             groups=journal.groups,
             in_validation_too=journal.duplicates,
-            empty_documents=journal.reading["empty"],
-            quarantined=journal.reading["faults"],
+            empty_documents=reading.empty,
+            quarantined=reading.faults,
+            reasons=dict(reading.reasons),
             revisions=journal.revisions,
             shards=journal.shards,
             finished=journal.finished,
         )
+
+    def skipped(self) -> str:
+        """How many of the records that were read are no documents of it, and why."""
+        found = self.documents + self.empty_documents + self.quarantined
+        reasons = {"empty": self.empty_documents} | (self.reasons or {"no document": self.quarantined})
+        told = in_words({kind: count for kind, count in reasons.items() if count})
+        return f"{found - self.documents:,} of {found:,} records" + (f" ({told})" if told else "")
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
@@ -163,11 +175,8 @@ class PreparedData:
             text = f"{info.text_bytes / 1e6:,.1f} MB of text, {info.text_bytes / info.tokens:.2f} bytes a token"
             so_far = "" if info.finished else " so far"
             lines.append(f"{name:14}{info.documents:,} documents, {info.tokens:,} tokens{so_far}, {text}")
-            if info.empty_documents:
-                lines.append(f"{'':14}{info.empty_documents:,} documents are empty, and left out")
-            if info.quarantined:
-                path = self.folder / name / "quarantine.jsonl"
-                lines.append(f"{'':14}{info.quarantined:,} records are no documents: {path}")
+            path = f": {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
+            lines.append(f"{'':14}{info.skipped()} are skipped{path}")
         overlap = self.info["train"].in_validation_too
         return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
 

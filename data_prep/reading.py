@@ -1,12 +1,15 @@
 """How the reading of a split goes: how far it is, what is no document, and a limit to how much of that there may be."""
 
 import json
+import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sections import ConfigError
 
 JUDGED_AFTER = 1000
+WITHOUT = "check data.source and data.text_field"
 
 
 @dataclass(frozen=True)
@@ -26,28 +29,55 @@ class Fault:
 class Reading:
     """Counts of a split's records so far. Faults are also written to `quarantine`, a file of JSON lines.
 
-    `limit` is the largest share of faults, judged once there are 1,000 records.
+    `limit` is the largest share of faults, judged from the 1,000th record on, and by `judge` at the split's end. Where
+    a split is made of several, each has a `part` of the reading, which is judged by itself.
     """
 
-    def __init__(self, limit: float = 0.0, quarantine: Path | None = None, records=0, empty=0, faults=0):
+    def __init__(
+        self, limit: float = 0.0, quarantine: Path | None = None, records=0, empty=0, faults=0, reasons=None, parts=None
+    ):
+        """`records` and the following are those of `counts`, to go on with."""
         self.limit, self.quarantine = limit, quarantine
-        self.records, self.empty, self.faults = records, empty, faults
+        self._records, self._empty, self._faults = records, empty, faults
+        self._reasons = Counter(reasons)
+        self.parts = {name: Reading(limit, quarantine, **counts) for name, counts in (parts or {}).items()}
         self.bytes = 0
         """Of the files as they are on disk."""
         self.last: Fault | None = None
+        self.is_passing = False
+        """Whether what is read now is held out for another split, so that it counts for `before` alone."""
+        self.before: Reading | None = None
+
+    def part(self, name: str) -> "Reading":
+        """The reading of one of several splits, whose records are counted here as well."""
+        return self.parts.setdefault(name, Reading(self.limit, self.quarantine))
+
+    def pass_by(self):
+        """From here on records are held out for another split, until `is_passing` is set back."""
+        self.is_passing, self.before = True, Reading(self.limit)
 
     def document(self):
         """Count a record that is a document."""
-        self._count()
+        if self.is_passing:
+            self.before.document()
+        else:
+            self._count()
 
     def empty_document(self):
         """Count a document without text, which is skipped and no fault."""
-        self.empty += 1
-        self._count()
+        if self.is_passing:
+            self.before.empty_document()
+        else:
+            self._empty += 1
+            self._count()
 
-    def fault(self, fault: Fault):
-        """Count and write down a fault."""
-        self.faults += 1
+    def fault(self, fault: Fault, kind: str | None = None):
+        """Count and write down a fault, which is one of a `kind` (None: it is called by its reason)."""
+        if self.is_passing:
+            self.before.fault(fault, kind)
+            return
+        self._faults += 1
+        self._reasons[kind or fault.reason] += 1
         self.last = fault
         if self.quarantine is not None:
             with self.quarantine.open("a", encoding="utf-8") as file:
@@ -55,10 +85,43 @@ class Reading:
         self._count()
 
     def _count(self):
-        """One more record. `ConfigError` if too many are faults."""
-        self.records += 1
-        if self.faults > self.limit * self.records and self.records >= JUDGED_AFTER:
-            raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; mend the files, or raise the limit")
+        self._records += 1
+        if self._records >= JUDGED_AFTER:
+            self._judge()
+
+    def judge(self):
+        """At the end of a split that holds documents: `ConfigError` if too many of its records are faults."""
+        if self.documents:
+            for reading in (self, *self.parts.values()):
+                reading._judge()
+
+    def _judge(self):
+        if self._faults <= self.limit * self._records:
+            return
+        share = self._faults / self._records
+        mend = "save the files as UTF-8" if any("UTF-8" in reason for reason in self._reasons) else "mend the files"
+        remedy = WITHOUT if share == 1 else f"{mend}, or raise the limit to {math.ceil(share * 1000) / 1000:g}"
+        raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; {remedy}")
+
+    @property
+    def records(self) -> int:
+        """Records of the split so far, empty ones and faults included."""
+        return self._records + sum(part.records for part in self.parts.values())
+
+    @property
+    def empty(self) -> int:
+        """How many of the records were empty."""
+        return self._empty + sum(part.empty for part in self.parts.values())
+
+    @property
+    def faults(self) -> int:
+        """How many of the records were no documents."""
+        return self._faults + sum(part.faults for part in self.parts.values())
+
+    @property
+    def reasons(self) -> Counter:
+        """Faults by kind."""
+        return sum((part.reasons for part in self.parts.values()), self._reasons)
 
     @property
     def documents(self) -> int:
@@ -67,8 +130,17 @@ class Reading:
 
     def counts(self) -> dict:
         """What to go on with after an interruption."""
-        return {"records": self.records, "empty": self.empty, "faults": self.faults}
+        own = {"records": self._records, "empty": self._empty, "faults": self._faults, "reasons": dict(self._reasons)}
+        return own | {"parts": {name: part.counts() for name, part in self.parts.items()}}
 
     def __str__(self) -> str:
-        last = f" (the last: {self.last})" if self.last else ""
-        return f"{self.faults:,} of {self.records:,} records are no documents{last}"
+        last = next((one.last for one in (self, *self.parts.values()) if one.last), None)
+        told = [f"the last: {last}"] if last else []
+        if len(self.reasons) > 1 or not last:
+            told.append(in_words(self.reasons))
+        return f"{self.faults:,} of {self.records:,} records are no documents ({'; '.join(filter(None, told))})"
+
+
+def in_words(reasons: dict[str, int]) -> str:
+    """Kinds of what was skipped with how many there are of each, the most frequent first."""
+    return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))

@@ -25,15 +25,17 @@ from .long_text import Text, load_json, text_from
 
 ROWS_A_BATCH = 1000
 BLOCK = 1 << 20
+PAIR = ("prompt", "completion")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A record that is no document, and why."""
+    """A record that is no document, and why: a `kind` that others may share, and what this one has of its own."""
 
-    reason: str
+    kind: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,29 +58,32 @@ class Fields:
     text: str
     group: str | None
     sample_by: str
+    prompts: bool = True
+    """Whether a record that has `prompt` and `completion` is these, whatever else it has."""
 
     @property
     def columns(self) -> list[str]:
         """All that a record may be asked for, the text first."""
-        return [self.text, "prompt", "completion", *([self.group.split(".")[0]] if self.group else [])]
+        pair = PAIR if self.prompts else ()
+        return [self.text, *pair, *([self.group.split(".")[0]] if self.group else [])]
 
     def document(self, row: dict | Bad | None) -> dict | Bad | None:
         """The document of a record, what is wrong with it, or None where there is nothing."""
         if row is None or isinstance(row, Bad):
             return row
-        names = ("prompt", "completion") if {"prompt", "completion"} <= row.keys() else (self.text,)
+        names = PAIR if self.prompts and set(PAIR) <= row.keys() else (self.text,)
         for name in names:
             if name not in row:
-                return Bad(f"{name} is no column; there are {', '.join(row)}")
+                return Bad(f"{name} is no column", f"; there are {', '.join(row)}")
             if not isinstance(row[name], Text):
-                return Bad(f"{name} is {kind_of(row[name])}; it must be text")
+                return Bad(f"{name} is {kind_of(row[name])}", "; it must be text")
         document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
         if self.group:
             try:
                 group = _inside(row, self.group)
                 document |= {} if group is None else {"group": str(group)}
             except orjson.JSONDecodeError as error:
-                return Bad(f"{self.group} is no JSON: {error.msg}")
+                return Bad(f"{self.group} is no JSON", f": {error.msg}")
         return document
 
 
@@ -93,8 +98,9 @@ def _inside(row: dict, path: str):
 def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[Record]:
     """The records of a file from number `start` on; `name` is what an error calls it."""
     count = start
-    if path.stat().st_size == 0:  # which parquet and gzip would call damaged
-        yield from [Record(0, None, Bad("an empty file"), 0)][start:]
+    if path.stat().st_size == 0:
+        is_plain = path.suffix.lower() in (".txt", ".json", ".jsonl")  # any other begins with something
+        yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
         return
     try:
         for record in FORMATS[format_of(path)](path, fields, start):
@@ -133,7 +139,7 @@ def _parse(line: bytes) -> dict | Bad | None:
     try:
         row = load_json(line)
     except orjson.JSONDecodeError as error:
-        return Bad(f"no JSON: {error.msg}")
+        return Bad("no JSON, for it is not UTF-8" if "UTF-8" in error.msg else "no JSON", f": {error.msg}")
     return row if isinstance(row, dict) else Bad(f"a line must hold an object, not {kind_of(row)}")
 
 
@@ -170,7 +176,7 @@ def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
         try:
             yield {name: text_from(value) if isinstance(value, bytes) else value for name, value in values}
         except UnicodeDecodeError as error:
-            yield Bad(f"invalid UTF-8 at byte {error.start} of the text")
+            yield Bad("invalid UTF-8", f" at byte {error.start} of the text")
 
 
 def _values(column: pyarrow.Array) -> list:
@@ -190,11 +196,11 @@ def _texts(path: Path, fields: Fields, start: int) -> Iterator[Record]:
 
 def _text_row(field: str, text: bytes) -> dict | Bad:
     if b"\0" in text:
-        return Bad(f"a NUL byte at byte {text.index(0)} of the text")
+        return Bad("a NUL byte", f" at byte {text.index(0)} of the text")
     try:
         return {field: text_from(text)}
     except UnicodeDecodeError as error:
-        return Bad(f"invalid UTF-8 at byte {error.start} of the text")
+        return Bad("invalid UTF-8", f" at byte {error.start} of the text")
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:

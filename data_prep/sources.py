@@ -284,6 +284,7 @@ def _split_of(source: HubDataset | LocalFiles, shards: Sequence[HubShard | Local
         text=data.text_field or source.text_field,
         group=data.group_field or source.group_field,
         sample_by=data.sample_by or source.sample_by or "paragraph",
+        prompts=data.text_field is None,
     )
     return split_of_files(shards, fields, data.bad_records)
 

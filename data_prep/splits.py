@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .long_text import Text
-from .reading import Fault, Reading
+from .reading import WITHOUT, Fault, Reading
 from .records import Bad, Fields, read_records
 from .shards import HubShard, LocalShard
 
@@ -40,7 +40,10 @@ class Split:
     """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
     def __iter__(self) -> Iterator[dict]:
-        return (document for document, _ in self.read_from(None, Reading(self.bad_records)))
+        reading = Reading(self.bad_records)
+        for document, _ in self.read_from(None, reading):
+            yield document
+        reading.judge()
 
     def cut(self, start: int, stop: int | None) -> "Split":
         """The documents from `start` up to `stop` (None: the end)."""
@@ -49,8 +52,12 @@ class Split:
             inner, count = place or (None, 0)
             if count == stop:
                 return
+            if count < start:
+                reading.pass_by()
             for document, after in self.read_from(inner, reading):
                 count += 1
+                if count == start:
+                    reading.is_passing = False
                 if count > start:
                     yield document, (after, count)
                 if count == stop:  # before the next one is asked for, which may need another shard
@@ -92,7 +99,8 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
             after, reading.bytes = record.number + 1, before + record.read
             document = fields.document(record.fields)
             if isinstance(document, Bad):
-                reading.fault(Fault(shard.name, after, record.offset, document.reason))
+                fault = Fault(shard.name, after, record.offset, document.kind + document.detail)
+                reading.fault(fault, document.kind)
             elif document is not None and not any(parts_of(document)):
                 reading.empty_document()
             elif document is not None:
@@ -108,7 +116,7 @@ def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
 
     def read_from(place: Place, reading: Reading):
         places, sizes = place or (dict.fromkeys(splits), dict.fromkeys(splits, 0))
-        readers = {name: split.read_from(places[name], reading) for name, split in splits.items()}
+        readers = {name: split.read_from(places[name], reading.part(name)) for name, split in splits.items()}
         while True:
             name = min(splits, key=lambda name: sizes[name] / weights[name])
             document, after = next(readers[name], (None, None))
@@ -129,7 +137,7 @@ def one_after_another(splits: Mapping[str, Split]) -> Split:
     def read_from(place: Place, reading: Reading):
         first, inner = place or (0, None)
         for index in range(first, len(names)):
-            for document, after in splits[names[index]].read_from(inner, reading):
+            for document, after in splits[names[index]].read_from(inner, reading.part(names[index])):
                 yield {"group": names[index]} | document, (index, after)
             inner = None
 
@@ -155,12 +163,15 @@ def text_of(document: dict) -> Text:
 
 def nothing_in(name: str, split: Split, reading: Reading) -> str:
     """Why a split of that name turned out to hold no documents, in one sentence."""
+    parts = (reading, *reading.parts.values())
+    passed = [part.before for part in parts if part.before and not part.records]
+    reading = passed[0] if passed else reading
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" (it is {start:,})" if start else ""
     reasons = {
         f"all {documents:,} documents are held out; lower data.validation_documents{so_many}": documents,
-        f"{reading}; check data.source and data.text_field": reading.faults,
-        f"all {reading.empty:,} records are empty; check data.source and data.text_field": reading.empty,
+        f"{reading}; {WITHOUT}": reading.faults,
+        f"all {reading.empty:,} records are empty; {WITHOUT}": reading.empty,
         f"there is nothing in it; check data.source and data.{name}_documents": True,
     }
     return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

@@ -40,6 +40,8 @@ class Texts:
                 yield text
                 if self.documents == self.most_documents:
                     break
+            else:
+                reading.judge()
             bar.total = bar.n  # a budget that there was not enough text for is no measure
             bar.set_postfix_str("learning from them")
 

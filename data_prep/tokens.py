@@ -20,6 +20,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from filelock import Timeout
@@ -32,11 +33,14 @@ from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .prepared import PROMPTS, PreparedData, summary
 from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
+from .reading import Reading
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, LOCKS, POLL_SECONDS, lock_of
 from .writer import Journal, SplitWriter
 
 LONGEST_NAME = 60
+LOOKED_AT = 100
+"""Documents of validation that are looked at before a vocabulary is learnt."""
 
 
 def prepare(data: DataSection, section: TokenizerSection, by_another: bool = False) -> "PreparedData":
@@ -87,6 +91,9 @@ class Preparation:
                 with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
                     if not self._has(until):
                         self._make(until)
+        for name, split in self.splits.items():  # which an earlier preparation may have been less strict with
+            if (journal := Journal.load(self.folder / name)).finished:
+                Reading(split.bad_records, **journal.reading).judge()
         return PreparedData(self.folder)
 
     def _has(self, until: int | None) -> bool:
@@ -113,15 +120,15 @@ class Preparation:
     def _has_work(self) -> bool:
         """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""
         learnt = self.section.kind != "pretrained" and (self.folder / "tokenizer").exists()
-        return learnt or any(self.folder.glob("*/0*.npy"))
+        return learnt or any(Journal.load(self.folder / name).shards for name in self.splits)
 
     def _refuse_unfit(self):
         """`ConfigError` if validation's documents, where they need not be fetched, do not fit the settings."""
         validation = self.splits["validation"]
-        first = None if validation.revisions else next(iter(validation), None)
-        if first is None:
+        if validation.revisions:
             return
-        if first.get("prompt") and self.data.layout == "packed":
+        first = list(islice(validation, LOOKED_AT))
+        if first and first[0].get("prompt") and self.data.layout == "packed":
             raise ConfigError(PROMPTS)
         if self.data.group_field is not None and not any("group" in document for document in validation):
             raise ConfigError(self._no_group())

@@ -132,6 +132,8 @@ class SplitWriter:
                 break
         else:
             journal.finished = True
+        if journal.finished:
+            reading.judge()
         ids.close()
         if count := sum(map(len, abouts)):
             save_array(self.folder / f"{name}.documents.npy", np.concatenate(abouts))

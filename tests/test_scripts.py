@@ -115,6 +115,19 @@ def test_the_same_seed_is_the_same_run_to_the_bit(tiny, workshop, capsys):
     assert (other / "model.safetensors").read_bytes() != (tiny / "model.safetensors").read_bytes()
 
 
+def test_what_is_skipped_and_what_is_in_both_splits_is_said(workshop, tmp_path, capsys):
+    rows = [json.dumps({"text": fables.fable("0", i)}) for i in range(60)]
+    (tmp_path / "train.jsonl").write_text("\n".join([*rows, "bad", '{"text": null}', '{"text": ""}']))
+    (tmp_path / "validation.jsonl").write_text("\n".join(rows[:3]))
+    run = workshop("skipping", f"data.source={tmp_path}", "data.bad_records=0.05", "training.max_steps=2")
+    told, card = capsys.readouterr().out, (run / "README.md").read_text()
+    skipped = "training 3 of 63 records (1 x empty, 1 x no JSON, 1 x text is null), validation 0 of 3 records"
+    assert f"\nskipped     {skipped}\n" in told
+    assert f"| skipped | {skipped} |" in card
+    assert "tokens; 3 training documents are in validation too, word for word\n" in told
+    assert "60 documents; 3 training documents are in validation too" in card
+
+
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
     stopped = tiny.parent / "stopped"
     shutil.copytree(tiny, stopped)

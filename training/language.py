@@ -130,7 +130,8 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     origin = f", started from {start}" if start else ""
     return [
         f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
-        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens",
+        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens{_overlap(info)}",
+        f"skipped     {_skipped(info)}",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
@@ -142,6 +143,17 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"run folder  {folder_of(experiment)}",
         *what_is_left_idle(trainer.args),
     ]
+
+
+def _overlap(info: dict) -> str:
+    """How many documents are in both splits, if any are."""
+    count = info["train"].in_validation_too
+    return f"; {count:,} training documents are in validation too, word for word" if count else ""
+
+
+def _skipped(info: dict) -> str:
+    """How many records of each split are no documents of it, and why."""
+    return f"training {info['train'].skipped()}, validation {info['validation'].skipped()}"
 
 
 def _results(metrics: dict) -> dict:
@@ -186,7 +198,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
     size, about = len(prepared.tokenizer), prepared.about_tokenizer
     return {
-        "data": f"`{experiment.data.origin}`, {prepared.info['train'].documents:,} documents",
+        "data": f"`{experiment.data.origin}`, {prepared.info['train'].documents:,} documents{_overlap(prepared.info)}",
+        "skipped": _skipped(prepared.info),
         "tokenizer": f"{experiment.tokenizer.kind}, {size:,} tokens, {about['bytes_per_token']} bytes a token",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
         "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",

@@ -101,10 +101,13 @@ def test_empty_documents_are_counted_and_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [*PACK, "parquet", "txt"])
-def test_an_empty_file_is_a_fault(tmp_path, suffix):
+def test_an_empty_file_is_a_fault_where_it_can_never_be_whole(tmp_path, suffix):
     (tmp_path / f"corpus.{suffix}").write_bytes(b"")
-    documents, reading, (fault,) = read(tmp_path / f"corpus.{suffix}")
-    assert (documents, reading.faults, fault["reason"]) == ([], 1, "an empty file")
+    documents, reading, faults = read(tmp_path / f"corpus.{suffix}")
+    assert documents == []
+    is_plain = suffix in ("jsonl", "txt")
+    assert (reading.records, reading.empty, reading.faults) == (1, is_plain, not is_plain)
+    assert [fault["reason"] for fault in faults] == ([] if is_plain else ["an empty file"])
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
@@ -224,7 +227,7 @@ def test_documents_between_separators(tmp_path_factory, texts):
     documents, reading, _ = read(path, sample_by="<|endoftext|>")
     stripped = [text.strip("\r\n") for text in texts]
     assert [document["text"] for document in documents] == [text for text in stripped if text]
-    assert reading.empty == sum(not text for text in stripped)
+    assert reading.empty == sum(not text for text in stripped or [""])  # an empty file counts as one
 
 
 @given(st.text(st.sampled_from("ab<|e"), max_size=40), st.integers(1, 7))
@@ -267,7 +270,29 @@ def test_too_many_faults_stop_the_reading_after_a_thousand(tmp_path):
         read(path, limit=0.001)
     assert len(read(path, limit=0.002)[0]) == 2000
     path.write_bytes(b"\n".join([bad] * 2 + [GOOD] * 900))
-    assert len(read(path, limit=0.001)[0]) == 900
+    assert len(read(path, limit=0.001)[0]) == 900  # so far: whether they are too many is judged at the split's end
+
+
+def test_kinds_of_faults_are_counted(tmp_path):
+    lines = [b"{", b"}", b'{"text": null}', *[b'{"title": 1}'] * 3, b'{"text": "\xff"}', GOOD]
+    (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(lines))
+    _, reading, _ = read(tmp_path / "corpus.jsonl")
+    assert reading.reasons == {
+        "no JSON": 2, "text is null": 1, "text is no column": 3, "no JSON, for it is not UTF-8": 1
+    }  # fmt: skip
+    again = Reading(1.0, **json.loads(json.dumps(reading.counts())))
+    assert (again.reasons, again.records, again.faults) == (reading.reasons, 8, 7)
+    assert str(again).startswith("7 of 8 records are no documents (3 x text is no column, 2 x no JSON, 1 x text is n")
+
+
+def test_a_column_that_is_asked_for_is_read_beside_prompts(tmp_path):
+    row = {"prompt": "a", "completion": "b", "text": "c"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    pyarrow.parquet.write_table(pyarrow.table({name: [value] for name, value in row.items()}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        for prompts, expected in ((True, {"prompt": "a", "completion": "b"}), (False, {"text": "c"})):
+            fields = Fields("text", None, "paragraph", prompts)
+            assert list(split_of_files([LocalShard.of(tmp_path / name)], fields, 0.0)) == [expected]
 
 
 def test_a_fault_reads_well():

@@ -65,7 +65,7 @@ REFUSED = [
     ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 broken", {}, "broken.jsonl.gz is damaged after record 0"),
     ("broken.parquet", b"PAR1 broken", {}, "broken.parquet is damaged after record 0"),
     ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [ as a JSON array does; write one object a line instead"),
-    ("empty.jsonl", b"", {}, "1 of 1 records are no documents"),
+    ("empty.jsonl", b"", {}, "all 1 records are empty; check data.source and data.text_field"),
     ("some.jsonl", b'{"text": "a"}\n' * 20, {"group_field": "meta"}, "data.group_field=meta is in no document of"),
     ("pairs.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 20, {}, "data.layout=packed would count; use layout=doc"),
 ]
@@ -114,8 +114,13 @@ def test_the_manifest_says_what_there_is(corpus):
 def test_a_preparation_says_what_it_made(corpus, tmp_path):
     with (tmp_path / "corpus.jsonl").open("a") as file:
         file.write('{"text": ""}\nbad\n{"text": "document 1"}\n')
-    lines = "\n".join(prepare(corpus, TokenizerSection(kind="characters")).describe())
-    for words in ("16 documents", "1 records are no documents", "1 documents are empty", "1 training documents are in"):
+    lines = "\n".join(prepare(replace(corpus, bad_records=0.1), TokenizerSection(kind="characters")).describe())
+    for words in (
+        "16 documents",
+        "2 of 18 records (1 x empty, 1 x no JSON) are skipped: ",
+        "0 of 5 records are skipped",
+        "1 training documents are in validation too",
+    ):
         assert words in lines
 
 
@@ -212,3 +217,68 @@ def test_splits_share_no_document_and_lose_none(corpus):
         for example in prepared.examples(split, "documents", 99):
             texts[prepared.tokenizer.decode(example["input_ids"], skip_special_tokens=True)] += 1
     assert texts == Counter(f"document {i}" for i in range(20))
+
+
+def rows(count: int, bad: str) -> str:
+    """JSON lines, every second of which is `bad`."""
+    return "".join(f'{{"text": "document {i}"}}\n' if i % 2 else f"{bad}\n" for i in range(count))
+
+
+LOSING = {
+    "another column": ("train.jsonl", rows(600, '{"content": "lost"}').encode(), "content"),
+    "null": ("train.jsonl", rows(600, '{"text": null}').encode(), "text is null"),
+    "another encoding in JSON": ("train.jsonl", rows(90, '{"text": "\xe9"}').encode("latin-1"), "save the files as"),
+    "another encoding": ("train.txt", "caf\xe9\n\ntea\n\n".encode("latin-1") * 20, "save the files as UTF-8"),
+    "one of fifty": ("train.jsonl", b"{}\n" + b'{"text": "kept"}\n' * 49, "raise the limit to 0.02"),
+    "in validation": ("validation.jsonl", rows(60, '{"text": 5}').encode(), "text is a number"),
+    "after a thousand": ("train.jsonl", b'{"text": "kept"}\n' * 2000 + b"{}\n" * 3, "1 of 2,001 records"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", LOSING)
+def test_a_small_corpus_loses_no_more_than_is_allowed(tmp_path, monkeypatch, name, streaming):
+    """Its end is judged as its thousandth record is, before a vocabulary is learnt and whatever part it is."""
+    file, written, why = LOSING[name]
+    source, cache = tmp_path / "corpus", tmp_path / "prepared"
+    source.mkdir()
+    for split in ("train", "validation"):
+        (source / f"{split}.jsonl").write_text("".join(f'{{"text": "{split} {i}"}}\n' for i in range(70)))
+    (source / "train.jsonl").unlink(missing_ok=file.startswith("train"))
+    (source / file).write_bytes(written)
+    data = DataSection(source=str(source), bad_records=0.0, cache_dir=str(cache), streaming=streaming)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens.tokenizers, "save", None)  # it is not come to
+        with pytest.raises(ConfigError, match=r"records are no documents .* more than data\.bad_records=0; ") as error:
+            prepare(data, TokenizerSection(kind="characters"))
+    assert why in str(error.value)
+    assert not cache.exists()
+    allowed = prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters"))
+    info = allowed.info["validation" if file.startswith("validation") else "train"]
+    assert info.quarantined == sum(info.reasons.values()) > 0
+    with pytest.raises(ConfigError, match="records are no documents"):  # though it is prepared by now
+        prepare(data, TokenizerSection(kind="characters"))
+    assert prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters")).folder == allowed.folder
+
+
+def test_of_a_mixture_each_part_is_judged(tmp_path):
+    (tmp_path / "bad.jsonl").write_text(rows(600, '{"content": "lost"}'))
+    data = DataSection(
+        mixture={"fables": 0.9, str(tmp_path / "bad.jsonl"): 0.1}, validation_documents=20, bad_records=0.1,
+        train_documents=2000, cache_dir=str(tmp_path / "prepared"),
+    )  # fmt: skip
+    section = TokenizerSection(kind="characters")
+    with pytest.raises(ConfigError, match=r"20 of 40 records are no documents \(the last: .*bad.jsonl.*than data.bad"):
+        prepare(data, section)
+    whole = prepare(replace(data, bad_records=0.6), section)
+    for info in whole.info.values():
+        assert info.reasons == {"text is no column": info.groups["bad.jsonl"]["documents"]}
+
+
+def test_what_is_held_out_is_counted_once(corpus, tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(rows(40, "{}"))
+    info = prepare(replace(corpus, bad_records=0.6), TokenizerSection(kind="characters")).info
+    assert [info[split].skipped() for split in ("validation", "train")] == [
+        "5 of 10 records (5 x text is no column)",
+        "15 of 30 records (15 x text is no column)",
+    ]
