@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+import sys
+from functools import cache
 from pathlib import Path
 
 LICENCES = (
@@ -16,6 +18,13 @@ LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code"
 
 class ConfigError(Exception):
     """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
+
+
+@cache
+def warn(sentence: str):
+    """Say what is odd in what the user gave, once, by one of the processes of a run."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def at_least(section: str, values, **minima):

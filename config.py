@@ -22,7 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from checks import as_folder
 from effects import refuse_vain
-from experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
+from experiment import IN_ANY_CASE, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
 from sections import ConfigError, TokenizerSection
 from written import read_written
@@ -82,8 +82,6 @@ SECONDS_FOR_THE_FIRST = 30
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
 RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
-
-
 START = Field(
     ["str", "None"],
     None,
@@ -129,7 +127,14 @@ def _model_fields() -> dict[str, Field]:
 
 
 def _with_defaults(fields: dict[str, Field], defaults: dict) -> dict[str, Field]:
-    return fields | {key: dataclasses.replace(fields[key], default=value) for key, value in defaults.items()}
+    return fields | {
+        key: dataclasses.replace(fields[key], default=own) for key, own in _known(defaults, fields).items()
+    }
+
+
+def _known(values: dict, fields: dict[str, Field]) -> dict:
+    """The values but for those that the installed transformers has no field for."""
+    return {key: value for key, value in values.items() if key in fields}
 
 
 def load_experiment(
@@ -141,12 +146,13 @@ def load_experiment(
     for section in sections:
         _refuse_unknown(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
-    checked["training"] = kind.training_defaults | checked["training"]
+    checked["training"] = _known(kind.training_defaults, section_fields("training", kind)) | checked["training"]
     if checked["training"].get("output_dir") is None:
         checked["training"]["output_dir"] = f"runs/{Path(path).stem}"
     checked["training"]["output_dir"] = as_folder("training.output_dir", checked["training"]["output_dir"])
     if checked["model"].get("path") is None:
-        checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | _without(checked["model"], "path")
+        checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | checked["model"]
+        checked["model"].pop("path", None)
     else:
         checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
     experiment = kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
@@ -159,10 +165,6 @@ def _is_text(name: str, kind: type[Experiment]) -> bool:
     section, _, key = name.partition(".")
     field = section_fields(section, kind).get(key) if section in sections_of(kind) else None
     return field is not None and set(field.accepts) <= {"str", "None"}
-
-
-def _without(values: dict, key: str) -> dict:
-    return {name: value for name, value in values.items() if name != key}
 
 
 def _tokenizer_of_start(model: dict, tokenizer: dict) -> dict:
@@ -242,16 +244,22 @@ def build(cls: type, section: str, values: dict):
 
 
 def describe_sections(kind: type[Experiment] = LanguageExperiment) -> str:
-    """The help text: each section's fields with type, default and meaning."""
+    """The help text: each section's fields with type, default and meaning, and why some cannot be set."""
     lines = []
     for section in sections_of(kind):
-        lines.append(f"\n{section}:")
-        for name, field in section_fields(section, kind).items():
-            default = "null" if field.default is None else field.default
-            lines.append(f"  {name}  ({field.type_name}, default {default})")
-            if field.meaning:
-                lines.append(f"      {field.meaning}")
+        fields = section_fields(section, kind)
+        lines += [f"\n{section}:", *(_describe(section, name, field, kind) for name, field in fields.items())]
     return "\n".join(lines)
+
+
+def _describe(section: str, name: str, field: Field, kind: type[Experiment]) -> str:
+    default = kind.chosen.get(f"{section}.{name}", "null" if field.default is None else field.default)
+    mark, meanings = "", [field.meaning] if field.meaning else []
+    if section == "training" and name in kind.unsupported:
+        mark, meanings = ", not supported", [f"Not supported: {kind.unsupported[name]}.", *meanings]
+    elif section == "training" and name in IN_ANY_CASE:
+        meanings = [f"Not needed: in any case {IN_ANY_CASE[name][1]}.", *meanings]
+    return "\n      ".join([f"  {name}  ({field.type_name}, default {default}{mark})", *meanings])
 
 
 @contextmanager

@@ -64,6 +64,58 @@ ALGORITHMIC_TRAINING = {
     "ddp_find_unused_parameters": False,
 }
 
+UNSUPPORTED = {
+    "accelerator_config": "how batches are shared out is for the run to say",
+    "auto_find_batch_size": "it would lose or repeat examples of the run",
+    "batch_eval_metrics": "validation is measured as a whole",
+    "dataloader_drop_last": "it would lose examples of the run",
+    "deepspeed": "several GPUs are used by `accelerate launch`",
+    "eval_do_concat_batches": "validation is measured as a whole",
+    "hub_revision": "main is pushed to",
+    "hub_token": "it would be written into the run; use `hf auth login`",
+    "ignore_data_skip": "a resumed run would repeat examples",
+    "include_num_input_tokens_seen": "targets are always counted, and these would be added to them",
+    "label_smoothing_factor": "transformers would smooth other tokens than the targets",
+    "parallelism_config": "several GPUs are used by `accelerate launch`",
+    "remove_unused_columns": "the collator reads columns that no model takes",
+    "train_sampling_strategy": "it would undo the order of the run, in which each epoch is shuffled",
+    "use_liger_kernel": "it has no kernels for these models",
+}
+"""Settings that can only have the default, and why: what the Trainer offers and a run cannot do."""
+
+NOT_FOR_EQUATIONS = {
+    "activation_checkpointing": "equations are short",
+    "fsdp": "one process trains all replicas",
+    "gradient_accumulation_steps": "training.per_device_train_batch_size is the whole batch",
+    "gradient_checkpointing": "equations are short",
+    "label_smoothing_factor": "answers are exact",
+    "load_best_model_at_end": "the last model is kept",
+    "metric_for_best_model": "the last model is kept",
+    "neftune_noise_alpha": "replicas have no embeddings in common",
+    "num_train_epochs": "training.max_steps is the length of a run",
+    "optim": "optimizer.kind is adamw or muon",
+    "push_to_hub": "`python -m training.publish FOLDER` publishes what came out",
+    "train_sampling_strategy": "equations are shuffled anew each epoch",
+}
+"""The same, of a run on equations."""
+
+IN_ANY_CASE = {
+    "enable_jit_checkpoint": (True, "a run that gets SIGTERM is saved"),
+    "restore_callback_states_from_checkpoint": (True, "a resumed run restores its own"),
+    "train_sampling_strategy": ("random", "each epoch is shuffled, in an order that a resumed run goes on with"),
+}
+"""What the Trainer can be asked for and a run does without: the value that asks for it, and what it does."""
+
+CHOSEN = {
+    "training.output_dir": "runs/NAME, after CONFIG",
+    "training.bf16": "true where the hardware multiplies bfloat16 matrices faster than float32, unless fp16 is given",
+    "training.use_cpu": "true where there is no accelerator",
+    "training.do_eval": "true, with eval_strategy=no false",
+    "training.dataloader_pin_memory": "true, on the CPU false",
+    "training.hub_model_id": "the name of output_dir",
+}
+"""Defaults that are chosen when a run begins, in words."""
+
 ALGORITHMIC_MODEL = {
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -88,6 +140,8 @@ class Experiment:
     script: ClassVar[str]
     model_defaults: ClassVar[dict] = {}
     training_defaults: ClassVar[dict]
+    unsupported: ClassVar[dict]
+    chosen: ClassVar[dict]
 
     def as_dict(self) -> dict:
         """Every setting, defaults included, as plain values."""
@@ -104,6 +158,8 @@ class LanguageExperiment(Experiment):
 
     script = "train_lm.py"
     training_defaults = LM_TRAINING
+    unsupported = UNSUPPORTED
+    chosen = CHOSEN | {"training.greater_is_better": "false: of every metric that is measured, lower is better"}
 
     def __post_init__(self):
         run, cache = Path(self.training["output_dir"]), Path(self.data.cache_dir)
@@ -150,6 +206,12 @@ class AlgorithmicExperiment(Experiment):
     script = "train_algorithmic.py"
     model_defaults = ALGORITHMIC_MODEL
     training_defaults = ALGORITHMIC_TRAINING
+    unsupported = {key: why for key, why in UNSUPPORTED.items() if key != "dataloader_drop_last"} | NOT_FOR_EQUATIONS
+    chosen = CHOSEN | {
+        "model.max_position_embeddings": "the tokens of an equation",
+        "training.num_train_epochs": "as many as training.max_steps makes",
+        "training.per_device_train_batch_size": "512, or all equations of the training split if those are fewer",
+    }
 
     def replicated(self) -> list["AlgorithmicExperiment"]:
         """The experiments that run side by side as this one: all combinations of what `replicas` lists.

@@ -77,6 +77,10 @@ CASTS = {
 }
 
 
+EMPTY = {"list": list, "dict": dict}
+"""What factories of defaults make."""
+
+
 def _union_members(node: ast.expr, aliases: Mapping[str, str]) -> list:
     """`int | Norm | None` as ["int", ("rmsnorm", ...), "None"]: names, or tuples of the values a Literal allows."""
     if isinstance(node, ast.BinOp):
@@ -111,11 +115,12 @@ def read_fields(path: Path, class_name: str, *with_enumerations: Path) -> dict[s
     }
     enumerations = {name: f"Literal{values}" for one in (path, *with_enumerations) for name, values in _values(one)}
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    known = _assigned(body)
     fields = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign):
-            default, about = _default_and_metadata(node.value)
-            meaning = " ".join((about.get("help") or "").split())
+            default, about = _default_and_metadata(node.value, known)
+            meaning = " ".join((about.get("help") or "").replace("%%", "%").split())  # as argparse wants it
             if isinstance(after, ast.Expr):
                 meaning = " ".join(ast.literal_eval(after.value).split())
             accepts = _union_members(node.annotation, aliases | enumerations)
@@ -136,11 +141,28 @@ def _values(path: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _default_and_metadata(node: ast.expr | None) -> tuple[Any, dict]:
-    """Default and metadata of `x: T = 1` or of `x: T = field(default=1, metadata={"help": "..."})`."""
+def _assigned(body: list[ast.stmt]) -> dict[str, Any]:
+    """What the names in a class are, by the last assignment that is written out; an `if` is taken to hold."""
+    found = {}
+    for node in (node for statement in body for node in ast.walk(statement)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(ValueError, TypeError):
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+def _default_and_metadata(node: ast.expr | None, known: Mapping[str, Any]) -> tuple[Any, dict]:
+    """Default and metadata of `x: T = 1` or of `x: T = field(default=1, metadata={"help": "..."})`.
+
+    A default that is a name is what is `known` of it; of a factory of lists or mappings it is an empty one.
+    """
     if isinstance(node, ast.Call):
         given = {keyword.arg: keyword.value for keyword in node.keywords}
-        return _default_and_metadata(given.get("default"))[0], _metadata(given.get("metadata"))
+        if "default_factory" in given:
+            return EMPTY.get(ast.unparse(given["default_factory"]), lambda: None)(), _metadata(given.get("metadata"))
+        return _default_and_metadata(given.get("default"), known)[0], _metadata(given.get("metadata"))
+    if isinstance(node, ast.Name):
+        return known.get(node.id), {}
     try:
         return ast.literal_eval(node), {}
     except (ValueError, TypeError):

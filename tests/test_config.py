@@ -1,16 +1,22 @@
 """An experiment file is checked whole, in one sentence, before anything heavy is imported."""
 
+import ast
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+import transformers
 
-from config import ROOT, ConfigError, build, describe_sections, load_experiment, one_sentence, section_fields
+from config import KINDS, ROOT, ConfigError, build, describe_sections, load_experiment, one_sentence, section_fields
 from experiment import AlgorithmicExperiment
+from fields import read_fields
 from modeling.configuration_kindling import KindlingLlamaConfig
+from training.arguments import training_arguments
+from training.rules import check_each
 
 EXAMPLE = """
 model: {hidden_size: 64, norm: layernorm}
@@ -200,6 +206,58 @@ def test_every_setting_has_a_meaning_and_a_line_of_help():
         for name, field in section_fields(section).items():
             assert f"  {name}  (" in text
             assert field.meaning, f"{section}.{name} has no line of meaning"
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def plain(request, tmp_path):
+    """An experiment of each kind that says next to nothing."""
+    (tmp_path / "plain.yaml").write_text("training: {use_cpu: true}")
+    return load_experiment(str(tmp_path / "plain.yaml"), [], request.param)
+
+
+def test_help_marks_what_is_refused_and_says_why(plain):
+    """All that is refused whatever its value, and nothing else."""
+    kind = type(plain)
+    lines, fields = describe_sections(kind).splitlines(), section_fields("training", kind)
+    marked = {line.split()[0]: lines[i + 1] for i, line in enumerate(lines) if line.endswith(", not supported)")}
+    assert marked.keys() == kind.unsupported.keys() & fields.keys()
+    for name, why in marked.items():
+        assert why == f"      Not supported: {kind.unsupported[name]}."
+        with pytest.raises(ConfigError, match=rf"^training\.{name}.* is not supported: .*; leave it out$"):
+            check_each({name: "other"}, plain)
+    check_each({name: field.default for name, field in fields.items() if name != "num_train_epochs"}, plain)
+
+
+def test_help_has_the_defaults_that_a_run_has(plain):
+    """Or words, where they are chosen; null leaves it to transformers."""
+    args, kind = training_arguments(plain), type(plain)
+    for name, field in section_fields("training", kind).items():
+        now = getattr(args, name)
+        now = now.value if isinstance(now, Enum) else now
+        alike = field.default is None or now == field.default or (now, field.default) in (([], "none"), ([], ""))
+        assert alike or f"training.{name}" in kind.chosen or name == "resume_from_checkpoint", name
+    lines = describe_sections(kind).splitlines()
+    assert any(line.startswith("  bf16  (bool, default true where the hardware") for line in lines)
+    assert any(line.startswith("  optim  (") and "default adamw_torch" in line for line in lines)
+
+
+def test_settings_that_come_and_go_with_transformers_are_no_trouble(example, monkeypatch):
+    """A field of ours that a release lacks is left out; one that it has and we do not know is there."""
+    package = Path(transformers.__file__).parent
+    source = (package / "training_args.py").read_text()
+    source = source.replace("    train_sampling_strategy: str", "    brand_new: int")
+    source = source.replace("    label_smoothing_factor: float", "    label_smoothing: float")
+    monkeypatch.setattr(
+        "fields._parse", lambda path: ast.parse(source if path.name == "training_args.py" else path.read_text())
+    )
+    read_fields.cache_clear()
+    try:
+        fields, text = section_fields("training"), describe_sections()
+        assert "brand_new  (" in text
+        assert "train_sampling_strategy" not in fields
+        assert "train_sampling_strategy" not in load_experiment(example, []).training
+    finally:
+        read_fields.cache_clear()
 
 
 def test_help_imports_nothing_heavy():

@@ -31,7 +31,7 @@ LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
     "data_prep": {"config", "experiment", "files", "hub", "sections", "data_prep"},
-    "training": {"config", "experiment", "files", "hub", "sections", "written", "modeling", "training"},
+    "training": {"checks", "config", "experiment", "files", "hub", "sections", "written", "modeling", "training"},
     "experiments": {"config", "experiment", "files", "sections", "modeling", "experiments"},
 }
 

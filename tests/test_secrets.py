@@ -116,7 +116,7 @@ def test_neither_runs_nor_their_failures_tell_the_token(said):
     folder, codes, text = said
     assert codes == [0, 2, 2, 2, 2, 0] + [2] * 8
     assert "authorization: <TOKEN>" in text, "nobody was loud"
-    for sentence in ("someone/missing cannot be read", "published cannot be published", "training.hub_token would be"):
+    for sentence in ("someone/missing cannot be read", "published cannot be published", "training.hub_token is not"):
         assert sentence in text
     for name in ("published", "from-file"):
         assert {path.name for path in (folder / name).iterdir()} > {

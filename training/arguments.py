@@ -40,7 +40,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     refuse_half_launched(values["use_cpu"])
-    check_each(values, experiment.training_defaults)
+    check_each(values, experiment)
     check_pairs(values)
     check_compile_mode(values.get("torch_compile_mode"))
     _check_fsdp(values, experiment)
@@ -179,13 +179,7 @@ def _check_trackers(args: TrainingArguments):
 
 
 def _check_publishing(args: TrainingArguments):
-    """What would be refused by the Hub in the end, or must not be written down."""
-    if args.hub_token is not None:
-        raise ConfigError("training.hub_token would be written into the run; leave it out and run `hf auth login`")
-    if args.hub_revision is not None:
-        raise ConfigError(
-            f"training.hub_revision={args.hub_revision} is not supported; leave it out: main is pushed to"
-        )
+    """What would be refused by the Hub in the end."""
     if args.push_to_hub:
         refuse_anonymous()
         refuse_name(args.hub_model_id or Path(args.output_dir).resolve().name)

@@ -83,23 +83,6 @@ class AlgorithmicProgress(ProgressCallback):
                     self.training_bar.write(f"step {step:,}: {name} {event} ({split} {accuracy:.1%})")
 
 
-# What has no meaning for equations, the only value it can have, and what to do instead.
-UNSUPPORTED = {
-    "gradient_accumulation_steps": (1, "set training.per_device_train_batch_size"),
-    "optim": (None, "set optimizer.kind to adamw or muon"),
-    "push_to_hub": (False, "publish what came out by `python -m training.publish FOLDER`"),
-    "num_train_epochs": (None, "set training.max_steps"),
-    "label_smoothing_factor": (0, "answers are exact"),
-    "train_sampling_strategy": ("sequential", "equations are shuffled anew each epoch"),
-    "load_best_model_at_end": (False, "the last model is kept"),
-    "metric_for_best_model": (None, "the last model is kept"),
-    "gradient_checkpointing": (False, "equations are short"),
-    "activation_checkpointing": (False, "equations are short"),
-    "neftune_noise_alpha": (None, "replicas have no embeddings in common"),
-    "fsdp": (None, "one process trains all replicas"),
-}
-
-
 def refuse_unsupported(experiment: AlgorithmicExperiment):
     """Refuse what a run on equations cannot do, before any work."""
     training = experiment.training
@@ -108,9 +91,6 @@ def refuse_unsupported(experiment: AlgorithmicExperiment):
             "equations are too few to share: one process trains all replicas side by side; start this by `python "
             "train_algorithmic.py`, and many runs at once by `python -m experiments.sweep`"
         )
-    for name, (only, instead) in UNSUPPORTED.items():
-        if training.get(name, only) not in (only, None):
-            raise ConfigError(f"training.{name}={training[name]} is not for equations; leave it out: {instead}")
     if experiment.replicas and experiment.guard.loss_spike is not None:
         raise ConfigError(
             f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are summed; leave it out"

@@ -10,6 +10,9 @@ from transformers import PreTrainedModel
 from transformers.debug_utils import DebugOption
 from transformers.training_args import trainer_log_levels
 
+from checks import warn
+from config import section_fields
+from experiment import IN_ANY_CASE, Experiment
 from sections import SEEDS, ConfigError
 
 INTERVALS = ("logging_steps", "eval_steps", "save_steps")
@@ -78,25 +81,6 @@ RULES = (
 )  # fmt: skip
 """Settings, what each must be by itself, and what is said of it if it is not. null is left to transformers."""
 
-UNSUPPORTED = {
-    "accelerator_config": (None, "how batches are shared out is for the run to say"),
-    "auto_find_batch_size": (False, "it would lose or repeat examples of the run"),
-    "batch_eval_metrics": (False, "validation is measured as a whole"),
-    "dataloader_drop_last": (False, "it would lose examples of the run"),
-    "deepspeed": (None, "several GPUs are used by `accelerate launch`"),
-    "eval_do_concat_batches": (True, "validation is measured as a whole"),
-    "enable_jit_checkpoint": (False, "a run that gets SIGTERM is saved in any case"),
-    "ignore_data_skip": (False, "a resumed run would repeat examples"),
-    "include_num_input_tokens_seen": ("no", "targets are always counted"),
-    "label_smoothing_factor": (0, "transformers would smooth other tokens than the targets"),
-    "parallelism_config": (None, "several GPUs are used by `accelerate launch`"),
-    "remove_unused_columns": (False, "the collator reads columns that no model takes"),
-    "restore_callback_states_from_checkpoint": (False, "a resumed run restores its own"),
-    "train_sampling_strategy": ("sequential", "it would undo the order of the run, in which each epoch is shuffled"),
-    "use_liger_kernel": (False, "it has no kernels for these models"),
-}
-"""What the Trainer offers and a run cannot do: the value it has, and why."""
-
 MAPPINGS = {
     "lr_scheduler_kwargs": "{num_cycles: 1}",
     "gradient_checkpointing_kwargs": "{use_reentrant: false}",
@@ -114,15 +98,22 @@ def _halves(option: str) -> tuple[str, str, str]:
     return option.partition("=")
 
 
-def check_each(values: dict, own: dict):
-    """Each setting by itself; `own` are the defaults of a kind of experiment, which it can have in any case."""
+def check_each(values: dict, experiment: Experiment):
+    """Each setting by itself. What a run does in any case is said and left out; `ConfigError` if one cannot be."""
+    defaults = {name: field.default for name, field in section_fields("training", type(experiment)).items()}
+    for name, (asked, what) in IN_ANY_CASE.items():
+        if name in values and values[name] == asked:
+            warn(f"training.{name}={asked} changes nothing, for in any case {what}")
+            values[name] = defaults[name]
+    for name, why in experiment.unsupported.items():
+        value, default = values.get(name), None if f"training.{name}" in experiment.chosen else defaults.get(name)
+        if value is not None and (value or None) != (default or None):
+            given = name if name.endswith("_token") else f"{name}={value}"  # secrets stay out of logs
+            raise ConfigError(f"training.{given} is not supported: {why}; leave it out")
     for names, is_right, complaint in RULES:
         for name in names:
             if values.get(name) is not None and not is_right(values[name]):
                 raise ConfigError(f"training.{name}={values[name]} is {complaint}")
-    for name, (only, why) in UNSUPPORTED.items():
-        if (value := values.get(name)) is not None and value not in (only, own.get(name, only)):
-            raise ConfigError(f"training.{name}={value} is not supported: {why}; leave it out")
     for name, example in MAPPINGS.items():
         if isinstance(values.get(name), str):
             values[name] = _mapping(name, values[name], example)

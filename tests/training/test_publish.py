@@ -482,7 +482,7 @@ def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["training.hub_token=hf_secret"], "training.hub_token would be written into the run"),
+        (["training.hub_token=hf_secret"], "training.hub_token is not supported: it would be written into the run"),
         (["training.hub_revision=dev"], "training.hub_revision=dev is not supported"),
         (["training.push_to_hub=true"], "nobody is logged in to the Hub"),
     ],
