@@ -24,6 +24,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from config import KINDS, ROOT, load_experiment
-from files import read_mapping, write_json
+from files import read_mapping, read_rows, write_json
 from sections import ConfigError
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
@@ -93,11 +94,26 @@ class Cell:
     @property
     def minutes(self) -> float:
         """How long it has run, all calls together."""
-        record = self.record
-        seconds, started = record.get("seconds", 0), record.get("started")
+        seconds, started = self.seconds, self.record.get("started")
         if started and self.state == "running":
             seconds += (datetime.now() - datetime.fromisoformat(started)).total_seconds()
         return seconds / 60
+
+    @property
+    def seconds(self) -> float:
+        """The same up to its last end; by the run's own numbers where its sweep was killed and did not see that."""
+        record = self.record
+        seconds = record.get("seconds", 0)
+        return max(seconds, self._seconds_of_training()) if record.get("pid") else seconds
+
+    def _seconds_of_training(self) -> float:
+        """What the run itself wrote down last; 0 if it has written nothing."""
+        with suppress(ConfigError):
+            return read_mapping(self.folder / "metrics.json", "").get("seconds", 0)
+        with suppress(ConfigError):
+            rows = read_rows(self.folder / "metrics.jsonl", "")
+            return max((row["seconds"] for row in rows if "seconds" in row), default=0)
+        return 0
 
 
 def lock(log, kind: int = fcntl.LOCK_EX) -> bool:

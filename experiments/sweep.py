@@ -6,7 +6,8 @@
 
 The same command goes on where an earlier one was stopped: a failed or interrupted cell goes on from its last checkpoint
 if it has written one, and else starts again. Ctrl-C stops the cells that run. Several sweeps of one file can share its
-cells. experiments/cells.py shows what a sweep file holds.
+cells: each waits for those of the others, and goes on with what a killed one has left. The exit code is 0 if all cells
+are finished. experiments/cells.py shows what a sweep file holds.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from sections import ConfigError
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 POLL_SECONDS = 0.2
 LOCK_TRIES, LOCK_SECONDS = 5, 0.04
+SECONDS_TO_RECORD = 2.0
+"""What a sweep has to write down how a cell ended, before others take the cell to be left behind."""
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +47,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run or show the cells; returns 1 if any has failed."""
+    """Run or show the cells; returns 1 if any is not finished in the end."""
     sweep = read_sweep(arguments.sweep, arguments.overrides)
     cells = choose(sweep.cells, arguments.only or ["*"])
     if arguments.jobs < 1:
@@ -60,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
     states = Counter(cell.state.split()[0] for cell in cells)
     print(", ".join(f"{count} {state}" for state, count in states.items()))
     print(f"report   python -m experiments.report {arguments.sweep}")
-    return int(states["failed"] > 0)
+    return int(states.total() > states["finished"])
 
 
 def choose(cells: list[Cell], patterns: list[str]) -> list[Cell]:
@@ -82,29 +85,30 @@ def status(cells: list[Cell]) -> list[str]:
 def run_cells(cells: list[Cell], script: str, jobs: int):
     """Run the unfinished ones of these cells, `jobs` at a time, and record how each ended.
 
-    An interrupt stops those that run and is passed on.
+    Those that another process has are asked for again until they are finished or have failed; what it has left is gone
+    on with. An interrupt stops those that run and is passed on.
 
     `ConfigError` if a cell is refused before any has finished: the others, which may have the same mistake, are not
     started, and those that run are waited for.
     """
-    waiting, running, refused = [cell for cell in cells if not cell.finished], {}, []
+    waiting, elsewhere, running, refused = [cell for cell in cells if not cell.finished], [], {}, []
     with tqdm(total=len(waiting), unit="cell", smoothing=0, disable=None) as bar:
         try:
-            while running or (waiting and not refused):
+            while running or ((waiting or elsewhere) and not refused):
                 while waiting and not refused and len(running) < jobs:
                     cell = waiting.pop(0)
                     if (process := start(cell, script, jobs)) is None:
                         bar.write(f"{cell.name}: another process has it")
-                        bar.update()
+                        elsewhere.append((cell, time.monotonic()))
                     else:
                         running[process] = cell
-                for process in [process for process in running if process.poll() is not None]:
-                    cell = running.pop(process)
-                    record_end(cell, process.returncode)
+                ended = collect(running)
+                free, elsewhere, ended_elsewhere = ask_again(elsewhere)
+                waiting += free
+                for cell in ended + ended_elsewhere:
                     bar.write(outcome(cell))
                     bar.update()
-                    if is_refused(cell) and not any(other.finished for other in cells):
-                        refused.append(cell)
+                refused += [cell for cell in ended if is_refused(cell) and not any(other.finished for other in cells)]
                 bar.refresh()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -112,6 +116,30 @@ def run_cells(cells: list[Cell], script: str, jobs: int):
     if refused:
         others = f"; cells not started: {len(waiting)}" if waiting else ""
         raise ConfigError(f"the cell {refused[0].name} was refused by {last_words(refused[0])}{others}")
+
+
+def collect(running: dict[subprocess.Popen, Cell]) -> list[Cell]:
+    """Take out the cells whose processes have ended, and record how."""
+    ended = [process for process in running if process.poll() is not None]
+    for process in ended:
+        record_end(running[process], process)
+    return [running.pop(process) for process in ended]
+
+
+def ask_again(elsewhere: list[tuple[Cell, float]]) -> tuple[list[Cell], list[tuple[Cell, float]], list[Cell]]:
+    """Of cells, each with the time at which another process last had it: those to start here, which it left unfinished;
+    those that it still has; those that have ended."""
+    free, still, ended, now = [], [], [], time.monotonic()
+    for cell, seen in elsewhere:
+        if cell.is_running():
+            still.append((cell, now))
+        elif cell.finished or cell.record.get("exit_code"):
+            ended.append(cell)
+        elif now - seen < SECONDS_TO_RECORD:
+            still.append((cell, seen))
+        else:
+            free.append(cell)
+    return free, still, ended
 
 
 def is_refused(cell: Cell) -> bool:
@@ -131,7 +159,7 @@ def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
         record = describe(cell) | {
             "command": shlex.join(["python", *command]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
-            "seconds": cell.record.get("seconds", 0) if goes_on else 0,
+            "seconds": cell.seconds if goes_on else 0,
             "exit_code": None,
         }
         cell.write_record(record)
@@ -163,9 +191,11 @@ def environment(jobs: int) -> dict[str, str]:
     }
 
 
-def record_end(cell: Cell, exit_code: int | None):
-    """Note how a cell's process ended; None where we have stopped it."""
-    record = cell.record
+def record_end(cell: Cell, process: subprocess.Popen, was_stopped: bool = False):
+    """Note how a cell's process ended, with no exit code where we have stopped it. Nothing if another has it by now."""
+    record, exit_code = cell.record, None if was_stopped else process.returncode
+    if record.get("pid") != process.pid:
+        return
     seconds = record["seconds"] + (datetime.now() - datetime.fromisoformat(record["started"])).total_seconds()
     cell.write_record(record | {"exit_code": exit_code, "seconds": round(seconds, 1), "pid": None})
 
@@ -196,7 +226,7 @@ def stop(running: dict[subprocess.Popen, Cell]):
         except KeyboardInterrupt:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        record_end(cell, None)
+        record_end(cell, process, was_stopped=True)
 
 
 if __name__ == "__main__":

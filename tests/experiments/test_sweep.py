@@ -2,8 +2,13 @@
 
 import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +17,8 @@ from experiments import cells, sweep
 from experiments.cells import read_sweep
 from sections import ConfigError
 
-# A run whose number of steps says what becomes of it: 17 and 18 are refused, 13 fails, 99 waits to be stopped, 2 waits
-# for another 2.
+# A run whose number of steps says what becomes of it: 17 and 18 are refused, 13 fails, 99 waits to be stopped, 98 for a
+# file, 2 for another 2.
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
@@ -31,12 +36,14 @@ if steps == "13" and not Path("mended").exists():
     sys.exit("thirteen steps are not possible")
 if steps == "99" and "training.resume_from_checkpoint" not in settings:
     time.sleep(60)
+while steps == "98" and not Path("go").exists():
+    time.sleep(0.01)
 if steps == "2":
     deadline = time.time() + 20
     while len(list(folder.parent.glob("*/begun"))) < 2 and time.time() < deadline:
         time.sleep(0.01)
     assert time.time() < deadline, "there is no second one"
-kept = {"threads": os.environ.get("OMP_NUM_THREADS")}
+kept = {"threads": os.environ.get("OMP_NUM_THREADS"), "seconds": 90}
 (folder / "metrics.json").write_text(json.dumps({"steps": int(steps), "settings": settings, **kept}))
 """
 
@@ -170,6 +177,8 @@ def test_an_interrupt_stops_the_children_and_the_next_call_goes_on(repository, m
     begun = repository / "runs" / "sweeps" / "s" / "max_steps=99" / "begun"
 
     class Clock:
+        monotonic = time.monotonic
+
         @staticmethod
         def sleep(seconds):  # noqa: ARG004
             if begun.exists():
@@ -184,16 +193,116 @@ def test_an_interrupt_stops_the_children_and_the_next_call_goes_on(repository, m
     assert metrics(repository, 99)["settings"]["training.resume_from_checkpoint"] == "true"
 
 
-def test_a_cell_that_another_process_runs_is_left_to_it(repository, capsys):
+@pytest.fixture
+def other(repository, monkeypatch):  # noqa: ARG001
+    """Start another sweep of a file, and do something to it once this one is waiting."""
+    monkeypatch.setattr(sweep, "SECONDS_TO_RECORD", 0.05)
+    started = []
+
+    def start(path: str, begun: str, then):
+        child = os.fork()
+        if child == 0:
+            os._exit(run(path, "--only", f"*={begun}"))
+        started.append(child)
+        (cell,) = [cell for cell in read_sweep(path).cells if cell.name.endswith(f"={begun}")]
+        while not (cell.folder / "begun").exists():
+            time.sleep(0.01)
+
+        class Clock:
+            monotonic = time.monotonic
+
+            @staticmethod
+            def sleep(seconds):
+                time.sleep(seconds)
+                if cell.is_running() and cell.name not in done and all(state != "pending" for state in states(path)):
+                    done.append(cell.name)
+                    then(child, cell)
+
+        done = []
+        monkeypatch.setattr(sweep, "time", Clock)
+        return cell
+
+    yield start
+    for child in started:
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_what_a_killed_sweep_has_left_is_gone_on_with(repository, other, capsys):
+    """The sweep is killed, and its cell too."""
+    path = write_sweep(repository, 99, 1)
+
+    def kill_both(child: int, cell):
+        os.kill(child, signal.SIGKILL)
+        os.kill(cell.record["pid"], signal.SIGKILL)
+
+    cell = other(path, "99", kill_both)
+    assert run(path) == 0
+    assert states(path) == ["finished", "finished"]
+    assert metrics(repository, 99)["settings"]["training.resume_from_checkpoint"] == "true"
+    assert f"{cell.name}: another process has it" in capsys.readouterr().out
+
+
+def test_a_cell_that_outlives_its_sweep_is_waited_for_and_says_how_long_it_took(repository, other, capsys):
+    path = write_sweep(repository, 98)
+
+    def kill_the_sweep(child: int, cell):
+        os.kill(child, signal.SIGKILL)
+        assert cell.state == "running"
+        (repository / "go").touch()
+
+    cell = other(path, "98", kill_the_sweep)
+    assert run(path) == 0
+    assert "training.resume_from_checkpoint" not in metrics(repository, 98)["settings"]
+    assert cell.minutes == 1.5
+    assert "finished      max_steps=98  1.5 minutes" in capsys.readouterr().out
+    assert run(path, "--status") == 0
+    assert capsys.readouterr().out.split()[-3:] == ["max_steps=98", "finished", "1.5"]
+
+
+@pytest.mark.parametrize(("code", "state"), [(1, "failed (1)"), (-9, "failed (-9)")])
+def test_a_cell_that_failed_elsewhere_is_not_run_again_and_shows(repository, monkeypatch, code, state):
+    path = write_sweep(repository, 1)
+    (cell,) = read_sweep(path).cells
+    cell.folder.mkdir(parents=True)
+    cell.write_record(cells.describe(cell) | {"started": "2026-01-01T00:00:00", "pid": 1})
+    log = cell.log.open("a")
+    print("no such luck", file=log, flush=True)
+    assert cells.lock(log)
+
+    class Clock:
+        monotonic = time.monotonic
+
+        @staticmethod
+        def sleep(seconds):
+            if seconds == sweep.POLL_SECONDS:
+                cell.write_record(cell.record | {"exit_code": code, "pid": None})
+                log.close()
+
+    monkeypatch.setattr(sweep, "time", Clock)
+    assert run(path) == 1
+    assert states(path) == [state]
+
+
+def test_an_unfinished_cell_is_a_failure(repository):
+    """It says that all is well, and has left nothing."""
     path = write_sweep(repository, 1, 3)
-    cell = read_sweep(path).cells[0]
-    cell.folder.parent.mkdir(parents=True)
-    cell.write_record({"started": "2026-01-01T00:00:00"})
-    with cell.log.open("a") as log:
-        assert cells.lock(log)
-        assert run(path) == 0
-        assert states(path) == ["running", "finished"]
-    assert "max_steps=1: another process has it" in capsys.readouterr().out
+    script = repository / "train_algorithmic.py"
+    script.write_text(SCRIPT.replace('if steps == "13"', 'if steps == "3":\n    sys.exit()\nif steps == "13"'))
+    assert run(path) == 1
+    assert states(path) == ["finished", "failed (0)"]
+
+
+def test_an_end_is_not_written_over_the_record_of_another_process(repository):
+    cell = read_sweep(write_sweep(repository, 1)).cells[0]
+    cell.folder.mkdir(parents=True)
+    record = {"started": "2026-01-01T00:00:00", "seconds": 0, "exit_code": None, "pid": 7}
+    cell.write_record(record)
+    sweep.record_end(cell, SimpleNamespace(pid=8, returncode=1))
+    assert cell.record == record
+    sweep.record_end(cell, SimpleNamespace(pid=7, returncode=1))
+    assert (cell.record["exit_code"], cell.record["pid"]) == (1, None)
 
 
 def test_a_cell_whose_state_is_being_asked_for_starts_all_the_same(repository, monkeypatch):
@@ -204,6 +313,8 @@ def test_a_cell_whose_state_is_being_asked_for_starts_all_the_same(repository, m
     assert cells.lock(asked, fcntl.LOCK_SH)
 
     class Clock:
+        monotonic = time.monotonic
+
         @staticmethod
         def sleep(seconds):  # noqa: ARG004
             asked.close()
