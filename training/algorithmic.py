@@ -119,6 +119,9 @@ class AlgorithmicTrainer(KindlingTrainer):
             self.optimizer = build_optimizer(self.trained())
         return self.optimizer
 
+    def _place(self, ids_RBT: torch.Tensor):
+        """Nothing: one process trains all replicas, and `vmap` gives each random numbers of its own."""
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002
         """Mean over each replica's targets, summed over replicas: no replica's gradient feels the others."""
         nats_RB, _ = answers(model, inputs, self.answer_length)

@@ -1,17 +1,24 @@
 """The attention that trains fastest on the hardware at hand."""
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 
-def attention_implementation(args: TrainingArguments) -> str:
+def attention_implementation(args: TrainingArguments, dropout: float = 0.0) -> str:
     """The attention interface that trains fastest here: transformers' sdpa, in float32 on a CPU that computes in bf16.
 
-    There PyTorch's bfloat16 attention is so slow backward that a step takes longer (`benchmarks/attention.py`).
+    There PyTorch's bfloat16 attention is so slow backward that a step takes longer (`benchmarks/attention.py`). With
+    dropout PyTorch has no fused attention on a CPU, and one written out, whose masks are those of rows, is faster. The
+    fused ones of a GPU draw their masks for a whole batch, and would take (T, S) memory a head if written out.
     """
-    return "sdpa_float32" if args.device.type == "cpu" and args.bf16 else "sdpa"
+    if args.device.type != "cpu":
+        return "sdpa"
+    if dropout:
+        return "dropout_by_row"
+    return "sdpa_float32" if args.bf16 else "sdpa"
 
 
 def sdpa_float32(module, query, key, value, attention_mask, **kwargs):
@@ -20,5 +27,25 @@ def sdpa_float32(module, query, key, value, attention_mask, **kwargs):
         return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
 
 
+def dropout_by_row(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention in float32 whose dropout `module.place` draws (`dropout.py`); sdpa's where there is none."""
+    place = getattr(module, "place", None)
+    if not dropout or place is None or not place.is_of(query.transpose(1, 2)):
+        return sdpa_float32(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    with torch.autocast(query.device.type, enabled=False):
+        q_BNTH, k_BGSH, v_BGSH = query.float(), key.float(), value.float()
+        k_BNSH, v_BNSH = (x.repeat_interleave(q_BNTH.shape[1] // x.shape[1], dim=1) for x in (k_BGSH, v_BGSH))
+        scores_BNTS = q_BNTH * scaling @ k_BNSH.transpose(2, 3)
+        allowed = attention_mask
+        if allowed is None:  # as sdpa is told, by `is_causal`, where nothing but the future is hidden
+            allowed = torch.ones(scores_BNTS.shape[2:], dtype=torch.bool, device=query.device).tril()
+        scores_BNTS = scores_BNTS.masked_fill(~allowed, torch.finfo(torch.float32).min)
+        weights_BNTS = nn.functional.softmax(scores_BNTS, dim=-1)
+        weights_BNTS = weights_BNTS * place.mask_heads(module.key, weights_BNTS.shape, dropout, weights_BNTS.dtype)
+        return (weights_BNTS @ v_BNSH).transpose(1, 2).contiguous(), None
+
+
 AttentionInterface.register("sdpa_float32", sdpa_float32)
 AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
+AttentionInterface.register("dropout_by_row", dropout_by_row)
+AttentionMaskInterface.register("dropout_by_row", sdpa_mask)

@@ -12,6 +12,7 @@ from modeling.configuration_kindling import KindlingConfig
 from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
 from .card import Facts, describe_optimizer, write_card
 from .checkpoint import ending_where_the_disk_is_full
+from .dropout import drawn_apart
 from .processes import share, what_is_left_idle
 from .room import memory_line
 from .run import batch_size, folder_of, read_provenance
@@ -142,6 +143,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         memory_line(trainer.args, trainer.trained(), length),
         f"run folder  {folder_of(experiment)}",
         *what_is_left_idle(trainer.args),
+        *_drawn_apart(trainer.args, config),
     ]
 
 
@@ -154,6 +156,11 @@ def _overlap(info: dict) -> str:
 def _skipped(info: dict) -> str:
     """How many records of each split are no documents of it, and why."""
     return f"training {info['train'].skipped()}, validation {info['validation'].skipped()}"
+
+
+def _drawn_apart(args: TrainingArguments, config: KindlingConfig) -> list[str]:
+    what = drawn_apart(args, config.attention_dropout) if args.world_size > 1 else None
+    return [f"random      {what}"] if what else []
 
 
 def _results(metrics: dict) -> dict:

@@ -20,6 +20,7 @@ from sections import ConfigError
 
 from .arguments import WAITING, schedule
 from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
+from .dropout import drawn_apart
 from .folder import LOCK
 from .pushes import publish_finished
 from .run import batch_size, folder_of, resolve
@@ -243,6 +244,8 @@ class Contract(TrainerCallback, ExportableState):
             for name, now in self.terms.items()
             if name in was and now != was[name]
         ]
+        if any(was.get(name, self.terms[name]) != self.terms[name] for name in SHARING):
+            changes += filter(None, [drawn_apart(self.args, self.terms.get("model.attention_dropout"))])
         if self.steps_before != self.args.max_steps:
             changes.append(f"{self.args.max_steps:,} steps instead of {self.steps_before:,}{self._rates()}")
         return changes

@@ -190,7 +190,7 @@ class SavingTrainer(Trainer):
         write_state(self._random_state_file(output_dir), states)
 
     def _load_rng_state(self, checkpoint):
-        """Resumed in another number of processes, they go on from their seeds."""
+        """Of what is drawn between steps; in another number of processes from their seeds. Steps have their own."""
         if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
             return
         states = read_state(path)

@@ -9,6 +9,7 @@ from transformers import EvalPrediction
 
 from sections import OptimizerSection
 
+from .dropout import drop_by_row, hashed
 from .metrics import LanguageModeling
 from .optimizers import build_optimizer
 from .reliable import ReliableTrainer
@@ -38,12 +39,13 @@ class KindlingTrainer(ReliableTrainer):
         **kwargs,
     ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
+        self.place = drop_by_row(self.model)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.group_bytes = group_bytes or {}
         self.peak_flops = peak_flops
         self.optimizer_section = optimizer
-        self._new_targets = 0
+        self._new_targets = self._part = 0
         self._started = None
         self._last_log = None
         self._evaluation_seconds = 0.0
@@ -74,6 +76,19 @@ class KindlingTrainer(ReliableTrainer):
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_BT = (targets_BT != -100).long()
         return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        """As the Trainer's, its random numbers a function of the seed, the step and the rows of its batch."""
+        self._place(inputs["input_ids"])
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _place(self, ids_BT: torch.Tensor):
+        """Tell dropout which rows these are; all else that draws, as a GPU's attention does, goes by the first."""
+        run, rows = (self.args.seed, self.state.global_step), self.args.train_batch_size
+        first = (self._part * self.args.world_size + self.args.process_index) * rows
+        self.place.set(ids_BT.to(self.args.device), first, *run)
+        torch.manual_seed(hashed(*run, first) % (1 << 32))
+        self._part += 1
 
     def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
         """Sums over tokens, (B, 1 + G): of all of them, then of each group."""
@@ -121,6 +136,7 @@ class KindlingTrainer(ReliableTrainer):
         if self._started is None:
             self._start_clock()
         samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._part = 0
         self._new_targets = self._new_targets + targets
         return samples, targets
 

@@ -16,6 +16,7 @@ import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
 from data_prep.windows import Epochs, TokenArray, Windows
 from modeling.configuration_kindling import KindlingGPTConfig
+from training.attention import attention_implementation
 from training.position import DataPosition, run_positions
 from training.trainer import KindlingTrainer
 
@@ -38,7 +39,8 @@ def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
     set_seed(0)
     config = KindlingGPTConfig(
         vocab_size=500, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=LENGTH,
-        pad_token_id=PAD, bos_token_id=0, eos_token_id=0,
+        pad_token_id=PAD, bos_token_id=0, eos_token_id=0, hidden_dropout=0.2, embedding_dropout=0.2,
+        attention_dropout=0.2,
     )  # fmt: skip
     args = TrainingArguments(
         output_dir=folder, use_cpu=True, save_strategy="no", disable_tqdm=True, report_to="none", logging_steps=1,
@@ -47,8 +49,9 @@ def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
     )  # fmt: skip
     ids = np.arange(count * (LENGTH - 1) + 1, dtype=np.uint16)
     order = Epochs(Windows(TokenArray([ids], [len(ids)]), LENGTH), **run_positions(count, {}, args, None))
+    attention = attention_implementation(args, config.attention_dropout)
     trainer = Noting(
-        model=AutoModelForCausalLM.from_config(config), args=args, train_dataset=order,
+        model=AutoModelForCausalLM.from_config(config, attn_implementation=attention), args=args, train_dataset=order,
         data_collator=CausalLMCollator(PAD), callbacks=[DataPosition(order)], text_bytes=None, peak_flops=1e9,
     )  # fmt: skip
     trainer.noted = []

@@ -161,15 +161,14 @@ def test_another_batch_is_named_and_allowed(place, half, change, now, capsys):
 
 
 def test_a_batch_can_be_shared_out_in_another_way(place, half, capsys):
-    """Which is told, and changes nothing but rounding; without dropout, whose numbers are drawn a piece at a time."""
+    """Which is told, and changes nothing but rounding, dropout included."""
     name = half(train_lm)
     halves = ("training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2")
     whole, parts = ((), halves)
-    no_dropout = ("model.hidden_dropout=0.0", "resume.allow=[model.hidden_dropout]", GO_ON)
     ends = []
     for given in (whole, parts):
         copy = shutil.copytree(place / name, place / f"{name}-{len(given)}").name
-        folder = run(train_lm, place, copy, *no_dropout, *given)
+        folder = run(train_lm, place, copy, GO_ON, *given)
         ends.append(load_file(folder / "model.safetensors"))
     assert "training.gradient_accumulation_steps=2 from now on, 1 before" in capsys.readouterr().out
     for key, weight in ends[0].items():
