@@ -6,7 +6,6 @@ are prepared or at the first evaluation, or does something else without a word.
 
 import copy
 import math
-import os
 import warnings
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sections import ConfigError
 
 from .best import WAITING, check_best, check_delay
 from .hardware import has_bf16
+from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
 from .processes import refuse_half_launched
 from .rules import check_compile_mode, check_each, check_pairs
 
@@ -35,7 +35,7 @@ CONSTANT = ("constant", "constant_with_warmup")
 def training_arguments(experiment: Experiment) -> TrainingArguments:
     """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
     values = dict(experiment.training)
-    values.setdefault("use_cpu", not torch.accelerator.is_available())
+    values.setdefault("use_cpu", wants_cpu() or not torch.accelerator.is_available())
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["resume_from_checkpoint"] = None  # read by `resume.py`
@@ -43,11 +43,12 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     check_each(values, experiment)
     check_pairs(values)
     check_compile_mode(values.get("torch_compile_mode"))
-    _check_fsdp(values, experiment)
+    check_launcher(values, experiment)
     if isinstance(experiment, LanguageExperiment):
         check_best(values)
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # the launcher's: here bf16 and fp16 alone say what it is
+    asked = take_from_launcher()
     args = build(TrainingArguments, "training", values)
+    tell_what_was_not_taken(asked, args)
     args._n_gpu = min(args.n_gpu, 1)  # for several, the Trainer would take DataParallel, which weights them otherwise
     check_delay(args)
     _check_schedule(args)
@@ -56,21 +57,6 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     _check_trackers(args)
     _check_publishing(args)
     return args
-
-
-def _check_fsdp(values: dict, experiment: Experiment):
-    """On a CPU accelerate would train without it, and say nothing."""
-    if values.get("fsdp") and (values["use_cpu"] or int(os.environ.get("WORLD_SIZE", 1)) == 1):
-        raise ConfigError(f"training.fsdp={values['fsdp']} needs several GPUs and a process for each; leave it out")
-    if values.get("fsdp") and not experiment.optimizer.is_stock:
-        raise ConfigError(
-            f"training.fsdp={values['fsdp']} cuts the matrices that optimizer.kind={experiment.optimizer.kind} and "
-            f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda} need whole; leave out one of them"
-        )
-    if values.get("fsdp_config") and not values.get("fsdp"):
-        raise ConfigError(
-            f"training.fsdp_config={values['fsdp_config']} has no effect without training.fsdp; leave it out"
-        )
 
 
 def _check_lengths(args: TrainingArguments, experiment: Experiment):

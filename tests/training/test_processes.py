@@ -9,10 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import TorchDynamoPlugin
+from accelerate.utils.launch import (
+    prepare_deepspeed_cmd_env,
+    prepare_multi_gpu_env,
+    prepare_simple_launcher_cmd_env,
+)
 
 from config import ROOT, load_experiment
 from sections import ConfigError
 from training.arguments import training_arguments
+from training.launcher import check_launcher
 from training.processes import refuse_half_launched, share, what_is_left_idle
 
 SCRIPT = ROOT / "tests" / "training" / "processes.py"
@@ -42,7 +50,7 @@ def rows_by_step(said: list[dict]) -> dict[int, list[int]]:
 
 
 def test_two_processes_train_on_what_one_does(tmp_path):
-    """To the end of the run, wherever that falls."""
+    """To the end of the run, wherever that falls; with dropout everywhere, drawn alike."""
     one, two = runs(tmp_path / "one", 1), runs(tmp_path / "two", 2)
     assert len(one) == 14
     assert one.keys() == two.keys()
@@ -122,9 +130,109 @@ def test_one_process_takes_one_gpu(monkeypatch, tmp_path):
     assert (args.n_gpu, args.train_batch_size) == (1, args.per_device_train_batch_size)
 
 
-def test_the_launchers_precision_is_not_taken(monkeypatch, tmp_path):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert arguments("training.use_cpu=true", f"training.output_dir={tmp_path}").mixed_precision == "no"
+FILLED_IN = {
+    "mixed_precision": "no", "dynamo_backend": "no", "num_machines": 1, "num_processes": 1, "use_cpu": False,
+    "deepspeed_fields_from_accelerate_config": "",
+}  # fmt: skip
+"""What accelerate would ask for, or fill in, on its way."""
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Set what `accelerate launch` with these flags sets, by its own code."""
+
+    def launch(*flags: str, **environment: str):
+        before = dict(os.environ)
+        words = launch_command_parser().parse_args([*flags, "--num_cpu_threads_per_process", "1", "train_lm.py"])
+        for name, value in FILLED_IN.items():
+            if getattr(words, name, None) is None:
+                setattr(words, name, value)
+        if words.use_deepspeed:
+            _, found = prepare_deepspeed_cmd_env(words)
+        elif words.multi_gpu:
+            found = prepare_multi_gpu_env(words)
+        else:
+            _, found = prepare_simple_launcher_cmd_env(words)
+        os.environ.clear()
+        os.environ.update(before)  # for accelerate writes into it, too
+        for name, value in (found | environment).items():
+            if before.get(name) != value:
+                monkeypatch.setenv(name, value)
+
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_"))]:
+        monkeypatch.delenv(name)
+    return launch
+
+
+TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+PARALLEL = (*TWO, "--use_parallelism_config")
+MUON = "optimizer.kind=muon"
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "said"),
+    [
+        ((*TWO, "--use_fsdp"), [], "FSDP, which the launcher's configuration asks for, needs several GPUs"),
+        ((*TWO, "--use_fsdp", "--fsdp_version", "2"), [MUON], "FSDP, .* needs several GPUs"),
+        ((*TWO, "--use_deepspeed", "--zero_stage", "2"), [], "asks for DeepSpeed, which is not"),
+        ((*TWO, "--use_megatron_lm"), [], "asks for Megatron-LM, which is not supported; give --config_file"),
+        ((*PARALLEL, "--parallelism_config_tp_size", "2"), [], "tensor parallelism over 2 processes"),
+        ((*PARALLEL, "--parallelism_config_cp_size", "2"), [], "context parallelism over 2 processes"),
+        ((*PARALLEL, "--parallelism_config_sp_size", "2"), [], "sequence parallelism over 2 processes"),
+        ((*PARALLEL, "--parallelism_config_dp_shard_size", "2"), [], "sharded data parallelism over 2 processes"),
+        (("--cpu",), ["training.use_cpu=false"], "asks for the CPU and training.use_cpu=False for a GPU"),
+    ],
+)
+def test_what_a_launcher_asks_for_in_vain_is_refused(launched, tmp_path, flags, overrides, said):
+    launched(*flags)
+    where = () if overrides == ["training.use_cpu=false"] else ("training.use_cpu=true",)
+    with pytest.raises(ConfigError, match=said):
+        arguments(*where, *overrides, f"training.output_dir={tmp_path}")
+
+
+def test_the_launchers_fsdp_takes_no_matrices_from_muon(launched):
+    launched(*TWO, "--use_fsdp", WORLD_SIZE="2", RANK="0")
+    values = {"use_cpu": False}
+    check_launcher(values, load_experiment(str(ROOT / "configs" / "lm" / "demo.yaml"), []))
+    muon = load_experiment(str(ROOT / "configs" / "lm" / "demo.yaml"), [MUON])
+    with pytest.raises(ConfigError, match=r"FSDP, .* cuts the matrices that optimizer\.kind=muon"):
+        check_launcher(values, muon)
+
+
+def test_the_launchers_cpu_is_followed(launched, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    launched("--cpu")
+    args = arguments(f"training.output_dir={tmp_path}")
+    assert (args.use_cpu, args.device.type) == (True, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "told"),
+    [
+        (("--mixed_precision", "bf16"), {}, ["mixed_precision=bf16 is not taken but no"]),
+        (("--mixed_precision", "no"), {}, []),
+        ((*TWO, "--dynamo_backend", "inductor"), {}, ["dynamo_backend=INDUCTOR is not taken but no"]),
+        (
+            (*TWO,),
+            {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+            ["gradient_accumulation_steps=4 is not taken but 1"],
+        ),
+        ((*TWO,), {"ACCELERATE_GRADIENT_CLIPPING": "0.5"}, ["gradient_clipping=0.5 is not taken but 1.0"]),
+        ((*PARALLEL, "--parallelism_config_dp_replicate_size", "2"), {}, []),
+    ],
+)
+def test_what_the_experiment_says_is_not_the_launchers(launched, capsys, tmp_path, flags, environment, told):
+    """And whoever asked for it is told so, once; the libraries find nothing of it."""
+    launched(*flags, **environment)
+    for _ in range(2):
+        args = arguments("training.use_cpu=true", f"training.output_dir={tmp_path}")
+    assert (args.mixed_precision, args.gradient_accumulation_steps, args.max_grad_norm) == ("no", 1, 1.0)
+    assert TorchDynamoPlugin().backend == "NO"
+    assert "ACCELERATE_USE_PARALLELISM_CONFIG" not in os.environ
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("launcher    ")]
+    assert len(lines) == len(told)
+    for line, beginning in zip(lines, told, strict=True):
+        assert line.startswith(f"launcher    {beginning}, for training.")
 
 
 @pytest.mark.parametrize(
