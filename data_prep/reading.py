@@ -13,6 +13,14 @@ WITHOUT = "check data.source and data.text_field"
 
 
 @dataclass(frozen=True)
+class Bad:
+    """A record that is no document, and why: a `kind` that others may share, and what this one has of its own."""
+
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Fault:
     """A record that is no document. `record` counts from 1, `offset` is in unpacked bytes."""
 

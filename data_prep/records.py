@@ -1,15 +1,18 @@
-"""Files to records to documents: JSON lines, parquet and plain text, compressed or not, one record at a time.
+"""Files to records to documents: JSON lines, plain text and tables, compressed or not, one record at a time.
 
 A record that is no document comes as a `Bad` with its reason in the place of its fields, so that one bad line never
 costs more than itself. A file that breaks off or cannot be unpacked is a `ConfigError`: what follows it is unknown.
 """
 
 import bz2
+import codecs
+import csv
 import gzip
 import io
 import lzma
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,25 +20,21 @@ from typing import BinaryIO
 
 import orjson
 import pyarrow
-import pyarrow.parquet
 
 from sections import ConfigError
 
 from .long_text import Text, load_json, text_from
+from .reading import Bad
+from .tables import Rows, arrow_rows, csv_head, csv_rows, parquet_rows
 
-ROWS_A_BATCH = 1000
 BLOCK = 1 << 20
+MARK = "<|endoftext|>"
+BETWEEN_DOCUMENTS = re.compile(
+    rb"""(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*(?:\r?\n|$)|[.!?"']<\|endoftext\|>(?:\r?\n|$)|\n<\|endoftext\|>["\w]"""
+)
+"""The mark on a line of its own, at the end of a line that ends a sentence, or before what begins one."""
 PAIR = ("prompt", "completion")
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A record that is no document, and why: a `kind` that others may share, and what this one has of its own."""
-
-    kind: str
-    detail: str = ""
+DAMAGE = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def format_of(path: Path) -> str | None:
 
 def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # noqa: ARG001
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        number, offset = 0, _skip_byte_order_mark(stream)
+        number, offset = 0, _skip_byte_order_mark(path, stream)
         for line in stream:  # lines end at \n only: texts may hold U+2028 and U+0085
             if number == 0:
                 _refuse_array(path, line)
@@ -150,45 +149,45 @@ def _refuse_array(path: Path, line: bytes):
         raise ConfigError(f"{path.name} begins with [ as a JSON array does; write one object a line instead")
 
 
-def _parquet_rows(path: Path, fields: Fields, start: int) -> Iterator[Record]:
-    file = pyarrow.parquet.ParquetFile(path)
-    names = file.schema_arrow.names
-    columns = [field for field in fields.columns if field in names]
-    if not columns:
-        raise ConfigError(f"{path.name}: {fields.text} is no column; there are {', '.join(names)}")
-    number, size = 0, path.stat().st_size
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if number + rows <= start:
-            number += rows
-            continue
-        for batch in file.iter_batches(ROWS_A_BATCH, row_groups=[group], columns=columns):
-            for row in _python_rows(batch):
-                if number >= start:
-                    yield Record(number, None, row, size * (number + 1) // file.metadata.num_rows)
-                number += 1
+def _rows(read: Callable[[Path, Sequence[str], int], Rows]) -> Callable[[Path, Fields, int], Iterator[Record]]:
+    """The reader of a table."""
+
+    def records(path: Path, fields: Fields, start: int) -> Iterator[Record]:
+        return (Record(number, None, row, size) for number, row, size in read(path, fields.columns, start))
+
+    return records
 
 
-def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
-    """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 costs its own row only."""
-    for row in zip(*map(_values, batch.columns), strict=True):
-        values = zip(batch.schema.names, row, strict=True)
-        try:
-            yield {name: text_from(value) if isinstance(value, bytes) else value for name, value in values}
-        except UnicodeDecodeError as error:
-            yield Bad("invalid UTF-8", f" at byte {error.start} of the text")
+def _csv(path: Path, columns: Sequence[str], start: int) -> Rows:
+    with path.open("rb") as file, _unpacked(path, file) as stream:
+        _skip_byte_order_mark(path, stream)
+        yield from csv_rows(path, stream, columns, start, file.tell)
 
 
-def _values(column: pyarrow.Array) -> list:
-    """A column's values, texts as bytes."""
-    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
-    return (column.cast(pyarrow.large_binary()) if is_text else column).to_pylist()
+def columns_of(path: Path) -> set[str]:
+    """The columns that the first line of a CSV file names."""
+    with path.open("rb") as file, _unpacked(path, file) as stream:
+        _skip_byte_order_mark(path, stream)
+        return set(csv_head(path, stream))
+
+
+def marks_documents(path: Path, most: int) -> bool | None:
+    """Whether documents of a text file end at `MARK`, as TinyStories' do, judged by so many bytes from its beginning.
+
+    None where there is no mark; False where it stands within lines, as in a text about it.
+    """
+    try:
+        with path.open("rb") as file, _unpacked(path, file) as stream:
+            begin = stream.read(most)
+    except DAMAGE:  # which the reading will tell of
+        return None
+    return bool(BETWEEN_DOCUMENTS.search(begin)) if MARK.encode() in begin else None
 
 
 def _texts(path: Path, fields: Fields, start: int) -> Iterator[Record]:
     samples = SAMPLES.get(fields.sample_by) or partial(_between, mark=fields.sample_by.encode())
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        before = _skip_byte_order_mark(stream)
+        before = _skip_byte_order_mark(path, stream)
         for number, (offset, text) in enumerate(samples(stream)):
             if number >= start:
                 yield Record(number, before + offset, _text_row(fields.text, text), file.tell())
@@ -241,9 +240,12 @@ def _between(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
         yield offset, kept.strip(b"\r\n")
 
 
-def _skip_byte_order_mark(stream: BinaryIO) -> int:
-    """Its bytes, which are no text, if the stream begins with one."""
-    return len(stream.read(3)) if stream.peek(3).startswith(BYTE_ORDER_MARK) else 0
+def _skip_byte_order_mark(path: Path, stream: BinaryIO) -> int:
+    """Its bytes, which are no text, if the stream begins with one. `ConfigError` if it is that of another encoding."""
+    begin = stream.peek(3)
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{path.name} is UTF-16, which its byte order mark says; save it as UTF-8")
+    return len(stream.read(3)) if begin.startswith(codecs.BOM_UTF8) else 0
 
 
 def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
@@ -268,6 +270,15 @@ UNPACKED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".xz": lzma.open,
     ".bz2": bz2.open,
 }
-FORMATS = {"json": _json_lines, "parquet": _parquet_rows, "text": _texts}
-SUFFIXES = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+FORMATS = {
+    "json": _json_lines,
+    "text": _texts,
+    "parquet": _rows(parquet_rows),
+    "arrow": _rows(arrow_rows),
+    "csv": _rows(_csv),
+}
+SUFFIXES = {
+    ".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv",
+    ".tsv": "csv",
+}  # fmt: skip
 SAMPLES = {"line": _lines, "paragraph": _paragraphs, "document": _whole}

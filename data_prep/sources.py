@@ -5,12 +5,11 @@
 
 import argparse
 import difflib
-import glob
 import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from hub import patiently
 from sections import ConfigError, DataSection
 
 from . import fables
+from .folders import is_there, what_of_ours
+from .local_files import LocalFiles, split_of
 from .reading import Reading
-from .records import SUFFIXES, Fields, format_of
-from .shards import HubShard, LocalShard, hub_shards
-from .splits import Place, Split, mixed, one_after_another, split_of_files
+from .records import format_of
+from .shards import hub_shards
+from .splits import Place, Split, mixed, one_after_another
 
 HELD_OUT_DOCUMENTS = 1000
-VALIDATION_WORDS = {"validation", "valid", "val", "dev"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class HubDataset:
         """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
         commit, files = patiently(self.id, lambda: self._files(data))
         shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
-        splits = {name: _split_of(self, found, data) for name, found in shards.items()}
+        splits = {name: split_of(self, found, data) for name, found in shards.items()}
         return {name: replace(split, revisions={self.id: commit}) for name, split in splits.items()}
 
     def _files(self, data: DataSection) -> tuple[str, dict[str, list[str]]]:
@@ -100,46 +100,6 @@ class HubDataset:
         matches = {split: [pattern.fullmatch(url) for url in found] for split, found in urls.items()}
         commits = {match[1] for found in matches.values() for match in found}
         return commits.pop(), {split: [match[2] for match in found] for split, found in matches.items()}
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """Text, JSON lines or parquet files, compressed or not; in a folder, file names tell the splits."""
-
-    pattern: str
-    text_field: str = "text"
-    group_field: str | None = None
-    sample_by: str | None = None
-    default_documents: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What an error calls it."""
-        return self.pattern
-
-    def files(self) -> list[Path]:
-        """The files there are, in the order they are read in."""
-        path = Path(self.pattern).expanduser()
-        if path.is_dir():
-            return sorted(file for file in path.rglob("*") if file.is_file() and format_of(file))
-        return [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-
-    def splits(self, data: DataSection) -> dict[str, Split]:
-        """`train`, and `validation` where file names tell it."""
-        splits = self._split(self.files()).items()
-        return {name: _split_of(self, [LocalShard.of(file) for file in files], data) for name, files in splits}
-
-    def _split(self, files: list[Path]) -> dict[str, list[Path]]:
-        """Files by split, told by the words of their names below the folder; what says neither is for training."""
-        folder = Path(self.pattern).expanduser()
-        if not folder.is_dir():
-            return {"train": files}
-        words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
-        has_train = any("train" in found for found in words.values())
-        validation = [file for file in files if words[file] & VALIDATION_WORDS]
-        tests = [file for file in files if has_train and "test" in words[file]]
-        splits = {"train": [file for file in files if file not in validation + tests], "validation": validation}
-        return {name: found for name, found in splits.items() if found}
 
 
 def uniform_integers(seed: str, index: int) -> str:
@@ -230,7 +190,13 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
         return _open_mixture(data)
     source = find_source(data.source)
     splits = source.splits(data)
+    if "validation" in splits and "train" not in splits:
+        raise ConfigError(
+            f"{source.name} holds what is for validation and nothing for training; give what to train on as "
+            "data.source, with this as data.validation_source"
+        )
     train = splits.get("train") or next(iter(splits.values()))
+    train = replace(train, notes=(*train.notes, *_passed_over(splits, data)))
     limit = data.train_documents or source.default_documents
     if data.validation_source is not None:
         others = find_source(data.validation_source).splits(data)
@@ -243,13 +209,28 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
     return train.cut(0, limit), validation.cut(0, data.validation_documents)
 
 
+def _passed_over(splits: dict[str, Split], data: DataSection) -> list[str]:
+    """What else the name of a source, or a source, could be taken to stand for."""
+    notes = []
+    if data.source in SOURCES and Path(data.source).is_dir():
+        notes.append(f"{data.source} is the source of that name; the folder is ./{data.source}")
+    if data.validation_source and "validation" in splits and data.validation_source != data.source:
+        notes.append(f"{data.source}: its own validation is not read, for there is data.validation_source")
+    return notes
+
+
 def find_source(name: str) -> Generated | HubDataset | LocalFiles:
     """What `data.source` names: a row of the table, existing local files, or a Hub id."""
     if name in SOURCES:
         return SOURCES[name]
-    if (Path(name) / "request.json").exists() and (Path(name) / "tokenizer").exists():
-        raise ConfigError(f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished")
-    if LocalFiles(name).files():
+    if is_there(name):
+        ours = what_of_ours(Path(name).expanduser())
+        if ours == "prepared tokens":
+            raise ConfigError(
+                f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished"
+            )
+        if ours == "a run":
+            raise ConfigError(f"{name} is the folder of a run, not of texts; give texts, and this as model.path")
         return LocalFiles(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):
         return HubDataset(name)
@@ -272,21 +253,6 @@ def _open_mixture(data: DataSection) -> tuple[Split, Split]:
     train = mixed({name: part for name, (part, _) in parts.items()}, shares)
     validation = one_after_another({name: part for name, (_, part) in parts.items()})
     return train.cut(0, data.train_documents), validation
-
-
-def _split_of(source: HubDataset | LocalFiles, shards: Sequence[HubShard | LocalShard], data: DataSection) -> Split:
-    """A split of a source's files, read as the source says or the section overrides."""
-    unknown = [Path(shard.name).name for shard in shards if format_of(Path(shard.name)) is None]
-    if unknown or not shards:
-        names = ", ".join(unknown[:3]) or "no files"
-        raise ConfigError(f"{source.name} holds {names}; what can be read is {', '.join(SUFFIXES)}, packed or not")
-    fields = Fields(
-        text=data.text_field or source.text_field,
-        group=data.group_field or source.group_field,
-        sample_by=data.sample_by or source.sample_by or "paragraph",
-        prompts=data.text_field is None,
-    )
-    return split_of_files(shards, fields, data.bad_records)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .long_text import Text
-from .reading import WITHOUT, Fault, Reading
-from .records import Bad, Fields, read_records
+from .reading import WITHOUT, Bad, Fault, Reading
+from .records import Fields, read_records
 from .shards import HubShard, LocalShard
 
 FEWEST_FILES = 4
@@ -36,6 +36,8 @@ class Split:
     """How many there are at most, where that is known beforehand."""
     revisions: Mapping[str, str] = field(default_factory=dict)
     """The commits of the Hub that it is read at, by data set."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how its source is read, for whoever prepares it."""
     thin: Callable[[int], "Split"] | None = None
     """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
@@ -148,7 +150,8 @@ def one_after_another(splits: Mapping[str, Split]) -> Split:
 def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) -> Split:
     bad_records = max(split.bad_records for split in splits.values())
     revisions = {name: commit for split in splits.values() for name, commit in split.revisions.items()}
-    return Split(read_from, identity, bad_records=bad_records, revisions=revisions)
+    notes = tuple(note for split in splits.values() for note in split.notes)
+    return Split(read_from, identity, bad_records=bad_records, revisions=revisions, notes=notes)
 
 
 def parts_of(document: dict) -> tuple[Text, Text]:

@@ -52,7 +52,10 @@ def prepare(data: DataSection, section: TokenizerSection, by_another: bool = Fal
     """
     if (folder := find_prepared(data, section)) is not None:
         return PreparedData(folder)
-    return Preparation(data, section).make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)
+    preparation = Preparation(data, section)
+    if not by_another:
+        print(*preparation.notes(), sep="", end="", flush=True)
+    return preparation.make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)
 
 
 class Preparation:
@@ -80,6 +83,10 @@ class Preparation:
                 if json.loads(path.read_text(encoding="utf-8")) == wanted:
                     return tokenizers.load_tokenizer(str(path.with_name("tokenizer")))
             raise
+
+    def notes(self) -> list[str]:
+        """Lines on how the sources are read."""
+        return [f"{note}\n" for note in dict.fromkeys(one for split in self.splits.values() for one in split.notes)]
 
     def make(self, until: int | None, by_another: bool = False) -> "PreparedData":
         """Prepare all of validation, and of training at least `until` ids (None: all); or wait for who does."""

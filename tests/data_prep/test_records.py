@@ -157,8 +157,14 @@ def test_any_mix_is_read_from_anywhere(tmp_path_factory, lines, suffix, start, e
     assert [record.number for record in rest] == list(range(start, len(lines)))
 
 
-@given(st.binary(max_size=300), st.sampled_from(["jsonl", "txt", "jsonl.gz", "jsonl.zst", "parquet", "jsonl.xz"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["jsonl", "txt", "jsonl.gz", "jsonl.zst", "parquet", "jsonl.xz", "csv", "arrow"]),
+)
 @example(b"\x00", "jsonl")
+@example(b"text\n\x00\n\xff", "csv")
+@example(b"1234ARROW1", "arrow")
+@example(b"1234567\0\0\0\0", "arrow")
 @example(b"{}", "parquet")
 @settings(max_examples=300)
 def test_no_bytes_are_a_traceback(tmp_path_factory, raw, suffix):
@@ -201,13 +207,18 @@ def test_parquet_rows_fail_one_by_one(tmp_path):
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 45))
 @settings(max_examples=30)
-def test_parquet_is_read_from_any_row(tmp_path_factory, rows, group, start):
-    path = tmp_path_factory.mktemp("rows") / "corpus.parquet"
-    texts = [f"row {i}" for i in range(rows)]
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=group)
-    found = list(read_records(path, Fields("text", None, "paragraph"), start, "corpus"))
-    assert [record.fields["text"] for record in found] == texts[start:]
-    assert [record.number for record in found] == list(range(start, rows))
+def test_tables_are_read_from_any_row(tmp_path_factory, rows, group, start):
+    folder, texts = tmp_path_factory.mktemp("rows"), [f"row {i}" for i in range(rows)]
+    table = pyarrow.table({"text": texts})
+    pyarrow.parquet.write_table(table, folder / "corpus.parquet", row_group_size=group)
+    for name, new in (("stream", pyarrow.ipc.new_stream), ("file", pyarrow.ipc.new_file)):
+        with new(str(folder / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=group)
+    (folder / "corpus.csv").write_text("\n".join(["text", *texts]))
+    for path in folder.iterdir():
+        found = list(read_records(path, Fields("text", None, "paragraph"), start, "corpus"))
+        assert [record.fields["text"] for record in found] == texts[start:]
+        assert [record.number for record in found] == list(range(start, rows))
 
 
 def test_plain_text_faults_have_a_place(tmp_path):
