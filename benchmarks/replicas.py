@@ -28,6 +28,7 @@ from files import write_json
 from modeling.attention import eager_attention
 from modeling.layers import rotate
 from modeling.modeling_kindling import KindlingBlock
+from modeling.releases import CACHE
 from training.algorithmic import Batches, Member, answers, chunks, tabulate
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer
@@ -71,7 +72,7 @@ class LastPositionBlock(KindlingBlock):
     block of a model with pre-norm and without dropout, where no row is padded.
     """
 
-    def forward(self, hidden_states, rotary=None, past_key_values=None, **_):
+    def forward(self, hidden_states, rotary=None, **kwargs):
         attention, h_BTD = self.self_attn, self.input_layernorm(hidden_states)
         h_B1D = h_BTD[:, -1:].contiguous()  # under vmap a product with a view would repeat the weights for each row
         q_BN1H = attention.q_norm(attention._split_heads(attention.q_proj(h_B1D))).transpose(1, 2)
@@ -79,8 +80,8 @@ class LastPositionBlock(KindlingBlock):
         v_BGTH = attention._split_heads(attention.v_proj(h_BTD)).transpose(1, 2)
         if rotary is not None:
             q_BN1H, k_BGTH = rotate(q_BN1H, *(part_B1TH[:, :, -1:] for part_B1TH in rotary)), rotate(k_BGTH, *rotary)
-        if past_key_values is not None:
-            k_BGTH, v_BGTH = past_key_values.update(k_BGTH, v_BGTH, attention.layer_idx)
+        if (cache := kwargs.get(CACHE)) is not None:
+            k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, attention.layer_idx)
         attended_B1NH, _ = eager_attention(attention, q_BN1H, k_BGTH, v_BGTH, None, attention.scaling)
         x_B1D = hidden_states[:, -1:] + attention.o_proj(attended_B1NH.flatten(2))
         return x_B1D + self.mlp(self.post_attention_layernorm(x_B1D))

@@ -6,12 +6,14 @@ Shapes: B batch, T query positions, S key positions, D width, N query heads, G k
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_tracing
 
 from .configuration_kindling import KindlingConfig
 from .layers import rotate
+from .releases import one_cache
 
 
 def eager_attention(module, q_BNTH, k_BGSH, v_BGSH, mask, scaling, dropout=0.0, **_):
@@ -56,19 +58,23 @@ class KindlingAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_states, rotary=None, attention_mask=None, past_key_values=None, **kwargs):
+    def forward(self, hidden_states, rotary=None, attention_mask=None, past_key_values=None, cache=None, **kwargs):
         """Return the attended states (B, T, D) and the weights, which only the eager implementation has.
 
-        `rotary` is the pair of cosines and sines, or None where positions enter elsewhere.
+        `rotary` is the pair of cosines and sines, or None where positions enter elsewhere; the cache comes under either
+        of its names.
         """
+        cache = one_cache(past_key_values, cache, kwargs)
         # Heads are normalised before the transpose: sdpa then returns its output in the layout that o_proj reads.
         q_BNTH = self.q_norm(self._split_heads(self.q_proj(hidden_states))).transpose(1, 2)
         k_BGTH = self.k_norm(self._split_heads(self.k_proj(hidden_states))).transpose(1, 2)
         v_BGTH = self._split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         if rotary is not None:
             q_BNTH, k_BGTH = rotate(q_BNTH, *rotary), rotate(k_BGTH, *rotary)
-        if past_key_values is not None:
-            k_BGTH, v_BGTH = past_key_values.update(k_BGTH, v_BGTH, self.layer_idx)
+        if isinstance(cache, Cache):
+            k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, self.layer_idx)
+        elif cache is not None:  # continuous batching's, which tells the kernel through `kwargs` where its pages are
+            k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, self.layer_idx, kwargs=kwargs)
 
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         attended_BTNH, weights = attend(
@@ -88,36 +94,39 @@ class KindlingAttention(nn.Module):
         return x_BTD.unflatten(-1, (-1, self.head_dim))
 
 
-def count_positions(inputs_embeds, attention_mask, past_key_values):
+def count_positions(inputs_embeds, attention_mask, cache):
     """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
     length = inputs_embeds.shape[1]
     if _is_padding(attention_mask):
         counts = attention_mask.sum(-1, keepdim=True) if length == 1 else attention_mask.cumsum(-1)[:, -length:]
         return (counts.long() - 1).clamp(min=0)
-    return (torch.arange(length, device=inputs_embeds.device) + _seen(past_key_values))[None]
+    return (torch.arange(length, device=inputs_embeds.device) + _seen(cache))[None]
 
 
-def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **_):
+def causal_mask(config, inputs_embeds, attention_mask, past_key_values=None, position_ids=None, cache=None, **_):
     """As `create_causal_mask`, except that a token at position p sees at most the p real tokens before it.
 
     So no document of a packed row, whose positions begin again at 0, sees another. `create_causal_mask` alone sees to
     that only where there is neither a cache nor a mask (B, S) of the real tokens. `position_ids` (B or 1, T) are the
-    caller's, or None. A mask that is made already, of four dimensions, is left as it is.
+    caller's, or None; the cache comes under either of its names. A mask that is made already, of four dimensions, is
+    left as it is.
     """
-    given = (config, inputs_embeds, attention_mask, past_key_values)
-    if position_ids is None or (attention_mask is None and past_key_values is None):
+    cache = past_key_values if cache is None else cache
+    given = (config, inputs_embeds, attention_mask, cache)
+    if position_ids is None or (attention_mask is None and cache is None):
         return create_causal_mask(*given, position_ids)
-    if attention_mask is not None and not _is_padding(attention_mask):
+    is_paged = cache is not None and not isinstance(cache, Cache)
+    if is_paged or (attention_mask is not None and not _is_padding(attention_mask)):
         return create_causal_mask(*given)
 
-    starts_BT = count_positions(inputs_embeds, attention_mask, past_key_values) - position_ids.to(inputs_embeds.device)
+    starts_BT = count_positions(inputs_embeds, attention_mask, cache) - position_ids.to(inputs_embeds.device)
     # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
     if not (is_tracing(starts_BT) or starts_BT.is_meta) and starts_BT.max().item() <= 0:
         return create_causal_mask(*given)
 
     if attention_mask is not None:  # from a count of real tokens to the place where it is reached
         starts_BT = torch.searchsorted(attention_mask.long().cumsum(-1), starts_BT + 1)
-    starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _seen(past_key_values)
+    starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _seen(cache)
     return create_causal_mask(*given, and_mask_function=lambda b, _n, t, s: s >= starts_BT[b, t - seen])
 
 
@@ -125,5 +134,5 @@ def _is_padding(attention_mask):
     return isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
 
 
-def _seen(past_key_values):
-    return past_key_values.get_seq_length() if past_key_values is not None else 0
+def _seen(cache):
+    return cache.get_seq_length() if cache is not None else 0

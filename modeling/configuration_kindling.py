@@ -4,9 +4,7 @@ Field names are transformers' own wherever transformers has one. Each axis is a 
 booleans, so that an illegal state can't be written down; combinations that make no sense raise, naming both.
 """
 
-import difflib
 import math
-from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -28,10 +26,10 @@ class KindlingConfig(PreTrainedConfig):
 
     Types are checked at construction and at every assignment, ranges and heads at construction; a violation is a
     `huggingface_hub.errors.StrictDataclassError`. transformers keeps whatever else a configuration is given, for tools
-    have things of their own to note in there; but what looks like one of our settings and is none is a `TypeError`.
+    have things of their own to note in there. (Misspelt settings of an experiment file are found when it is read.)
     """
 
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     vocab_size: int = 50257
     """Rows of the embedding; by default the tokenizer's size."""
@@ -53,11 +51,11 @@ class KindlingConfig(PreTrainedConfig):
     """Normalisation: rmsnorm, layernorm or none."""
     norm_placement: NormPlacement = "pre"
     """Where it stands: pre (input of each sublayer, GPT-2 and LLaMA) or post (the sum, the original Transformer)."""
-    norm_eps: float = 1e-6
+    norm_eps: float | int = 1e-6
     """Added to the variance inside the norm."""
     position: Position = "rope"
     """How positions enter: rope (rotary), learned (an embedding) or none."""
-    rope_theta: float = 10000.0
+    rope_theta: float | int = 10000.0
     """Base wavelength of the rotary positions."""
     mlp: MLPKind = "swiglu"
     """Feed-forward: gelu (exact), gelu_new (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
@@ -65,15 +63,15 @@ class KindlingConfig(PreTrainedConfig):
     """RMS-normalise queries and keys in each head before the rotation."""
     bias: bool = False
     """Biases in the linear layers (never in the head) and in LayerNorm."""
-    attention_dropout: float = 0.0
+    attention_dropout: float | int = 0.0
     """Dropout on attention weights."""
-    hidden_dropout: float = 0.0
+    hidden_dropout: float | int = 0.0
     """Dropout on each sublayer's output before it joins the residual stream."""
-    embedding_dropout: float = 0.0
+    embedding_dropout: float | int = 0.0
     """Dropout on the sum of the embeddings."""
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     """Standard deviation of the initial weights."""
-    embedding_init_std: float | None = None
+    embedding_init_std: float | int | None = None
     """Standard deviation of the initial embeddings; null means initializer_range."""
     linear_init: LinearInit = "normal"
     """Initial linear weights: normal (initializer_range) or uniform_fan_in (PyTorch's U(-1/sqrt(n), 1/sqrt(n)))."""
@@ -91,7 +89,6 @@ class KindlingConfig(PreTrainedConfig):
     """Set from the tokenizer."""
 
     def __post_init__(self, **kwargs):
-        self._refuse_misspelt(kwargs)
         if self.head_dim is None:
             self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
         if self.num_key_value_heads is None:
@@ -101,19 +98,14 @@ class KindlingConfig(PreTrainedConfig):
             self.intermediate_size = max(64, 64 * round(ratio * self.hidden_size / 64))
         super().__post_init__(**kwargs)
 
-    def _refuse_misspelt(self, names):
-        """`TypeError` for `n_layers` in the place of `num_hidden_layers`, which would train with the default."""
-        own = [field.name for field in fields(KindlingConfig) if not hasattr(PreTrainedConfig, field.name)]
-        # transformers has many ids that generation may force; ours are the tokenizer's.
-        own = [name for name in own if not name.endswith("_token_id")]
-        for name in names:
-            nearest = difflib.get_close_matches(name, own, n=1)
-            if nearest and not name.startswith("_") and not hasattr(PreTrainedConfig, name):
-                raise TypeError(f"{type(self).__name__} has no {name}; did you mean {nearest[0]}?")
-
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism cuts the modules that this configuration has, in transformers' terms."""
+        """How tensor parallelism cuts the modules that this configuration has, in transformers' terms.
+
+        Releases 5.15 to 5.20 set it, to what it was and the cut of a tied embedding: that is kept.
+        """
+        if (given := vars(self).get("base_model_tp_plan")) is not None:
+            return given
         plan = {
             "layers.*.self_attn.q_proj": "colwise",
             "layers.*.self_attn.k_proj": "colwise",
@@ -129,6 +121,10 @@ class KindlingConfig(PreTrainedConfig):
                 ("layers.*.self_attn.q_norm", "layers.*.self_attn.k_norm"), "replicated_with_grad_allreduce"
             )
         return plan
+
+    @base_model_tp_plan.setter
+    def base_model_tp_plan(self, plan: dict[str, str] | None):
+        vars(self)["base_model_tp_plan"] = plan
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple] | None:
@@ -195,7 +191,7 @@ class KindlingGPTConfig(KindlingConfig):
 
     model_type = "kindling_gpt"
     norm: Norm = "layernorm"
-    norm_eps: float = 1e-5
+    norm_eps: float | int = 1e-5
     position: Position = "learned"
     mlp: MLPKind = "gelu_new"
     bias: bool = True

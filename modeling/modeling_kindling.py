@@ -8,10 +8,11 @@ Shapes: B batch, T positions, D width of the residual stream, V vocabulary.
 import math
 import shutil
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization
+from transformers import GenerationMixin, PreTrainedModel, initialization
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -24,10 +25,11 @@ from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingL
 from .generation import KindlingGenerationMixin
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
 from .loading import KindlingLoadingMixin
+from .releases import CACHE, KindlingKwargs, one_cache, refuse_unknown
 
 CODE_FILES = (
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
-    "accounting.py",
+    "accounting.py", "releases.py",
 )  # fmt: skip
 
 
@@ -56,7 +58,7 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["KindlingBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -133,42 +135,47 @@ class KindlingModel(KindlingPreTrainedModel):
         past_key_values=None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        cache=None,
+        **kwargs: Unpack[KindlingKwargs],
     ) -> BaseModelOutputWithPast:
         """As `LlamaModel.forward`, except that positions left out are counted from the attention mask.
 
-        So a left-padded batch means the same as an unpadded one, for learned positions too.
+        So a left-padded batch means the same as an unpadded one, for learned positions too. The cache comes under
+        either of its names; a keyword that nothing reads is a `TypeError`.
         """
+        cache = one_cache(past_key_values, cache, kwargs)
+        refuse_unknown(self, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         mask = causal_mask(
             config=self.config,
             inputs_embeds=x_BTD,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=position_ids,
         )
         if position_ids is None:
-            position_ids = count_positions(x_BTD, attention_mask, past_key_values)
+            position_ids = count_positions(x_BTD, attention_mask, cache)
 
         if self.embed_positions is not None:
             x_BTD = x_BTD + self.embed_positions(position_ids)
         rotary = self.rotary(position_ids) if self.rotary is not None else None
 
         x_BTD = self.dropout(x_BTD)
+        if cache is not None:
+            kwargs[CACHE] = cache  # by this name gradient checkpointing takes it away
         for block in self.layers:
             x_BTD = block(
                 x_BTD,
                 rotary=rotary,
                 attention_mask=mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BTD), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x_BTD), **{CACHE: cache})
 
 
 class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
@@ -197,13 +204,16 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        cache=None,
+        **kwargs: Unpack[KindlingKwargs],
     ) -> CausalLMOutputWithPast:
         """As `LlamaForCausalLM.forward`: `labels` (B, T) are shifted inside, -100 is no target.
 
         `num_items_in_batch`, which the Trainer passes on through `kwargs`, turns the loss into a sum over targets
-        divided by it, so that gradient accumulation weights every token once.
+        divided by it, so that gradient accumulation weights every token once. A keyword that nothing reads is a
+        `TypeError`.
         """
+        refuse_unknown(self, kwargs)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -211,6 +221,7 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -221,9 +232,9 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits_BTV,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
 
@@ -231,7 +242,7 @@ class KindlingGPTModel(KindlingModel):
     config: KindlingGPTConfig
 
 
-class KindlingGPTForCausalLM(KindlingForCausalLM):
+class KindlingGPTForCausalLM(KindlingForCausalLM, GenerationMixin):
     config: KindlingGPTConfig
 
 
@@ -239,5 +250,5 @@ class KindlingLlamaModel(KindlingModel):
     config: KindlingLlamaConfig
 
 
-class KindlingLlamaForCausalLM(KindlingForCausalLM):
+class KindlingLlamaForCausalLM(KindlingForCausalLM, GenerationMixin):
     config: KindlingLlamaConfig

@@ -77,7 +77,7 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
     ours["intermediate_size"] = ours["intermediate_size"] or 4 * ours["hidden_size"]
     if native is GPT2:
         ours["mlp"] = ACTIVATIONS[ours["mlp"]]
-    floats = {field.name for field in fields(KindlingConfig) if field.type is float}
+    floats = {field.name for field in fields(KindlingConfig) if field.type == float | int}
     return native.family(**{name: float(value or 0) if name in floats else value for name, value in ours.items()})
 
 

@@ -61,8 +61,10 @@ def test_imports_follow_the_design(path):
             assert top != "torch", "experiments never touch tensors"
 
 
-def test_training_uses_models_by_configuration_accounting_and_loading_alone():
-    allowed = {"modeling", "modeling.accounting", "modeling.configuration_kindling", "modeling.loading"}
+def test_training_uses_models_by_configuration_accounting_loading_and_releases_alone():
+    allowed = {"modeling"} | {
+        f"modeling.{name}" for name in ("accounting", "configuration_kindling", "loading", "releases")
+    }
     for path in (ROOT / "training").glob("*.py"):
         used = {module for level, module in imports_of(path) if level == 0 and module.split(".")[0] == "modeling"}
         assert used <= allowed | ({"modeling.native"} if path.name == "start.py" else set()), path.name

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
+from modeling.releases import CACHE
+
 
 class Replicas(nn.Module):
     """Ordinary causal language models, run together: their weights stacked, their forward passes one, by `torch.vmap`.
@@ -49,11 +51,11 @@ class Replicas(nn.Module):
         call = partial(functional_call, self.models[0], weights)
         if self.beginnings is None or len(ids_BT) <= 2 * len(self.beginnings):
             return call((ids_BT,), {"use_cache": False, "logits_to_keep": kept}).logits
-        cache = call((self.beginnings,), {"use_cache": True, "logits_to_keep": 1}).past_key_values
+        cache = call((self.beginnings,), {"use_cache": True, "logits_to_keep": 1})[CACHE]
         for layer in cache.layers:
             layer.keys, layer.values = (_pick(states, beginning_B) for states in (layer.keys, layer.values))
         rest_BT = ids_BT[:, self.beginnings.shape[1] :]
-        return call((rest_BT,), {"past_key_values": cache, "use_cache": True, "logits_to_keep": kept}).logits
+        return call((rest_BT,), {CACHE: cache, "use_cache": True, "logits_to_keep": kept}).logits
 
 
 def _pick(states, rows_B):

@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast, StaticCache, pipeline
 
+from modeling.releases import CACHE
+
 CLOSE = {"atol": 1e-5, "rtol": 0}
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 
@@ -96,9 +98,9 @@ def test_generation_goes_on_from_a_cache(model, unequal, cache):
     _, batch = unequal
     whole = model.generate(**batch, **GREEDY)
     past = cache(config=model.config, **({"max_cache_len": 32} if cache is StaticCache else {}))
-    first = model.generate(**batch, **GREEDY | {"max_new_tokens": 3}, past_key_values=past)
+    first = model.generate(**batch, **GREEDY | {"max_new_tokens": 3, CACHE: past})
     mask = torch.nn.functional.pad(batch["attention_mask"], (0, 3), value=1)
-    again = {"input_ids": first, "attention_mask": mask, "past_key_values": past, "disable_compile": True}
+    again = {"input_ids": first, "attention_mask": mask, CACHE: past, "disable_compile": True}
     assert torch.equal(model.generate(**again, **GREEDY | {"max_new_tokens": 5}), whole)
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from modeling.releases import CACHE
+
 CLOSE = {"atol": 1e-12, "rtol": 0}  # float64's rounding over sums taken in another order
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 
@@ -10,8 +12,8 @@ def test_cache_changes_nothing(build, tokens, axes):
     model, ids = build(**axes, num_hidden_layers=2).double(), tokens()
     step_by_step, past = [], None
     for t in range(ids.shape[1]):
-        outputs = model(ids[:, t : t + 1], past_key_values=past, use_cache=True)
-        past = outputs.past_key_values
+        outputs = model(ids[:, t : t + 1], **{CACHE: past}, use_cache=True)
+        past = outputs[CACHE]
         step_by_step.append(outputs.logits)
     torch.testing.assert_close(torch.cat(step_by_step, dim=1), model(ids).logits, **CLOSE)
 
@@ -45,6 +47,6 @@ def test_generation_stops_where_positions_end(build, tokens):
 
 def test_use_cache_is_a_default_and_a_choice(build, tokens):
     ids = tokens()
-    assert build()(ids).past_key_values.get_seq_length() == 16
-    assert build()(ids, use_cache=False).past_key_values is None
-    assert build(use_cache=False)(ids).past_key_values is None
+    assert build()(ids)[CACHE].get_seq_length() == 16
+    assert CACHE not in build()(ids, use_cache=False)
+    assert CACHE not in build(use_cache=False)(ids)

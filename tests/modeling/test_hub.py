@@ -13,7 +13,7 @@ from modeling import modeling_kindling
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
 CODE = {
     "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
-    "modeling_kindling.py",
+    "modeling_kindling.py", "releases.py",
 }  # fmt: skip
 
 # Loads each folder named on its command line by all three Auto classes, saves it next door, and loads that by its own

@@ -176,8 +176,8 @@ def test_attention_kernels_hear_of_positions_and_of_what_the_caller_adds(build, 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "listen", listen)
     model.config._attn_implementation = "listen"
     positions = torch.arange(16)[None] + 3
-    model(tokens(), position_ids=positions, from_the_caller="word")
-    assert [more["from_the_caller"] for more in heard] == ["word", "word"]
+    model(tokens(), position_ids=positions, attention_instances={0: "one"})
+    assert [more["attention_instances"] for more in heard] == [{0: "one"}] * 2
     assert all(torch.equal(more["position_ids"], positions) for more in heard)
 
 
