@@ -2,7 +2,8 @@
 
 `KINDS` has a function a kind; its keyword arguments are what the sweep file may set, besides `title`. `rows` are
 `runs.Row`s, `labels` are `report.Labels`; rows that lack an axis of the figure are left out. Each run is shown, not
-means alone. A run that never reached a milestone is an open triangle at the steps it was trained for.
+middles alone. A run that never reached a milestone is an open triangle at the steps it was trained for, one that
+diverged a cross, with its step.
 """
 
 import math
@@ -10,21 +11,20 @@ import statistics
 import textwrap
 from collections.abc import Callable
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
+from experiments.panels import PALETTE, all_numbers, by_axis, colors_of, legend, panels_of, row_panels, scale_axis
 from experiments.settings import read_figure
+from experiments.summaries import STEPS, is_milestone, scale
 from sections import ConfigError
 
-# Okabe and Ito (2008): told apart with any kind of colour vision
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TRAIN, TEST, GREY = PALETTE[1], PALETTE[2], "0.55"
 DOT = {"marker": "o", "ls": "none", "ms": 6}
 TRIANGLE = {"marker": "^", "ls": "none", "mfc": "none", "ms": 7, "clip_on": False}
+CROSS = {"marker": "x", "ls": "none", "color": "#B00000", "ms": 8, "mew": 2, "clip_on": False, "zorder": 5}
 
 
 def draw(name: str, settings: dict, rows: list, labels) -> Figure:
@@ -39,29 +39,31 @@ def draw(name: str, settings: dict, rows: list, labels) -> Figure:
 
 
 def lines(rows, labels, *, x, y, hue=None, panels=None, log_x=False, log_y=False) -> Figure:
-    """A metric against an axis: a line through the means over the runs that have it, and each run a dot."""
+    """A metric against an axis: a line through the middles of rows, where most runs got there, and each run a dot."""
     rows, (x, hue, panels) = _with_axes(rows, x, hue, panels)
-    figure, parts = _panels(rows, labels, panels)
-    colors, places = _colors(rows, hue), _places(rows, x, log_x)
+    figure, parts = panels_of(rows, labels, panels)
+    colors, places = colors_of(rows, hue), _places(rows, x, log_x)
     for axes, panel_rows in parts:
-        for value, line_rows in _by(panel_rows, hue).items():
+        for value, line_rows in by_axis(panel_rows, hue).items():
             _refuse_several(line_rows, x)
             _line(axes, {places[row.axes[x]]: row for row in line_rows}, y, colors[value])
-    for axes in figure.axes:
-        _scale(axes.yaxis, log_y)
+    for axes, panel_rows in parts:
+        scale_axis(axes.yaxis, log_y)
+        for row in panel_rows:
+            _crosses(axes, row, y, x=places[row.axes[x]])
         axes.set_xscale("log" if log_x else "linear")
         axes.set_xticks(list(places.values()), [labels.of_value(value) for value in places])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(labels[x])
     figure.supylabel(labels.of_metric(y), fontsize="medium")
-    _hue_legend(figure, colors, labels, hue, _triangle_handle(rows, y))
+    _hue_legend(figure, colors, labels, hue, _ends(rows, y))
     return figure
 
 
 def _places(rows: list, x: str, log: bool) -> dict:
     """Where each value of an axis stands: a number at itself, words side by side."""
-    values = list(_by(rows, x))
-    numbers = _all_numbers(values)
+    values = list(by_axis(rows, x))
+    numbers = all_numbers(values)
     if log and not (numbers and min(values) > 0):
         raise ConfigError(
             f"log_x with {x} = {', '.join(map(str, values))}; leave log_x out, or keep to numbers above 0"
@@ -72,78 +74,104 @@ def _places(rows: list, x: str, log: bool) -> dict:
 def _line(axes: Axes, rows: dict, y: str, color):
     """The rows by their places on the x axis."""
     places = sorted(rows)
-    means = [(place, rows[place].mean(y)[0]) for place in places if rows[place].mean(y)]
+    middles = [(place, middle) for place in places if (middle := _middle(rows[place], y)) is not None]
     dots = [(place, value) for place in places for value in rows[place].values(y) if value is not None]
     never = [(place, steps) for place in places for steps in _never(rows[place], y)]
-    _plot(axes, means, color=color, lw=1.8)
+    _plot(axes, middles, color=color, lw=1.8)
     _plot(axes, dots, "o", color=color, ms=4.5, alpha=0.6, mec="none")
     _plot(axes, never, color=color, **TRIANGLE)
 
 
+def _middle(row, metric: str) -> float | None:
+    """The middle of a row's runs, if it was reached."""
+    summary = row.summary(metric)
+    return summary.middle if summary and math.isfinite(summary.middle) else None
+
+
 def bars(rows, labels, *, y, log=False) -> Figure:
-    """A bar a row: mean of a metric, whiskers for its interval, a dot each run; several metrics stand side by side."""
+    """A bar a row: the middle of a metric, whiskers for its spread, a dot each run; several metrics stand side by side.
+
+    A median that was not reached has no bar, and a whisker ends where the last run was that got there.
+    """
     names = [y] if isinstance(y, str) else y
-    figure = _row_panels(rows, labels, len(names))
+    figure = row_panels(rows, labels, len(names))
     for axes, name in zip(figure.axes, names, strict=True):
         for place, row in enumerate(rows):
-            if mean := row.mean(name):
-                axes.barh(place, mean[0], height=0.6, color=PALETTE[0], alpha=0.4)
-                axes.errorbar(mean[0], place, xerr=mean[1], color="0.2", capsize=4, lw=1.3)
+            _bar(axes, place, row, name)
             _marks(axes, row, name, place, "o", PALETTE[0])
-        _scale(axes.xaxis, log)
+        scale_axis(axes.xaxis, log)
         axes.set_xlabel(labels.of_metric(name))
-    whisker = Line2D([], [], color="0.2", marker="|", label="mean and 95 % t-interval")
+        for place, row in enumerate(rows):
+            _crosses(axes, row, name, y=place)
+    spreads = dict.fromkeys(summary.spread for name in names for row in rows if (summary := row.summary(name)))
+    whiskers = [Line2D([], [], color="0.2", marker="|", label=spread) for spread in spreads]
     dot = Line2D([], [], color=PALETTE[0], label="a run", **DOT)
-    never = [handle for name in names for handle in _triangle_handle(rows, name)]
-    _legend(figure, [whisker, dot, *never[:1]])
+    legend(figure, [*whiskers, dot, *_ends(rows, *names)])
     return figure
 
 
+def _bar(axes: Axes, place: int, row, name: str):
+    summary, middle = row.summary(name), _middle(row, name)
+    if middle is not None:
+        axes.barh(place, middle, height=0.6, color=PALETTE[0], alpha=0.4)
+        high = max(value for value in (*row.values(name), middle) if value is not None)
+        ends = summary.low, summary.high if math.isfinite(summary.high) else high
+        axes.errorbar(
+            middle, place, xerr=[[middle - ends[0]], [ends[1] - middle]], color="0.2", capsize=4, lw=1.3
+        )  # fmt: skip
+
+
 def gaps(rows, labels, *, y=("steps_to_fit", "steps_to_grok"), log=True) -> Figure:
-    """From one milestone to another: a row each, a dot at each mean, a line between, a light mark each run."""
+    """From one milestone to another: a row each, a dot at each median, a line between, a light mark each run."""
     ends = dict(zip(y, (TRAIN, TEST), strict=True))
-    figure = _row_panels(rows, labels, 1)
+    figure = row_panels(rows, labels, 1)
     for place, row in enumerate(rows):
         _gap(figure.axes[0], place, row, ends)
-    _scale(figure.axes[0].xaxis, log)
-    figure.axes[0].set_xlabel("steps")
+    scale_axis(figure.axes[0].xaxis, log)
+    figure.axes[0].set_xlabel("steps (dots: medians)")
+    for place, row in enumerate(rows):
+        _crosses(figure.axes[0], row, y[-1], y=place)
     dots = [Line2D([], [], color=color, label=labels[name], **DOT) for name, color in ends.items()]
-    _legend(figure, [*dots, *_triangle_handle(rows, y[-1])])
+    legend(figure, [*dots, *_ends(rows, y[-1])])
     return figure
 
 
 def _gap(axes: Axes, place: int, row, ends: dict):
     """One row: dotted on to where the runs ended that did not get to the second milestone."""
-    means = {name: row.mean(name)[0] for name in ends if row.mean(name)}
-    line = [(mean, place) for mean in means.values()]
+    middles = {name: middle for name in ends if (middle := _middle(row, name)) is not None}
+    line = [(middle, place) for middle in middles.values()]
     _plot(axes, line + [(steps, place) for steps in _never(row, [*ends][-1])], ":", color=GREY, lw=1.2, zorder=1)
     _plot(axes, line, color=GREY, lw=2.5, zorder=1)
     for name, color in ends.items():
         _marks(axes, row, name, place, "|", color)
-    for name, mean in means.items():
-        axes.plot(mean, place, "o", color=ends[name])
+    for name, middle in middles.items():
+        axes.plot(middle, place, "o", color=ends[name])
 
 
 def curves(rows, labels, *, hue=None, panels=None, split="test", y="accuracy", log_y=False) -> Figure:
-    """Train (dashed) and test curves against steps on a log axis: mean over runs, and a band from lowest to highest."""
+    """Train (dashed) and test curves against steps on a log axis: mean over runs, and a band from lowest to highest.
+
+    A run that diverged has a thin line of its own.
+    """
     rows, (hue, panels) = _with_axes(rows, hue, panels)
-    figure, parts = _panels(rows, labels, panels)
-    colors = _colors(rows, hue)
+    figure, parts = panels_of(rows, labels, panels)
+    colors = colors_of(rows, hue)
     for axes, panel_rows in parts:
-        for value, line_rows in _by(panel_rows, hue).items():
+        for value, line_rows in by_axis(panel_rows, hue).items():
             _refuse_several(line_rows)
             for name, color, style in _splits(split, y, colors[value] if hue else None):
-                _curve(axes, [run.curve(name) for run in line_rows[0].runs], color, style)
+                _curve(axes, [run.curve(name) for run in line_rows[0].runs if run.diverged is None], color, style)
+                _ended_curves(axes, line_rows[0].runs, name, color, style)
     for axes in figure.axes:
-        _scale(axes.xaxis, True)
-        _scale(axes.yaxis, log_y)
+        scale_axis(axes.xaxis, True)
+        scale_axis(axes.yaxis, log_y)
         axes.set_xlabel("steps")
     figure.supylabel(labels.of_metric(y), fontsize="medium")
     styles = [
         Line2D([], [], color=color, ls=style, lw=1.8, label=labels[name.removesuffix(f"_{y}")])
         for name, color, style in _splits(split, y, GREY if hue else None)
     ]
-    _hue_legend(figure, colors, labels, hue, styles)
+    _hue_legend(figure, colors, labels, hue, [*styles, *_ends(rows)])
     return figure
 
 
@@ -154,11 +182,26 @@ def _splits(split: str, y: str, color) -> list[tuple]:
 
 def _curve(axes: Axes, curves: list[dict[int, float]], color, style):
     """Over the steps at which all runs were evaluated; step 0 has no place on a log axis."""
-    steps = sorted(step for step in set.intersection(*map(set, curves)) if step > 0)
+    steps = sorted(step for step in set.intersection(*map(set, curves)) if step > 0) if curves else []
     values = [[curve[step] for curve in curves] for step in steps]
-    axes.plot(steps, [statistics.fmean(v) for v in values], color=color, ls=style, lw=1.8)
+    _plot(
+        axes,
+        [(step, statistics.fmean(v)) for step, v in zip(steps, values, strict=True)],
+        color=color,
+        ls=style,
+        lw=1.8,
+    )
     if len(curves) > 1:
         axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.15, lw=0)
+
+
+def _ended_curves(axes: Axes, runs: list, name: str, color, style):
+    """Of the runs that diverged: up to their last evaluation, and the cross behind it."""
+    for run in (run for run in runs if run.diverged is not None):
+        rows = [row for row in run.evaluations if name in row and 0 < row["step"] <= run.diverged]
+        points = [(row["step"], row[name] * scale(name)) for row in rows]
+        _plot(axes, points, color=color, ls=style, lw=0.8)
+        _cross(axes, run.diverged, points[-1][1] if points else None, run.diverged)
 
 
 KINDS: dict[str, Callable[..., Figure]] = {"lines": lines, "bars": bars, "gaps": gaps, "curves": curves}
@@ -176,27 +219,40 @@ def _with_axes(rows: list, *names: str | None) -> tuple[list, list[str | None]]:
     return kept, axes
 
 
-def _by(rows: list, axis: str | None) -> dict:
-    """The rows by their value on an axis, in their order; by None without one."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row.axes.get(axis), []).append(row)
-    return groups
-
-
 def _refuse_several(rows: list, *axes: str):
     """`ConfigError` if two rows agree on `axes`: they would be drawn as one, and are different runs."""
     for other in rows:
         same = [row for row in rows if all(row.axes[axis] == other.axes[axis] for axis in axes)]
         if len(same) > 1:
-            differ = [axis for axis in other.axes if len(_by(same, axis)) > 1]
+            differ = [axis for axis in other.axes if len(by_axis(same, axis)) > 1]
             raise ConfigError(f"the runs differ in {', '.join(differ)} too; make it hue or panels of the figure")
 
 
 def _never(row, metric: str) -> list[int]:
     """Steps trained of each run that did not reach a milestone; none for a metric that is not in steps."""
-    pairs = zip(row.values(metric), row.runs, strict=True) if metric.startswith(("steps_", "first_", "gap")) else ()
-    return [run.metrics["steps"] for value, run in pairs if value is None]
+    pairs = zip(row.values(metric), row.runs, strict=True) if is_milestone(metric) and metric != "delay_factor" else ()
+    return [run.metrics["steps"] for value, run in pairs if value is None and run.diverged is None]
+
+
+def _crosses(axes: Axes, row, metric: str, *, x: float | None = None, y: float | None = None):
+    """The runs of a row that diverged, at `x` or `y` and, across, at their step on an axis of steps, else their value.
+
+    Call it when all else is drawn and scaled.
+    """
+    for run, value in zip(row.runs, row.values(metric), strict=True):
+        if run.diverged is not None:
+            at = run.diverged if metric.startswith(STEPS) else value
+            _cross(axes, at if x is None else x, at if y is None else y, run.diverged)
+
+
+def _cross(axes: Axes, x: float | None, y: float | None, step: int):
+    """A cross with its step beside it; a coordinate that is None is the low end of its axis."""
+    place = axes.get_xaxis_transform() if y is None else axes.get_yaxis_transform() if x is None else axes.transData
+    x, y = (0 if value is None or not math.isfinite(value) else value for value in (x, y))
+    axes.plot(x, y, transform=place, **CROSS)
+    axes.annotate(
+        f"{step:,}", (x, y), xycoords=place, xytext=(6, 4), textcoords="offset points", fontsize=7, color=CROSS["color"]
+    )  # fmt: skip
 
 
 def _marks(axes: Axes, row, metric: str, place: int, marker: str, color):
@@ -210,83 +266,15 @@ def _plot(axes: Axes, points: list[tuple], *style: str, **look):
         axes.plot(*zip(*points, strict=True), *style, **look)
 
 
-def _all_numbers(values) -> bool:
-    return all(isinstance(value, int | float) for value in values)
-
-
-def _colors(rows: list, hue: str | None) -> dict:
-    """A colour a value: shades in order for more than two numbers, else colours told apart."""
-    values = list(_by(rows, hue))
-    if len(values) > len(PALETTE) or (len(values) > 2 and _all_numbers(values)):
-        return {value: colormaps["viridis"](0.85 * i / (len(values) - 1)) for i, value in enumerate(values)}
-    return dict(zip(values, PALETTE, strict=False))
-
-
-def _panels(rows: list, labels, axis: str | None) -> tuple[Figure, list[tuple]]:
-    """A figure with a panel for each value of an axis, at most three abreast, and (axes, rows) of each."""
-    groups = _by(rows, axis)
-    across = 2 if len(groups) == 4 else min(len(groups), 3)
-    down = math.ceil(len(groups) / across)
-    figure = Figure(figsize=(max(7, 3.8 * across), 1.0 + 3.2 * down), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
-    for axes in panels[len(groups) :]:
-        axes.remove()
-    for axes, value in zip(figure.axes, groups, strict=True):
-        _plain(axes)
-        axes.tick_params(labelbottom=True)
-        axes.set_title(labels.of_row({axis: value}) if axis else "", fontsize=10)
-    return figure, list(zip(figure.axes, groups.values(), strict=True))
-
-
-def _row_panels(rows: list, labels, count: int) -> Figure:
-    """A figure with a line of space for each row, named at the left, and `count` panels side by side."""
-    names = [textwrap.fill(labels.of_row(row.axes), 40) for row in rows]
-    width = 0.08 * max(len(line) for name in names for line in name.split("\n"))
-    figure = Figure(figsize=(max(7, width + 3.6 * count), 1.5 + 0.42 * len(rows)), layout="constrained")
-    figure.subplots(1, count, sharey=True)
-    for axes in figure.axes:
-        _plain(axes)
-    figure.axes[0].set_yticks(range(len(rows)), names)
-    figure.axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    return figure
-
-
-def _plain(axes: Axes):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-
-
-def _scale(axis: Axis, log: bool):
-    """Large numbers as 10k; a log axis of few decades has ticks at 2 and 5 of each too. Call it when all is drawn."""
-    if log:
-        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-        low, high = getattr(axis.axes, f"get_{axis.axis_name}lim")()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=20))
-        axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(FuncFormatter(_short))
-
-
-def _short(value: float, position: int | None = None) -> str:  # noqa: ARG001  matplotlib gives a tick's position
-    return EngFormatter(sep="")(value) if abs(value) >= 1000 else f"{value:g}"
-
-
-def _triangle_handle(rows: list, metric: str) -> list[Line2D]:
-    never = any(_never(row, metric) for row in rows)
-    return [Line2D([], [], color=GREY, label="not reached in so many steps", **TRIANGLE)] if never else []
+def _ends(rows: list, *metrics: str) -> list[Line2D]:
+    """Handles of the marks of runs that did not get there."""
+    never = any(_never(row, metric) for row in rows for metric in metrics)
+    diverged = any(run.diverged is not None for row in rows for run in row.runs)
+    handles = [Line2D([], [], color=GREY, label="not reached in so many steps", **TRIANGLE)] if never else []
+    return handles + ([Line2D([], [], label="diverged, at that step", **CROSS)] if diverged else [])
 
 
 def _hue_legend(figure: Figure, colors: dict, labels, hue: str | None, others: list[Line2D]):
     """A legend of hues and other handles. Numbers need their axis said, names speak for themselves."""
     handles = [Line2D([], [], color=c, lw=2.5, label=labels.of_value(v)) for v, c in colors.items() if hue]
-    _legend(figure, [*handles, *others], labels[hue] if hue and _all_numbers(colors) else None)
-
-
-def _legend(figure: Figure, handles: list[Line2D], title: str | None = None):
-    """A legend beneath everything: one line if it fits, else columns; the figure grows by its height."""
-    if not handles:
-        return
-    widths = [len(handle.get_label()) + 8 for handle in handles]
-    room = int(13 * figure.get_figwidth())
-    across = len(handles) if sum(widths) <= room else max(1, room // max(widths))
-    figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(handles) / across) + bool(title)))
-    figure.legend(handles=handles, title=title, loc="outside lower center", ncols=across, frameon=False)
+    legend(figure, [*handles, *others], labels[hue] if hue and all_numbers(colors) else None)

@@ -2,34 +2,35 @@
 
     python -m experiments.report configs/sweeps/fraction.yaml
 
-writes table.md, cells.json, provenance.json (each cell's command, commit, versions and hardware) and PNGs into
-experiments/results/NAME. The sweep file says what they show:
+writes table.md, figures, and what experiments/kept.py keeps of the runs into runs/sweeps/NAME/report. With
+`--out experiments/results/NAME` into the results that the README shows; cells whose runs are not here are shown as the
+report that lies in there has kept them. The sweep file says what is shown:
 
     report:
-      columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # means, or :min, :max, :median, :all
+      columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # middle and spread, or :min, :max, :median, :all
       figure: {kind: lines, x: train_fraction, y: steps_to_grok, hue: recipe, log_y: true}
       figures:                                  # more of them, each NAME.png; experiments/figures.py has the kinds
         curves: {kind: curves, hue: recipe, panels: train_fraction}
       labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
       beside: {published (%): {long: 99.57}}    # more columns: what others found, by cell
 
-A row is a cell, or a group of replicas; runs that differ in nothing but seeds are averaged. Columns are what a run's
-metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together.
+A row is a cell, or a group of replicas; runs that differ in nothing but seeds are one. Columns are what a run's
+metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together. A run
+that the guard has ended is shown too, with the step from which on its loss or gradient was not finite.
 """
 
 import argparse
 import json
-import math
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 
-from config import one_sentence
+from config import ROOT, one_sentence
 from experiments import figures
 from experiments.cells import Cell, Sweep, differences, mapping, read_sweep
-from experiments.readme import RESULTS
-from experiments.runs import REMEDY, Row, Run, group, interval, read_runs, scale
+from experiments.conditions import describe_looks, describe_seeds
+from experiments.kept import EVALUATIONS, PROVENANCE, read_kept, was_run_otherwise, write_kept
+from experiments.runs import REMEDY, Row, Run, group, has_diverged, read_runs
 from experiments.settings import refuse_name
+from experiments.summaries import MEAN, MEDIAN, RANGE, SUMMARIES, is_milestone, scale
 from files import read_mapping, refuse_unwritable
 from sections import ConfigError
 
@@ -58,77 +59,78 @@ class Labels(dict):
 def table(rows: list[Row], columns: list[str], labels: Labels, beside: dict[str, dict]) -> list[str]:
     """The rows as a Markdown table: values on the axes, number of runs, a column a metric, and what stands beside."""
     axes = list(dict.fromkeys(key for row in rows for key in row.axes))
-    split = [column.partition(":") for column in columns]
+    split = [_split(column) for column in columns]
     head = [labels[axis] for axis in axes] + ["runs"]
-    head += [labels.of_metric(name) + (f", {how}" if how else "") for name, _, how in split] + [*beside]
+    head += [labels.of_metric(name) + (f", {how}" if how else "") for name, how in split] + [*beside]
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in rows:
         where = [labels.of_value(row.axes.get(axis, "")) for axis in axes]
-        shown = [entry(row, name, how or "mean") for name, _, how in split]
+        shown = [row.entry(name, how) for name, how in split]
         others = [str(values.get(row.runs[0].cell, "")) for values in beside.values()]
-        lines.append(_line([*where, str(len(row.runs)), *shown, *others]))
+        lines.append(_line([*where, _count(row), *shown, *others]))
     return lines
+
+
+def _split(column: str) -> tuple[str, str]:
+    name, colon, how = column.partition(":")
+    if colon and how not in SUMMARIES:
+        raise ConfigError(f"the column {column} is not known; after the colon write {', '.join(SUMMARIES)}")
+    return name, how
+
+
+def _count(row: Row) -> str:
+    steps = [f"{run.diverged:,}" for run in row.runs if run.diverged is not None]
+    return f"{len(row.runs)}" + (f", {len(steps)} diverged at step {', '.join(steps)}" if steps else "")
 
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def entry(row: Row, name: str, how: str = "mean") -> str:
-    """A metric of a row as text; `2/3: ...` where only so many runs have it."""
-    if how not in SUMMARIES:
-        raise ConfigError(f"the column {name}:{how} is not known; after the colon write {', '.join(SUMMARIES)}")
-    values = row.values(name)
-    reached = [value for value in values if value is not None]
-    digits = 2 if scale(name) == 100 else None
-    if len(reached) == len(values) or how == "all":
-        return SUMMARIES[how](values, digits)
-    if len(values) == 1:
-        return "never"
-    return f"{len(reached)}/{len(values)}" + (f": {SUMMARIES[how](reached, digits)}" if reached else "")
+def caption(rows: list[Row], columns: list[str], sweep: Sweep, kept: dict[str, dict]) -> list[str]:
+    """What the numbers of a table are, and what is missing; `kept` are the origins of cells from an earlier report."""
+    names, shown = [_split(column)[0] for column in columns], {run.cell for row in rows for run in row.runs}
+    runs = [run for row in rows for run in row.runs]
+    changed = [c.name for c in sweep.cells if c.name in shown and _is_otherwise(c, kept)]
+    missing = [cell.name for cell in sweep.cells if cell.name not in shown]
+    lines = [
+        " ".join(explanation(rows, columns)),
+        *([describe_seeds(sweep.cells, sweep.script)] if any(len(row.runs) > 1 for row in rows) else []),
+        *describe_looks(runs, sweep.cells, sweep.script),
+    ]
+    if "wall_seconds" in names:
+        lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")
+    if changed:
+        lines.append(f"Run with other settings than the sweep file now has: {', '.join(changed)}.")
+    if missing:
+        lines.append(
+            f"{len(missing)} of {len(sweep.cells)} cells are not finished and not shown: {', '.join(missing)}."
+        )
+    return lines
 
 
-def _mean(values: list[float], digits: int | None) -> str:
-    if len(set(values)) == 1:
-        return number(values[0], digits)
-    mean, half = interval(values)
-    if digits is None and not 0 < half < math.inf:
-        return f"{number(mean, None)} ± {half:.0f}"
-    if digits is None:  # as many as show two of the half-width's
-        digits = max(0, 1 - math.floor(math.log10(half)))
-    return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
+def _is_otherwise(cell: Cell, kept: dict[str, dict]) -> bool:
+    return was_run_otherwise(cell, kept[cell.name]) if cell.name in kept else bool(differences(cell))
 
 
-SUMMARIES: dict[str, Callable[[list, int | None], str]] = {
-    "mean": _mean,
-    "min": lambda values, digits: number(min(values), digits),
-    "max": lambda values, digits: number(max(values), digits),
-    "median": lambda values, digits: number(statistics.median(values), digits),
-    "all": lambda values, digits: ", ".join("never" if value is None else number(value, digits) for value in values),
+EXPLAINED = {
+    MEDIAN: "Steps: the median of all runs, and in brackets the first and the last; `> N`: not reached in N steps.",
+    MEAN: "Others: mean ± half-width of its 95 % t-interval.",
+    RANGE: "Without ±: the mean, and in brackets lowest and highest, where an interval would leave what is possible.",
 }
 
 
-def number(value: float, digits: int | None) -> str:
-    """A number with so many decimals; None means whole where it is whole or large, else four significant digits."""
-    if digits is None and (float(value).is_integer() or abs(value) >= 1000):
-        digits = 0
-    return f"{value:.4g}" if digits is None else f"{value:,.{digits}f}"
-
-
-def caption(rows: list[Row], columns: list[str], cells: list[Cell]) -> list[str]:
-    """What the numbers of a table are, and what is missing."""
-    lines = [
-        "Mean ± half-width of its 95 % t-interval over runs that differ in seeds only, or the one value that all of "
-        "them have; accuracies in percent."
-    ]
-    if "wall_seconds" in {column.partition(":")[0] for column in columns}:
-        lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")
-    if any(None in row.values(column.partition(":")[0]) for row in rows for column in columns):
-        lines.append("`2/3: x`: two of three runs reached it, and x is over those two.")
-    if changed := [cell.name for cell in cells if cell.finished and differences(cell)]:
-        lines.append(f"Run with other settings than the sweep file now has: {', '.join(changed)}.")
-    if missing := [cell.name for cell in cells if not cell.finished]:
-        lines.append(f"{len(missing)} of {len(cells)} cells are not finished and not shown: {', '.join(missing)}.")
+def explanation(rows: list[Row], columns: list[str]) -> list[str]:
+    """What the entries of a table are."""
+    split = [_split(column) for column in columns]
+    found = {summary.spread for row in rows for name, how in split if not how and (summary := row.summary(name))}
+    lines = [text for spread, text in EXPLAINED.items() if spread in found]
+    if any(is_milestone(name) and how for name, how in split) and MEDIAN not in found:
+        lines.append("`> N`: not reached in N steps.")
+    if any(None in row.values(name) for row in rows for name, how in split if how != "all" and len(row.runs) > 1):
+        lines.append("`2 of 3`: so many runs have it.")
+    if any(scale(name) == 100 for name, _ in split):
+        lines.append("Accuracies are in percent.")
     return lines
 
 
@@ -161,9 +163,9 @@ def _read_beside(sweep: Sweep) -> dict[str, dict]:
 def main(arguments: argparse.Namespace):
     sweep = read_sweep(arguments.sweep, runs=arguments.runs)
     wanted = read_report(sweep)
-    out = arguments.out or RESULTS / sweep.name
-    refuse_unwritable(out, f"--out {out}")
-    runs = [run for cell in sweep.cells if cell.finished for run in read_runs(cell)]
+    out = arguments.out or ROOT / "runs" / "sweeps" / sweep.name / "report"
+    refuse_folder(out, sweep.cells)
+    runs, origins, kept = gather(sweep.cells, out)
     if not runs:
         raise ConfigError(
             f"no cell of {arguments.sweep} is finished; start python -m experiments.sweep {arguments.sweep}"
@@ -172,25 +174,44 @@ def main(arguments: argparse.Namespace):
     lines = [
         *table(rows, wanted["columns"], labels, wanted["beside"]),
         "",
-        *caption(rows, wanted["columns"], sweep.cells),
+        *caption(rows, wanted["columns"], sweep, kept),
     ]
-    drawn = {
-        name: figures.draw(name, {"title": sweep.title} | settings, rows, labels)
-        for name, settings in wanted["figures"].items()
-    }
-    finished = [cell for cell in sweep.cells if cell.finished]
-    origins = {cell.name: read_mapping(cell.folder / "provenance.json", REMEDY) for cell in finished}
-    write(out, sweep.title, lines, runs, drawn)
-    (out / "provenance.json").write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
-    print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir()))]))
+    drawn, left = {}, []
+    for name, settings in wanted["figures"].items():
+        if kept and settings.get("kind") == "curves" and not all(run.evaluations for run in runs):
+            left.append(f"left as it was  {out / name}.png: not all evaluations were kept in {out / EVALUATIONS}")
+        else:
+            drawn[name] = figures.draw(name, {"title": sweep.title} | settings, rows, labels)
+    write(out, sweep.title, lines, drawn)
+    write_kept(out, runs, origins)
+    print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir())), *left]))
 
 
-def write(out: Path, title: str, lines: list[str], runs: list[Run], drawn: dict):
-    """table.md, cells.json and the figures."""
+def refuse_folder(out: Path, cells: list[Cell]):
+    """`ConfigError` if a report cannot be written into a folder, or the folder is a cell's."""
+    if taken := [cell.name for cell in cells if out.resolve().is_relative_to(cell.folder.resolve())]:
+        raise ConfigError(f"--out {out} is the folder of the cell {taken[0]}; give another")
+    refuse_unwritable(out, f"--out {out}")
+
+
+def gather(cells: list[Cell], out: Path) -> tuple[list[Run], dict[str, dict], dict[str, dict]]:
+    """All runs, the origin of each cell, and of these the ones whose runs are not here but were kept in `out`."""
+    earlier, origins = read_kept(out)
+    runs, found, kept = [], {}, {}
+    for cell in cells:
+        if cell.finished or has_diverged(cell):
+            runs += read_runs(cell)
+            found[cell.name] = read_mapping(cell.folder / PROVENANCE, REMEDY)
+        elif cell.name in earlier:
+            runs += earlier[cell.name]
+            found[cell.name] = kept[cell.name] = origins.get(cell.name, {})
+    return runs, {name: origin for name, origin in found.items() if origin}, kept
+
+
+def write(out: Path, title: str, lines: list[str], drawn: dict):
+    """table.md and the figures."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text("\n".join([f"# {title}", "", *lines, ""]), encoding="utf-8")
-    numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
-    (out / "cells.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=130)
 
@@ -201,7 +222,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("sweep", help="a sweep file")
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="its cells (default: runs/sweeps/NAME)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: experiments/results/NAME)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: runs/sweeps/NAME/report)")
     return parser.parse_args(words)
 
 

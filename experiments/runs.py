@@ -1,36 +1,43 @@
-"""What finished runs came to: their numbers, their curves, and the runs that differ in nothing but seeds together."""
+"""What runs came to: their numbers and evaluations, and the runs that differ in nothing but seeds together."""
 
 import json
-import math
-import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from scipy.special import stdtrit
-
+from config import load_experiment
+from experiment import AlgorithmicExperiment
 from experiments.cells import Cell
+from experiments.summaries import Summary, in_words, scale, summarize
 from files import read_mapping, read_rows, told_of
 from sections import ConfigError
 
-METRICS = "metrics.json"
+METRICS, DIVERGED = "metrics.json", "diverged.json"
 REMEDY = "delete or rename its folder, and run its cell anew"
+NO_RESULT = {"replica", "epoch", "tokens", "total_flos", "seconds"}
+"""What an evaluation's row has besides its step and what was measured."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained model: where it stands on the axes, its final numbers, its folder."""
+    """One trained model: where it stands on the axes, its final numbers, its evaluations."""
 
     cell: str
     replica: str
     axes: dict
     metrics: dict
-    folder: Path
+    evaluations: list[dict] = field(default_factory=list)
+
+    @property
+    def diverged(self) -> int | None:
+        """The step from which on its losses or gradients were not finite."""
+        return self.metrics.get("diverged")
 
     def curve(self, name: str) -> dict[int, float]:
         """A number of each evaluation, by step; accuracies in percent."""
-        rows = [row for row in read_rows(self.folder / "metrics.jsonl", REMEDY) if {name, "step"} <= row.keys()]
+        rows = [row for row in self.evaluations if name in row]
         if not rows:
-            raise ConfigError(f"{self.folder} has no {name} in its metrics.jsonl; choose a split that was evaluated")
+            where = ", ".join(filter(None, (self.cell, self.replica)))
+            raise ConfigError(f"{where} has no {name} in its evaluations; choose a split that was evaluated")
         return {row["step"]: row[name] * scale(name) for row in rows}
 
 
@@ -43,57 +50,95 @@ class Row:
 
     def values(self, name: str) -> list[float | None]:
         """A metric of each run, None where it has none; accuracies in percent."""
-        if not any(name in run.metrics for run in self.runs):
-            known = [key for key, value in self.runs[0].metrics.items() if value is None or _is_number(value)]
+        whole = [run for run in self.runs if set(run.metrics) - {"diverged", "steps"}]
+        if whole and not any(name in run.metrics for run in whole):
+            known = [key for key, value in whole[0].metrics.items() if value is None or _is_number(value)]
             raise ConfigError(f"{name!r} is no metric of these runs; there are {', '.join(known)}")
         found = [run.metrics.get(name) for run in self.runs]
         return [value * scale(name) if _is_number(value) else None for value in found]
 
-    def mean(self, name: str) -> tuple[float, float] | None:
-        """Mean and half-width of its interval over the runs that have the metric; None if none has."""
-        reached = [value for value in self.values(name) if value is not None]
-        return interval(reached) if reached else None
+    def summary(self, name: str) -> Summary | None:
+        """The middle of a metric and how far its runs lie around it; None if no run has it."""
+        return summarize(self.values(name), name)
 
+    def entry(self, name: str, how: str = "") -> str:
+        """The same as text, or as `how` has it."""
+        return in_words(self.values(name), name, self._never(name), how)
 
-def scale(metric: str) -> int:
-    """100 for accuracies, which are shown in percent, else 1."""
-    return 100 if "accuracy" in metric or metric.startswith("worst_") else 1
+    def _never(self, name: str) -> str:
+        """How a value is shown that a run does not have."""
+        without = [run for run, value in zip(self.runs, self.values(name), strict=True) if value is None]
+        if any(run.diverged is not None for run in without):
+            return "diverged"
+        ends = [run.metrics["steps"] for run in without if "steps" in run.metrics]
+        return f"> {min(ends):,}" if ends and name.startswith(("steps_", "first_")) else "never"
 
 
 def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % t-interval, mean ± t(0.975, n - 1) s / sqrt(n); nan where it has none."""
-    mean, n = statistics.fmean(values), len(values)
-    if n == 1 or not math.isfinite(mean):
-        return mean, math.nan
-    return mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
-
-
 def read_runs(cell: Cell) -> list[Run]:
-    """The runs of a finished cell: its replicas, or the one that it is. Replicas' values count as axes.
+    """The runs of a cell that is finished or has diverged: its replicas, or the one that it is.
 
-    To their metrics comes the cell's `wall_seconds`, all calls together; None if no sweep saw it end.
+    Replicas' values count as axes. To their metrics comes the cell's `wall_seconds`, all calls together; None if no
+    sweep saw it end.
     """
+    if not cell.finished:
+        return _diverged_runs(cell)
     record = cell.record
     wall = {"wall_seconds": record.get("seconds") if record.get("exit_code") == 0 else None}
     metrics = read_mapping(cell.folder / METRICS, REMEDY)
     if "replicas" not in metrics:
-        return [Run(cell.name, "", cell.axes, metrics | wall, cell.folder)]
+        return [Run(cell.name, "", cell.axes, metrics | wall, _evaluations(cell.folder))]
     with told_of(cell.folder / METRICS, REMEDY):
         folders = {replica: cell.folder / replica for replica in metrics["replicas"]}
     return [
-        Run(cell.name, replica, cell.axes | _values(replica), read_mapping(folder / METRICS, REMEDY) | wall, folder)
+        Run(cell.name, replica, axes_of(cell, replica), read_mapping(folder / METRICS, REMEDY) | wall,
+            _evaluations(folder))
         for replica, folder in folders.items()
-    ]
+    ]  # fmt: skip
 
 
-def _values(replica: str) -> dict:
-    """{"seed": 0, "weight_decay": 2.0} of `seed=0,weight_decay=2.0`."""
-    pairs = [part.partition("=") for part in replica.split(",")]
-    return {key: _parse(text) for key, _, text in pairs}
+def has_diverged(cell: Cell) -> bool:
+    """Whether its run was ended for losses or gradients that were not finite."""
+    return not cell.finished and (cell.folder / DIVERGED).exists()
+
+
+def _diverged_runs(cell: Cell) -> list[Run]:
+    with told_of(cell.folder / DIVERGED, REMEDY):
+        step = int(read_mapping(cell.folder / DIVERGED, REMEDY)["step"])
+    evaluations = _evaluations(cell.folder)
+    return [
+        Run(cell.name, name, axes_of(cell, name), {"diverged": step, "steps": step},
+            [row for row in evaluations if not name or row.get("replica") == name])
+        for name in _replicas(cell.folder / "experiment.yaml")
+    ]  # fmt: skip
+
+
+def _replicas(settings: Path) -> list[str]:
+    """The names of a run's replicas, by its settings; one without a name for a run without any."""
+    if not read_mapping(settings, REMEDY).get("replicas"):
+        return [""]
+    return [one.name for one in load_experiment(str(settings), [], AlgorithmicExperiment).replicated()]
+
+
+def _evaluations(folder: Path) -> list[dict]:
+    """The rows of `metrics.jsonl` that are evaluations; none if there is no such file."""
+    path = folder / "metrics.jsonl"
+    rows = read_rows(path, REMEDY) if path.exists() else []
+    return [row for row in rows if "step" in row and any(is_measured(key) for key in row)]
+
+
+def is_measured(key: str) -> bool:
+    """Whether a number of a log is one of an evaluation."""
+    return key.startswith("eval_") or key.endswith("_accuracy")
+
+
+def axes_of(cell: Cell, replica: str) -> dict:
+    """Where a replica stands: on its cell's axes, and on those of `seed=0,weight_decay=2.0`."""
+    pairs = [part.partition("=") for part in replica.split(",")] if replica else []
+    return cell.axes | {key: _parse(text) for key, _, text in pairs}
 
 
 def _parse(text: str):

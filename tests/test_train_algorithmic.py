@@ -11,6 +11,8 @@ import generate
 import train_algorithmic
 from config import ROOT, ConfigError, run_script
 from experiment import AlgorithmicExperiment
+from experiments.cells import Cell
+from experiments.runs import read_runs
 
 TINY = """
 model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
@@ -36,6 +38,7 @@ def workshop(tmp_path_factory):
         train_algorithmic.main(str(path), list(overrides))
         return here / name
 
+    train.here = here
     return train
 
 
@@ -47,6 +50,22 @@ def single(workshop):
 @pytest.fixture(scope="module")
 def several(workshop):
     return workshop("several", "replicas.training.seed=[3,4]", "replicas.training.weight_decay=[0.5,1]")
+
+
+@pytest.mark.parametrize("seeds", [(), (3, 4)])
+def test_a_report_knows_where_a_run_has_diverged(workshop, seeds):
+    """All replicas of it, with the evaluations up to there."""
+    given = ["training.learning_rate=1e38", "training.max_grad_norm=0", "training.warmup_steps=0"]
+    given += [f"replicas.training.seed={list(seeds)}"] if seeds else []
+    with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
+        workshop(f"diverged-{len(seeds)}", *given)
+    folder = workshop.here / f"diverged-{len(seeds)}"
+    found = read_runs(Cell("diverged", {"cell": "diverged"}, "", {}, folder))
+    assert [run.axes.get("seed") for run in found] == [*seeds] or [None]
+    (step,) = {run.diverged for run in found}
+    first = [json.loads(line)["step"] for line in (folder / "skipped.jsonl").read_text().splitlines()][-3]
+    assert step == first
+    assert all({row["step"] for row in run.evaluations} == {*range(1, step + 2)} for run in found)
 
 
 def test_a_run_is_itself_the_model(single):

@@ -139,6 +139,8 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     for member in trainer.members:
         rows[member.name] = evaluations(history, member.name, len(trainer.members))
         results[member.name] = final_metrics(rows[member.name], trainer.state)
+        if (step := trainer.guard.diverged(member.name, trainer.state.global_step)) is not None:
+            results[member.name]["diverged"] = step
     first = trainer.members[0]
     seconds = results[first.name]["seconds"]
     with ending_where_the_disk_is_full():

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from files import append_whole
+from files import append_whole, write_json
 from sections import GuardSection
 
 from .callbacks import forget_after, where_the_disk_allows
@@ -23,12 +23,13 @@ class Guard(TrainerCallback, ExportableState):
 
     `skipped.jsonl` in the run folder has the reason and the token ids of each, as many as there are processes. What it
     judges by is kept in checkpoints: a resumed run skips what the uninterrupted one would. Of several models that train
-    side by side, `names`, some can skip a step that others make; the run ends when none makes any.
+    side by side, `names`, some can skip a step that others make; the run ends when none makes any, and `diverged.json`
+    says from which step on, and why.
     """
 
     def __init__(self, section: GuardSection, folder: Path, names: Sequence[str] = ("",)):
         self.section = section
-        self.path = folder / "skipped.jsonl"
+        self.path, self.end = folder / "skipped.jsonl", folder / "diverged.json"
         self.skipped = 0
         self.in_a_row = dict.fromkeys(names, 0)
         self.losses = deque(maxlen=section.window)
@@ -49,6 +50,12 @@ class Guard(TrainerCallback, ExportableState):
         self.verdict = None
         if state.is_world_process_zero:
             forget_after(self.path, state.global_step)
+            self.end.unlink(missing_ok=True)
+
+    def diverged(self, name: str, step: int) -> int | None:
+        """The step from which on a model has made none, if those up to `step` are enough to end a run of its own."""
+        count = self.in_a_row[name]
+        return step - count + 1 if count >= self.section.skips_in_a_row else None
 
     def objection(self, loss: float, grad_norm: float | None) -> str | None:
         """Why a step may not be made, or None; its loss is remembered for the next ones if it may."""
@@ -84,6 +91,13 @@ class Guard(TrainerCallback, ExportableState):
                 f"the last {limit} steps were skipped ({why}), and the run ends after step {step:,}: look at their "
                 f"batches in {self.path}, and go on with resume.allow=[training.learning_rate] and a lower one"
             )
+            self._mark_end(step - min(counts) + 1, why, process)
+
+    @where_the_disk_allows
+    def _mark_end(self, step: int, why: str, process: int):
+        if process == 0:
+            self.end.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.end, {"step": step, "why": why})
 
     @where_the_disk_allows
     def _tell(self, step, why, batch, process, names):

@@ -1,7 +1,5 @@
 """What each kind of figure draws: the artists before they are pixels."""
 
-import json
-
 import pytest
 from matplotlib.colors import to_hex
 
@@ -21,21 +19,17 @@ EVALUATED = (0, 1, 10, 100, 1000)
 
 
 @pytest.fixture
-def rows(tmp_path):
+def rows():
     """Two recipes at two shares, two seeds each; accuracies that are easy to recognise."""
     runs = []
     for (recipe, share), values in GROK.items():
         for seed, grok in enumerate(values):
-            folder = tmp_path / f"{recipe}-{share}-{seed}"
-            folder.mkdir()
-            lines = [{"step": 10, "loss": 3.0}]
-            lines += [{"step": s, "train_accuracy": s / 1000, "test_accuracy": seed * s / 1000} for s in EVALUATED]
+            lines = [{"step": s, "train_accuracy": s / 1000, "test_accuracy": seed * s / 1000} for s in EVALUATED]
             if seed == 1:
                 lines.append({"step": 2000, "train_accuracy": 1.0, "test_accuracy": 1.0})
-            (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
             axes = {"recipe": recipe, "train_fraction": share, "seed": seed}
             numbers = {"steps_to_fit": 100 + 20 * seed, "steps_to_grok": grok, "steps": 6000, "test_accuracy": 0.9}
-            runs.append(Run("cell", f"seed={seed}", axes, numbers, folder))
+            runs.append(Run("cell", f"seed={seed}", axes, numbers, lines))
     return group(runs)
 
 
@@ -58,11 +52,11 @@ def legend_of(figure) -> list[str]:
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_lines_show_means_every_run_and_those_that_never_got_there(rows):
+def test_lines_show_medians_every_run_and_those_that_never_got_there(rows):
     figure = figure_of(rows, {"ours": "Muon"}, kind="lines", x="data.train_fraction", y="steps_to_grok", hue="recipe")
     (axes,) = figure.axes
     ours, paper = marked(axes, "None")
-    assert points(ours) == [(0.3, 800), (0.5, 250)]
+    assert points(ours) == [(0.5, 250)]  # at 0.3 one of two got there: there is no median
     assert points(paper) == [(0.5, 4000)]
     assert [to_hex(line.get_color()).upper() for line in (ours, paper)] == list(PALETTE[:2])
     assert [points(line) for line in marked(axes, "o")] == [
@@ -99,17 +93,19 @@ def test_words_stand_side_by_side_and_numbers_are_shades(rows):
 def test_bars_have_whiskers_and_a_dot_each_run(rows):
     figure = figure_of(rows, kind="bars", y=["steps_to_grok", "test_accuracy"], log=True)
     grok, accuracy = figure.axes
-    assert [patch.get_width() for patch in grok.patches] == [800, 250, 4000]
+    assert [patch.get_width() for patch in grok.patches] == [250, 4000]
     assert [patch.get_width() for patch in accuracy.patches] == [90] * 4
     halves = [bar.lines[2][0].get_segments()[0] for bar in grok.containers if hasattr(bar, "has_xerr")]
-    assert halves[1][:, 0] == pytest.approx([250 - 12.706 * 50, 250 + 12.706 * 50], rel=1e-4)  # n = 2, s = 100 / sqrt 2
+    assert [list(half[:, 0]) for half in halves] == [[200, 300], [3000, 5000]]
     assert [points(line) for line in marked(grok, "o")] == [[(800, 0)], [(200, 1), (300, 1)], [(3000, 3), (5000, 3)]]
     assert [points(line) for line in marked(grok, "^")] == [[(6000, 0)], [(6000, 2), (6000, 2)]]
     names = [text.get_text() for text in grok.get_yticklabels()]
     assert names == [f"{recipe}, train fraction {share}" for recipe, share in GROK]
     assert grok.yaxis_inverted()
     assert (grok.get_xscale(), grok.get_xlabel()) == ("log", "steps to grok")
-    assert legend_of(figure) == ["mean and 95 % t-interval", "a run", "not reached in so many steps"]
+    assert legend_of(figure) == [
+        "median and range", "mean and range", "a run", "not reached in so many steps"
+    ]  # fmt: skip
 
 
 def test_gaps_go_from_one_milestone_to_the_other(rows):
@@ -118,7 +114,7 @@ def test_gaps_go_from_one_milestone_to_the_other(rows):
     solid = [line for line in axes.get_lines() if line.get_color() == GREY and line.get_linestyle() == "-"]
     dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
     assert [points(line) for line in solid] == [
-        [(110, 0), (800, 0)],
+        [(110, 0)],
         [(110, 1), (250, 1)],
         [(110, 2)],
         [(110, 3), (4000, 3)],
@@ -126,11 +122,55 @@ def test_gaps_go_from_one_milestone_to_the_other(rows):
     assert points(dotted[0])[-1] == (6000, 0)
     assert points(dotted[2])[-1] == (6000, 2)
     dots = [(points(line)[0], line.get_color()) for line in marked(axes, "o")]
-    assert dots[:2] == [((110, 0), TRAIN), ((800, 0), TEST)]
-    assert len(dots) == 7
+    assert dots[:3] == [((110, 0), TRAIN), ((110, 1), TRAIN), ((250, 1), TEST)]
+    assert len(dots) == 6
     assert [points(line) for line in marked(axes, "|")][:2] == [[(100, 0), (120, 0)], [(800, 0)]]
     assert axes.get_xscale() == "log"
     assert legend_of(figure) == ["steps to fit", "steps to grok", "not reached in so many steps"]
+
+
+def diverged(seed: int, *evaluated: int) -> Run:
+    lines = [{"step": s, "train_accuracy": 0.5, "test_accuracy": 0.25} for s in evaluated]
+    axes = {"recipe": "ours", "train_fraction": 0.5, "seed": seed}
+    return Run("cell", f"seed={seed}", axes, {"diverged": 31, "steps": 31}, lines)
+
+
+def crosses(figure) -> list[tuple]:
+    return [points(line)[0] for axes in figure.axes for line in marked(axes, "x")]
+
+
+CROSSES = [
+    ({"kind": "gaps"}, [(31, 1)]),
+    ({"kind": "lines", "x": "train_fraction", "y": "steps_to_grok", "hue": "recipe"}, [(0.5, 31)]),
+    ({"kind": "lines", "x": "train_fraction", "y": "test_accuracy", "hue": "recipe"}, [(0.5, 0)]),  # at the low end
+    ({"kind": "bars", "y": ["steps_to_fit", "test_accuracy"]}, [(31, 1), (0, 1)]),
+    ({"kind": "curves", "hue": "recipe", "panels": "train_fraction"}, [(31, 50), (31, 25)]),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), CROSSES)
+def test_a_run_that_diverged_is_a_cross_with_its_step(rows, settings, expected):
+    before = figure_of(rows, **settings)
+    rows[1].runs.append(diverged(2, 1, 10))
+    figure = figure_of(rows, **settings)
+    assert crosses(figure) == expected
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["31"] * len(expected)
+    assert legend_of(figure)[-1] == "diverged, at that step"
+    assert not crosses(before)
+    assert [axes.get_xscale() for axes in figure.axes] == [axes.get_xscale() for axes in before.axes]
+
+
+def test_a_run_that_diverged_does_not_cut_off_the_others(rows):
+    rows[1].runs.append(diverged(2, 1, 10))
+    figure = figure_of(rows, kind="curves", hue="recipe", panels="train_fraction")
+    train = figure.axes[1].get_lines()[0]
+    assert points(train) == [(1, 0.1), (10, 1), (100, 10), (1000, 100)]
+
+
+def test_rows_of_which_all_have_diverged_are_drawn():
+    (row,) = group([diverged(0), diverged(1, 10)])
+    for settings in ({"kind": "gaps"}, {"kind": "curves"}, {"kind": "bars", "y": "steps_to_fit"}):
+        assert len(crosses(figure_of([row], **settings))) == {"curves": 4}.get(settings["kind"], 2)
 
 
 def test_curves_are_means_with_a_band_over_the_steps_that_all_runs_share(rows):
@@ -152,7 +192,7 @@ def test_curves_are_means_with_a_band_over_the_steps_that_all_runs_share(rows):
 def test_one_recipe_has_a_colour_each_split_as_in_the_paper(rows):
     figure = figure_of(rows[:1], kind="curves")
     assert [line.get_color() for line in figure.axes[0].get_lines()] == [TRAIN, TEST]
-    with pytest.raises(ConfigError, match=r"has no validation_accuracy in its metrics\.jsonl; choose a split"):
+    with pytest.raises(ConfigError, match=r"cell, seed=0 has no validation_accuracy in its evaluations; choose"):
         figure_of(rows[:1], kind="curves", split="validation")
 
 

@@ -21,7 +21,7 @@ def test_a_table_shows_the_numbers_of_its_file():
 
 def test_the_table_of_a_sweep_leaves_its_title_out(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    report.write(tmp_path / "s", "A title", ["| runs |", "|---|", "| 3 |", "", "Of three seeds."], [], {})
+    report.write(tmp_path / "s", "A title", ["| runs |", "|---|", "| 3 |", "", "Of three seeds."], {})
     assert readme.sweep_table("s") == "| runs |\n|---|\n| 3 |\n\nOf three seeds."
 
 

@@ -1,15 +1,22 @@
 """The report's numbers against numbers worked out by hand; what it says of runs that did not get there."""
 
+import gzip
 import json
 import math
+import shutil
+import statistics
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import report
 from experiments.cells import Cell, describe
-from experiments.report import Labels, entry, number, table
-from experiments.runs import Row, Run, group, interval, read_runs
+from experiments.conditions import describe_seeds, spacing
+from experiments.report import Labels, table
+from experiments.runs import Row, Run, group, read_runs
+from experiments.summaries import interval, number
 from sections import ConfigError
 
 # quantiles of Student's t at 0.975, from printed tables
@@ -17,7 +24,7 @@ T1, T2, T4 = 12.706, 4.303, 2.776
 
 
 def rows_of(*values, name: str = "steps_to_grok") -> Row:
-    runs = [Run("cell", f"seed={i}", {}, {name: value, "steps": 500}, Path()) for i, value in enumerate(values)]
+    runs = [Run("cell", f"seed={i}", {}, {name: value, "steps": 600}) for i, value in enumerate(values)]
     return Row({}, runs)
 
 
@@ -31,59 +38,85 @@ def test_intervals_are_students():
 
 
 ENTRIES = [
-    ((140, 150, 160), "mean", "150 ± 25"),  # 4.303 x 10 / sqrt 3 = 24.8
-    ((1400, 1500, 1600), "mean", "1,500 ± 248"),
-    ((1.0, 1.1, 1.2), "mean", "1.10 ± 0.25"),
-    ((150, 150), "mean", "150"),
-    ((0.25, 0.25), "mean", "0.25"),
-    ((228.0, 228.0), "mean", "228"),
-    ((150, None, 150), "mean", "2/3: 150"),
-    ((150,), "mean", "150"),
-    ((1.23456,), "mean", "1.235"),
-    ((140, None, 160), "mean", "2/3: 150 ± 127"),  # 12.706 x 10
-    ((140, None), "mean", "1/2: 140"),
-    ((None, None, None), "mean", "0/3"),
-    ((None,), "mean", "never"),
+    ((140, 150, 190), "", "150 (140 to 190)"),  # of steps the median, and all of them
+    ((1400, 1500, 1600), "", "1,500 (1,400 to 1,600)"),
+    ((140, 151), "", "145.5 (140 to 151)"),
+    ((150, 150), "", "150"),
+    ((150,), "", "150"),
+    ((150, None, 150), "", "150 (150 to > 600; 2 of 3)"),  # who did not get there would have been later than all others
+    ((140, None, None), "", "> 600 (140 to > 600; 1 of 3)"),
+    ((140, 150, None, None), "", "> 600 (140 to > 600; 2 of 4)"),
+    ((None, None, None), "", "> 600 (0 of 3)"),
+    ((None,), "", "> 600"),
     ((160, 140, 155), "min", "140"),
     ((160, 140, 155), "max", "160"),
     ((160, 140, 155), "median", "155"),
-    ((160, None, 155), "min", "2/3: 155"),
-    ((160, None, 1550), "all", "160, never, 1,550"),
+    ((160, None, None), "median", "> 600 (1 of 3)"),
+    ((160, None, 155), "min", "155 (2 of 3)"),
+    ((160, None, 155), "max", "> 600 (2 of 3)"),
+    ((160, None, 1550), "all", "160, > 600, 1,550"),
 ]
 
 
 @pytest.mark.parametrize(("values", "how", "text"), ENTRIES)
 def test_entries(values, how, text):
-    assert entry(rows_of(*values), "steps_to_grok", how) == text
+    assert rows_of(*values).entry("steps_to_grok", how) == text
+
+
+OTHERS = [
+    ((1400.0, 1500.0, 1600.0), "1,500 ± 248"),  # 4.303 x 100 / sqrt 3 = 248.4
+    ((1.0, 1.1, 1.2), "1.10 ± 0.25"),
+    ((0.25, 0.25), "0.25"),
+    ((1.23456,), "1.235"),
+    ((228.0, 228.0), "228"),
+    ((1.0, 9.0), "5 (1 to 9)"),  # 5 ± 51 would go below zero
+    ((140.0, None, 141.0), "140.5 ± 6.4 (2 of 3)"),  # 12.706 x 0.5
+    ((None, None), "never (0 of 2)"),
+]
+
+
+@pytest.mark.parametrize(("values", "text"), OTHERS)
+def test_entries_of_what_is_no_step(values, text):
+    assert rows_of(*values, name="wall_seconds").entry("wall_seconds") == text
+
+
+@given(st.lists(st.none() | st.integers(1, 600), min_size=1, max_size=7))
+def test_a_median_with_runs_that_did_not_get_there(values):
+    """It is known if it is the same whenever they would have got there."""
+    summary = rows_of(*values).summary("steps_to_grok")
+    sooner, later = (statistics.median([late if one is None else one for one in values]) for late in (10**4, 10**6))
+    assert summary.middle == (sooner if sooner == later else math.inf)
+    assert (summary.high == math.inf) == (None in values)
 
 
 def test_accuracies_are_in_percent():
     row = rows_of(0.9996, 0.9998, name="test_accuracy")
-    assert entry(row, "test_accuracy") == "99.97 ± 0.13"  # 12.706 x 0.01
-    assert entry(row, "test_accuracy", "min") == "99.96"
-    assert entry(rows_of(1.0, 1.0, name="test_accuracy"), "test_accuracy") == "100.00"
-    assert entry(rows_of(0.5, name="worst_after"), "worst_after") == "50.00"
+    assert row.entry("test_accuracy") == "99.97 (99.96 to 99.98)"  # 12.706 x 0.01: the interval would pass 100 %
+    assert rows_of(0.5, 0.502, name="test_accuracy").entry("test_accuracy") == "50.10 ± 1.27"
+    assert row.entry("test_accuracy", "min") == "99.96"
+    assert rows_of(1.0, 1.0, name="test_accuracy").entry("test_accuracy") == "100.00"
+    assert rows_of(0.5, name="worst_after").entry("worst_after") == "50.00"
     assert Labels().of_metric("test_accuracy") == "test accuracy (%)"
     assert Labels().of_metric("steps_to_fit") == "steps to fit"
 
 
 def test_losses_that_are_not_finite_are_shown():
-    assert entry(rows_of(math.nan, 1.0), "steps_to_grok") == "nan ± nan"
+    assert rows_of(math.nan, 1.0, name="test_loss").entry("test_loss") == "nan"
     assert number(math.inf, None) == "inf"
 
 
 def test_a_metric_or_a_summary_that_is_not_known():
     with pytest.raises(ConfigError, match="'steps_to_gork' is no metric of these runs; there are steps_to_grok, steps"):
-        entry(rows_of(1), "steps_to_gork")
-    with pytest.raises(ConfigError, match="steps_to_grok:mode is not known; after the colon write mean, min"):
-        entry(rows_of(1), "steps_to_grok", "mode")
+        rows_of(1).entry("steps_to_gork")
+    with pytest.raises(ConfigError, match="steps_to_grok:mean is not known; after the colon write min, max, median"):
+        table([rows_of(1)], ["steps_to_grok:mean"], Labels(), {})
 
 
 def test_runs_are_grouped_by_all_but_seeds():
     axes = [
         {"training.seed": s, "data.seed": d, "recipe": r} for r in ("ours", "paper") for s in (0, 1) for d in (3, 4)
     ]
-    rows = group([Run("cell", "", values, {}, Path()) for values in axes])
+    rows = group([Run("cell", "", values, {}) for values in axes])
     assert [(row.axes, len(row.runs)) for row in rows] == [({"recipe": "ours"}, 4), ({"recipe": "paper"}, 4)]
 
 
@@ -101,11 +134,14 @@ report:
 """
 
 
+COMMAND = "python train_algorithmic.py configs/algorithmic/fast.yaml training.output_dir="
+
+
 def write_run(folder: Path, grok: int | None):
     folder.mkdir(parents=True)
     numbers = {"steps_to_fit": 100, "steps_to_grok": grok, "test_accuracy": 0.995, "steps": 500}
     (folder / "metrics.json").write_text(json.dumps(numbers))
-    (folder / "provenance.json").write_text(json.dumps({"command": f"python {folder.name}"}))
+    (folder / "provenance.json").write_text(json.dumps({"command": COMMAND + folder.name}))
 
 
 @pytest.fixture
@@ -115,7 +151,7 @@ def runs(tmp_path) -> Path:
         write_run(tmp_path / "recipe=ours" / f"seed={seed},weight_decay={decay}", grok)
     names = [path.name for path in sorted((tmp_path / "recipe=ours").iterdir())]
     (tmp_path / "recipe=ours" / "metrics.json").write_text(json.dumps({"replicas": names}))
-    (tmp_path / "recipe=ours" / "provenance.json").write_text(json.dumps({"command": "python ours"}))
+    (tmp_path / "recipe=ours" / "provenance.json").write_text(json.dumps({"command": COMMAND + "ours"}))
     write_run(tmp_path / "recipe=paper", 400)
     (tmp_path / "recipe=other").mkdir()
     return tmp_path
@@ -136,18 +172,20 @@ def test_a_report(runs):
     assert lines[2:7] == [
         "| recipe | decay | runs | steps to grok | test accuracy (%), min |",
         "|---|---|---|---|---|",
-        "| Muon | 0.0 | 2 | 1/2: 300 | 99.50 |",
-        "| Muon | two | 2 | 150 ± 127 | 99.50 |",
+        "| Muon | 0.0 | 2 | > 500 (300 to > 500; 1 of 2) | 99.50 |",
+        "| Muon | two | 2 | 150 (140 to 160) | 99.50 |",
         "| paper |  | 1 | 400 | 99.50 |",
     ]
-    assert "95 % t-interval over runs that differ in seeds only" in lines[8]
+    assert lines[8].startswith("Steps: the median of all runs, and in brackets the first and the last;")
+    assert "`2 of 3`: so many runs have it." in lines[8]
+    assert "draw initial weights, order and split" in lines[9]
     assert lines[-1] == "1 of 3 cells are not finished and not shown: recipe=other."
     assert sorted(path.name for path in out.iterdir()) == [
         "cells.json", "figure.png", "provenance.json", "shares.png", "table.md"
     ]  # fmt: skip
     origins = json.loads((out / "provenance.json").read_text())
     assert {cell: origin["command"] for cell, origin in origins.items()} == {
-        "recipe=ours": "python ours", "recipe=paper": "python recipe=paper"
+        "recipe=ours": COMMAND + "ours", "recipe=paper": COMMAND + "recipe=paper"
     }  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
     numbers = json.loads((out / "cells.json").read_text())
@@ -169,13 +207,155 @@ def test_cells_that_were_run_with_other_settings_are_named(runs):
     assert "Run with other settings than the sweep file now has: recipe=paper." in lines
 
 
+def write_evaluations(folder: Path, steps, **more):
+    rows = [{"loss": 3.0, "step": 5, "learning_rate": 1e-3}]
+    rows += [more | {"step": s, "epoch": s / 10, "train_accuracy": 1 / 3, "test_accuracy": s / 1000} for s in steps]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def diverge(runs: Path, name: str, step: int, replicas: tuple = ()):
+    """A cell as the guard leaves it."""
+    folder = runs / name
+    folder.mkdir(exist_ok=True)
+    (folder / "provenance.json").write_text(json.dumps({"command": f"python {name}"}))
+    (folder / "diverged.json").write_text(json.dumps({"step": step, "why": "its loss is nan"}))
+    held = f"replicas: {{training: {{seed: {json.dumps(replicas)}}}}}" if replicas else "training: {seed: 1}"
+    (folder / "experiment.yaml").write_text(held)
+
+
+def test_a_cell_that_diverged_is_shown_with_the_step(runs):
+    diverge(runs, "recipe=other", 31, replicas=(4, 7))
+    text = SWEEP.replace("columns: [", "columns: ['steps_to_fit:all', 'test_accuracy:all', ")
+    out = report_of(runs, text)
+    lines = (out / "table.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("| other"))
+    assert line == "| other |  | 2, 2 diverged at step 31, 31 | diverged, diverged | diverged, diverged | " + (
+        "diverged (0 of 2) | diverged (0 of 2) |"
+    )
+    assert not any("not finished" in line for line in lines)
+    kept = [one for one in json.loads((out / "cells.json").read_text()) if one["cell"] == "recipe=other"]
+    assert [(one["replica"], one["metrics"]) for one in kept] == [
+        ("seed=4", {"diverged": 31, "steps": 31}), ("seed=7", {"diverged": 31, "steps": 31})
+    ]  # fmt: skip
+
+
+def test_a_run_of_the_other_script_that_diverged_is_shown(runs):
+    diverge(runs, "recipe=other", 3)
+    assert "| other |  | 1, 1 diverged at step 3 | diverged |" in (report_of(runs) / "table.md").read_text()
+
+
+def test_a_replica_that_diverged_beside_others_is_shown(runs):
+    path = runs / "recipe=ours" / "seed=1,weight_decay=2.0" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_to_grok": None, "diverged": 120}))
+    lines = (report_of(runs) / "table.md").read_text().splitlines()
+    assert "| Muon | two | 2, 1 diverged at step 120 | diverged (140 to diverged; 1 of 2) | 99.50 |" in lines
+
+
+def test_what_a_report_has_kept_is_as_good_as_the_runs(runs):
+    """Without the runs the same table comes of it; a cell that is run anew takes the place of what was kept."""
+    write_evaluations(runs / "recipe=ours" / "seed=0,weight_decay=2.0", (10, 20, 30, 40))
+    out = report_of(runs)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".png"}
+    rows = [json.loads(line) for line in gzip.decompress(before["evaluations.jsonl.gz"]).splitlines()]
+    assert rows[0] == {
+        "cell": "recipe=ours", "replica": "seed=0,weight_decay=2.0", "step": 10, "train_accuracy": 0.333333,
+        "test_accuracy": 0.01,
+    }  # fmt: skip
+    assert len(rows) == 4
+    shutil.rmtree(runs / "recipe=ours")
+    assert {path.name: path.read_bytes() for path in report_of(runs).iterdir() if path.suffix != ".png"} == before
+    write_run(runs / "recipe=ours", 77)
+    assert "| Muon | 1 | 77 | 99.50 |" in (report_of(runs) / "table.md").read_text()
+
+
+def test_a_kept_cell_of_another_command_is_named(runs):
+    out = report_of(runs)
+    shutil.rmtree(runs / "recipe=ours")
+    shutil.rmtree(runs / "recipe=paper")
+    origins = {
+        "recipe=ours": {"command": "python train_algorithmic.py configs/algorithmic/fast.yaml training.output_dir=a"},
+        "recipe=paper": {"command": "python train_algorithmic.py configs/algorithmic/fast.yaml training.seed=3"},
+    }
+    (out / "provenance.json").write_text(json.dumps(origins))
+    text = (report_of(runs) / "table.md").read_text()
+    assert "Run with other settings than the sweep file now has: recipe=paper.\n" in text
+
+
+def test_curves_whose_evaluations_were_not_kept_are_left_as_they_are(runs, capsys):
+    text = SWEEP.replace("kind: gaps", "kind: curves, panels: recipe, hue: weight_decay")
+    for folder in (*(runs / "recipe=ours").glob("seed=*"), runs / "recipe=paper"):
+        write_evaluations(folder, (10, 20))
+    out = report_of(
+        runs, text.replace("grid:\n  recipe: {ours: {}, paper: {}, other: {}}", "grid:\n  recipe: {ours: {}}")
+    )
+    picture = (out / "figure.png").read_bytes()
+    shutil.rmtree(runs / "recipe=ours")
+    (out / "evaluations.jsonl.gz").unlink()
+    report_of(runs, text.replace("grid:\n  recipe: {ours: {}, paper: {}, other: {}}", "grid:\n  recipe: {ours: {}}"))
+    assert (out / "figure.png").read_bytes() == picture
+    assert "left as it was" in capsys.readouterr().out
+
+
+def test_a_report_is_written_beside_its_runs_and_not_over_results(runs, tmp_path, monkeypatch):
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    report.main(report.parse_arguments([str(tmp_path / "s.yaml"), "--runs", str(runs)]))
+    assert (tmp_path / "runs" / "sweeps" / "s" / "report" / "table.md").exists()
+
+
+def test_a_report_is_not_written_into_a_cell(runs, tmp_path):
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    words = [str(tmp_path / "s.yaml"), "--runs", str(runs), "--out", str(runs / "recipe=paper" / "report")]
+    with pytest.raises(ConfigError, match="is the folder of the cell recipe=paper; give another"):
+        report.main(report.parse_arguments(words))
+
+
+SPACINGS = [
+    (range(10, 400, 10), "at most 10 steps apart"),
+    (sorted({round(10 ** (i / 10)) for i in range(27)} | {*range(10, 510, 10)}), "at most 10 steps apart"),
+    ([round(10 ** (i / 20)) for i in range(67)], "up to 12% apart, 217 steps at the most"),  # 10^(1/20) = 1.122
+    ([1, 2, 4], ""),
+]
+
+
+@pytest.mark.parametrize(("steps", "text"), SPACINGS)
+def test_how_far_apart_evaluations_are(steps, text):
+    assert spacing(Run("cell", "", {}, {}, [{"step": step} for step in steps])) == text
+
+
+def test_tables_say_how_far_apart_their_looks_are(runs):
+    write_evaluations(runs / "recipe=paper", range(10, 400, 10))
+    text = (report_of(runs) / "table.md").read_text()
+    assert (
+        "Evaluations are 12% apart by the settings (recipe=ours); at most 10 steps apart (recipe=paper). A step" in text
+    )
+
+
+SEEDS = [
+    ({"replicas.training.seed": "[0, 1]"}, "draw initial weights, order and split: a spread is of all three"),
+    ({"replicas.training.seed": "[0, 1]", "data.seed": "3"}, "draw initial weights and order."),
+    ({"data.seed": "3"}, "draw initial weights and order."),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), SEEDS)
+def test_what_seeds_draw(settings, text):
+    cell = Cell("a", {}, "configs/algorithmic/fast.yaml", settings, Path())
+    assert text in describe_seeds([cell], "train_algorithmic.py")
+
+
+def test_what_seeds_draw_of_text():
+    cell = Cell("a", {}, "configs/lm/demo.yaml", {}, Path())
+    assert describe_seeds([cell], "train_lm.py").endswith("which draw initial weights and order.")
+
+
 def test_what_others_found_stands_beside(runs):
     text = SWEEP + "  beside: {published (%): {recipe=paper: 97.9 to 99.96, recipe=other: 17}}\n"
     lines = (report_of(runs, text) / "table.md").read_text().splitlines()
     assert lines[2].endswith("| steps to grok | test accuracy (%), min | published (%) |")
     assert lines[4:7] == [
-        "| Muon | 0.0 | 2 | 1/2: 300 | 99.50 |  |",
-        "| Muon | two | 2 | 150 ± 127 | 99.50 |  |",
+        "| Muon | 0.0 | 2 | > 500 (300 to > 500; 1 of 2) | 99.50 |  |",
+        "| Muon | two | 2 | 150 (140 to 160) | 99.50 |  |",
         "| paper |  | 1 | 400 | 99.50 | 97.9 to 99.96 |",
     ]
 
@@ -186,7 +366,7 @@ def test_wall_seconds_are_those_of_the_cell(runs):
     no_end = as_it_is | {"exit_code": None, "seconds": 3}  # no sweep saw it end
     (runs / "recipe=paper.json").write_text(json.dumps(no_end))
     lines = (report_of(runs, SWEEP.replace("columns: [", "columns: [wall_seconds, ")) / "table.md").read_text()
-    assert "| Muon | 0.0 | 2 | 228.4 | 1/2: 300 |" in lines
+    assert "| Muon | 0.0 | 2 | 228.4 | > 500 (300 to > 500; 1 of 2) |" in lines
     assert "| paper |  | 1 | never | 400 |" in lines
     assert "Wall seconds are a cell's, start and saving included" in lines
     assert "other settings" not in lines

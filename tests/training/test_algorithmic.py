@@ -295,13 +295,16 @@ def test_a_replica_without_a_gradient_is_left_as_it_is(make_experiment, tmp_path
     assert capfd.readouterr().err.count("is skipped by seed=4: the norm of its gradient is nan") == 3
     assert trainer.guard.skipped == 17
     assert trainer.guard.in_a_row == {"seed=3": 0, "seed=4": 17, "seed=5": 0}
+    assert [trainer.guard.diverged(member.name, 20) for member in trainer.members] == [None, 4, None]
+    assert not (tmp_path / "run" / "diverged.json").exists()
     assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 3
 
 
-def test_replicas_none_of_which_has_a_gradient_end_the_run(make_experiment):
+def test_replicas_none_of_which_has_a_gradient_end_the_run(make_experiment, tmp_path):
     trainer = make_trainer(make_experiment(SEEDS))
     for member in trainer.members:
         next(member.model.parameters()).register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
         trainer.train()
     assert trainer.state.global_step == 3
+    assert json.loads((tmp_path / "run" / "diverged.json").read_text())["step"] == 1

@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 
 import train_lm
 from experiment import OptimizerSection
+from experiments.cells import Cell
+from experiments.runs import read_runs
 from sections import ConfigError, GuardSection
 from training.checkpoint import newest_whole
 from training.guard import Guard
@@ -125,10 +127,14 @@ def test_three_in_a_row_end_the_run(tmp_path, where):
         trainer.go()
     assert same(trainer.steps.weights[1], weights(trainer))
     assert newest_whole(tmp_path).name == "checkpoint-5"
+    end = json.loads((tmp_path / "diverged.json").read_text())
+    assert (end["step"], end["why"].endswith("is nan")) == (3, True)
+    assert trainer.guard.diverged("", 5) == 3
     healthy, _ = prepare(tmp_path, checkpoint=str(tmp_path / "checkpoint-5"), **OPTIONS | {"max_steps": 9})
     healthy.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert all(weight.isfinite().all() for weight in weights(healthy))
     assert healthy.state.log_history[-1]["skipped_steps"] == 3
+    assert not (tmp_path / "diverged.json").exists()
 
 
 def test_other_numbers_in_a_row_are_allowed(tmp_path):
@@ -184,6 +190,8 @@ def test_a_run_that_diverges_ends_saved_by_settings_alone(place, capfd):
     steps = [row["step"] for row in logged if "eval_loss" in row]
     assert steps == [*range(1, len(steps) + 1)]
     assert last.name == f"checkpoint-{len(steps) + 1}"  # whose evaluation is left for when the run goes on
+    (found,) = read_runs(Cell("diverges", {}, "", {}, place / "diverges"))
+    assert (found.diverged, [row["step"] for row in found.evaluations]) == (len(steps) - 1, steps)
 
 
 @given(

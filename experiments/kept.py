@@ -1,0 +1,70 @@
+"""What a report keeps of runs: final numbers, evaluations and origins, from which it can be made again without them.
+
+`cells.json` has each run's axes and metrics, `evaluations.jsonl.gz` every evaluation to six digits, `provenance.json`
+each cell's command, commit, versions and hardware.
+"""
+
+import gzip
+import json
+import math
+import shlex
+from pathlib import Path
+
+from experiments.cells import SET_BY_THE_SWEEP, Cell
+from experiments.runs import NO_RESULT, Run
+from files import read_mapping, told_of
+
+CELLS, EVALUATIONS, PROVENANCE = "cells.json", "evaluations.jsonl.gz", "provenance.json"
+REMEDY = "delete it, and make the report anew from the runs"
+
+
+def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
+    """Write the three files."""
+    numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
+    (out / CELLS).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    (out / PROVENANCE).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
+    rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
+    if rows:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (out / EVALUATIONS).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def _thin(row: dict) -> dict:
+    return {key: _rounded(value) for key, value in row.items() if key not in NO_RESULT}
+
+
+def _rounded(value):
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def read_kept(out: Path) -> tuple[dict[str, list[Run]], dict[str, dict]]:
+    """The runs that an earlier report has kept in `out`, by cell, and the origins of the cells; empty without one."""
+    if not (out / CELLS).exists():
+        return {}, {}
+    evaluations, runs = _read_evaluations(out / EVALUATIONS), {}
+    with told_of(out / CELLS, REMEDY):
+        for one in json.loads((out / CELLS).read_text(encoding="utf-8")):
+            rows = evaluations.get((one["cell"], one["replica"]), [])
+            runs.setdefault(one["cell"], []).append(Run(one["cell"], one["replica"], one["axes"], one["metrics"], rows))
+    origins = read_mapping(out / PROVENANCE, REMEDY) if (out / PROVENANCE).exists() else {}
+    return runs, origins
+
+
+def _read_evaluations(path: Path) -> dict[tuple[str, str], list[dict]]:
+    if not path.exists():
+        return {}
+    found = {}
+    with told_of(path, REMEDY):
+        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+            row = json.loads(line)
+            found.setdefault((row.pop("cell"), row.pop("replica")), []).append(row)
+    return found
+
+
+def was_run_otherwise(cell: Cell, origin: dict) -> bool:
+    """Whether the command of a kept cell has another configuration or other settings than the sweep now gives it."""
+    if not origin:
+        return False
+    words = shlex.split(origin["command"])
+    config, given = words[2:3], [word for word in words[3:] if not word.startswith(SET_BY_THE_SWEEP)]
+    return config != [cell.config] or sorted(given) != sorted(cell.overrides)
