@@ -64,7 +64,7 @@ def spacing(run: Run) -> str:
     gaps = [after - before for before, after in later]
     if max(gaps) <= EVEN * statistics.median(gaps):
         return f"at most {max(gaps)} steps apart"
-    return f"up to {max(after / before - 1 for before, after in later):.0%} apart, {max(gaps)} steps at the most"
+    return f"up to {100 * max(after / before - 1 for before, after in later):.0f} % apart, {max(gaps)} steps at the most"
 
 
 def planned(experiment: Experiment | None) -> str:
@@ -74,4 +74,4 @@ def planned(experiment: Experiment | None) -> str:
     steps = experiment.training.get("eval_steps") or 0
     if experiment.training["eval_strategy"] == "steps" and steps >= 1:
         return f"at most {steps:g} steps apart by the settings"
-    return f"{10 ** (1 / experiment.evaluation.evals_per_decade) - 1:.0%} apart by the settings"
+    return f"{100 * 10 ** (1 / experiment.evaluation.evals_per_decade) - 100:.0f} % apart by the settings"

@@ -22,7 +22,8 @@ def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
     """Write the three files."""
     numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
     (out / CELLS).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    (out / PROVENANCE).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
+    if origins:
+        (out / PROVENANCE).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -101,7 +101,7 @@ def caption(rows: list[Row], columns: list[str], sweep: Sweep, kept: dict[str, d
     if "wall_seconds" in names:
         lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")
     if changed:
-        lines.append(f"Run with other settings than the sweep file now has: {', '.join(changed)}.")
+        lines.append(f"Run with other settings, or from another file, than the sweep now has: {', '.join(changed)}.")
     if missing:
         lines.append(
             f"{len(missing)} of {len(sweep.cells)} cells are not finished and not shown: {', '.join(missing)}."
@@ -123,7 +123,12 @@ EXPLAINED = {
 def explanation(rows: list[Row], columns: list[str]) -> list[str]:
     """What the entries of a table are."""
     split = [_split(column) for column in columns]
-    found = {summary.spread for row in rows for name, how in split if not how and (summary := row.summary(name))}
+    found = {
+        summary.spread
+        for row in rows
+        for name, how in split
+        if not how and (summary := row.summary(name)) and (summary.spread != RANGE or summary.low < summary.high)
+    }
     lines = [text for spread, text in EXPLAINED.items() if spread in found]
     if any(is_milestone(name) and how for name, how in split) and MEDIAN not in found:
         lines.append("`> N`: not reached in N steps.")

@@ -204,7 +204,7 @@ def test_cells_that_were_run_with_other_settings_are_named(runs):
     record = {"config": "configs/algorithmic/fast.yaml", "config_sha256": "", "overrides": {"training.max_steps": "5"}}
     (runs / "recipe=paper.json").write_text(json.dumps(record))
     lines = (report_of(runs) / "table.md").read_text().splitlines()
-    assert "Run with other settings than the sweep file now has: recipe=paper." in lines
+    assert "Run with other settings, or from another file, than the sweep now has: recipe=paper." in lines
 
 
 def write_evaluations(folder: Path, steps, **more):
@@ -278,7 +278,7 @@ def test_a_kept_cell_of_another_command_is_named(runs):
     }
     (out / "provenance.json").write_text(json.dumps(origins))
     text = (report_of(runs) / "table.md").read_text()
-    assert "Run with other settings than the sweep file now has: recipe=paper.\n" in text
+    assert "Run with other settings, or from another file, than the sweep now has: recipe=paper.\n" in text
 
 
 def test_curves_whose_evaluations_were_not_kept_are_left_as_they_are(runs, capsys):
@@ -313,7 +313,7 @@ def test_a_report_is_not_written_into_a_cell(runs, tmp_path):
 SPACINGS = [
     (range(10, 400, 10), "at most 10 steps apart"),
     (sorted({round(10 ** (i / 10)) for i in range(27)} | {*range(10, 510, 10)}), "at most 10 steps apart"),
-    ([round(10 ** (i / 20)) for i in range(67)], "up to 12% apart, 217 steps at the most"),  # 10^(1/20) = 1.122
+    ([round(10 ** (i / 20)) for i in range(67)], "up to 12 % apart, 217 steps at the most"),  # 10^(1/20) = 1.122
     ([1, 2, 4], ""),
 ]
 
@@ -327,7 +327,7 @@ def test_tables_say_how_far_apart_their_looks_are(runs):
     write_evaluations(runs / "recipe=paper", range(10, 400, 10))
     text = (report_of(runs) / "table.md").read_text()
     assert (
-        "Evaluations are 12% apart by the settings (recipe=ours); at most 10 steps apart (recipe=paper). A step" in text
+        "Evaluations are 12 % apart by the settings (recipe=ours); at most 10 steps apart (recipe=paper). A step" in text
     )
 
 
