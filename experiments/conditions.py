@@ -64,7 +64,8 @@ def spacing(run: Run) -> str:
     gaps = [after - before for before, after in later]
     if max(gaps) <= EVEN * statistics.median(gaps):
         return f"at most {max(gaps)} steps apart"
-    return f"up to {100 * max(after / before - 1 for before, after in later):.0f} % apart, {max(gaps)} steps at the most"
+    share = max(after / before - 1 for before, after in later)
+    return f"up to {100 * share:.0f} % apart, {max(gaps)} steps at the most"
 
 
 def planned(experiment: Experiment | None) -> str:
