@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from config import one_sentence
 from files import refuse_unwritable
@@ -107,14 +107,11 @@ def _fill_up(width: int) -> list[normalizers.Normalizer]:
 
 
 def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerFast":
-    """Make it a transformers tokenizer which puts the start token (None: no token) before a prompt, and never special
-    ids into text.
+    """Make it a transformers tokenizer which puts the start token (None: no token) before each text, of a pair as well,
+    and never special ids into text.
     """
     from .fast_tokenizer import PreTrainedTokenizerFast
 
-    if start is not None:
-        ids = [(start, tokenizer.token_to_id(start))]
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=ids)
     unknown = UNKNOWN if tokenizer.token_to_id(UNKNOWN) is not None else None
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -122,6 +119,7 @@ def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerF
         eos_token=END,
         pad_token=PAD,
         unk_token=unknown,
+        add_bos_token=start is not None,  # makes the post-processor, and tells tools that make none of it
         split_special_tokens=True,
         model_input_names=["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
     )

@@ -11,6 +11,7 @@ itself and leaves in what it saves. Pickled weights are not read.
 
 import argparse
 import copy
+import json
 import tempfile
 from contextlib import contextmanager
 from dataclasses import fields
@@ -155,11 +156,22 @@ def convert(source: str, out: Path) -> str:
 
 
 def _save_tokenizer(tokenizer, folder):
-    """Under the class name that transformers 4, and converters built on it, know as well."""
+    """Under the class name that transformers 4, and converters built on it, know as well.
+
+    Whether a text gets a start token, which transformers reads from the post-processor, is said where others look too.
+    """
     tokenizer.save_pretrained(folder)
-    about = folder / "tokenizer_config.json"
-    text = about.read_text(encoding="utf-8")
-    about.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    if about["tokenizer_class"] == "TokenizersBackend":
+        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+    about["add_bos_token"] = adds_start(tokenizer)
+    path.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def adds_start(tokenizer) -> bool:
+    """Whether it puts its start token before a text."""
+    return tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 @contextmanager

@@ -17,12 +17,14 @@ from data_prep.splits import Split, split_of_files
 from data_prep.tokenizer import (
     Texts,
     build_tokenizer,
+    equation_tokenizer,
     load_tokenizer,
     report,
     save,
     size_in_bytes,
     train_bpe,
     train_characters,
+    train_numbers,
     wrap,
 )  # fmt: skip
 from sections import ConfigError, DataSection, TokenizerSection
@@ -143,6 +145,52 @@ def test_saved_it_loads_as_any_other(bpe, tmp_path):
     for text in ["the cat <|endoftext|> sat", ""]:
         assert again(text)["input_ids"] == bpe(text)["input_ids"]
     assert (again.bos_token, again.eos_token, again.pad_token) == ("<|endoftext|>", "<|endoftext|>", "<|pad|>")
+
+
+MADE = {
+    "bpe": lambda: wrap(train_bpe(TEXTS, 280)),
+    "characters": lambda: wrap(train_characters(TEXTS, 0)),
+    "numbers": lambda: wrap(train_numbers(TEXTS, 0)),
+    "other start": lambda: wrap(train_bpe(TEXTS, 280), start="<|pad|>"),
+    "equations": lambda: equation_tokenizer("numbers", "/", 96),
+    "padded equations": lambda: equation_tokenizer("padded", "/", 9),
+}
+WITHOUT_START = ("equations", "padded equations")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_each_text_of_a_pair_has_its_start_as_a_single_text_has(name, tmp_path):
+    """As transformers' Llama does: now, saved and loaded, loaded by ours and saved again, and in `tokenizers` alone."""
+    made = MADE[name]()
+    one, other = ("9/3=", "3") if name in WITHOUT_START else ("the cat", "sat on")
+    first, second = (made(text, add_special_tokens=False)["input_ids"] for text in (one, other))
+    start = [] if name in WITHOUT_START else [made.bos_token_id]
+    singles, pair = [start + first, start + second], start + first + start + second
+    made.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    again.save_pretrained(tmp_path / "again")
+    loaded = [AutoTokenizer.from_pretrained(tmp_path / folder) for folder in ("saved", "again")]
+    for each in (made, again, *loaded):
+        assert each([one, other])["input_ids"] == singles
+        assert each(one, other)["input_ids"] == pair
+        assert each([(one, other), (other, one)])["input_ids"] == [pair, start + second + start + first]
+        assert each(one, other, add_special_tokens=False)["input_ids"] == first + second
+        with_target = each(one, text_target=other)
+        assert [with_target["input_ids"], with_target["labels"]] == singles
+    for folder in ("saved", "again"):
+        alone = Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json"))
+        assert [alone.encode(text).ids for text in (one, other)] == singles
+        assert alone.encode(one, other).ids == pair
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_start_is_told_to_who_reads_no_post_processor(name, tmp_path):
+    """litgpt reads this field, and else takes our start token off again."""
+    MADE[name]().save_pretrained(tmp_path / "saved")
+    load_tokenizer(str(tmp_path / "saved")).save_pretrained(tmp_path / "again")
+    for folder in ("saved", "again"):
+        about = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+        assert about["add_bos_token"] is (name not in WITHOUT_START)
 
 
 def test_characters_round_trip_and_name_what_they_do_not_know():

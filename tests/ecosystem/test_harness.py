@@ -101,3 +101,13 @@ def test_the_harness_finds_what_the_logits_say(evaluated, model, tokenizer, name
     total = sum(log_likelihood(model, [tokenizer.eos_token_id, *encode(text)], 1) for text in TEXTS)
     size = sum(len(text.encode()) for text in TEXTS)
     assert found["results"]["text"]["bits_per_byte,none"] == pytest.approx(-total / size / math.log(2), rel=1e-5)
+
+
+def test_the_harness_gives_prompts_their_start_token(export, tokenizer):
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(pretrained=str(export), device="cpu")
+    for prompt in ("Once upon", "In 1234, I've  12.5é\n\n"):
+        ids = tokenizer(prompt)["input_ids"]
+        assert theirs.tok_encode(prompt) == theirs.tok_batch_encode([prompt])[0].tolist()[0] == ids
+        assert ids[0] == tokenizer.bos_token_id == theirs.prefix_token_id
