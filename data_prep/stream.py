@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from config import ROOT
 from sections import ConfigError, DataSection, TokenizerSection
 
-from .windows import Epochs, TokenArray, Windows, key, shuffled
+from .windows import Epochs, TokenArray, Windows, key, place_of, shuffled
 from .writer import Journal
 
 BLOCK_TOKENS = 1 << 23
@@ -136,9 +136,23 @@ class Stream(Epochs):
         size = min(self.block, len(self.examples) - before) if self.tokens.finished else self.block
         return before + shuffled(index, size, key(self.seed, 0, block))
 
+    def place(self, example: int, epoch: int) -> int:
+        """As `Epochs.place`, once there is all of the split."""
+        if epoch:
+            return super().place(example, epoch)
+        block, index = divmod(example, self.block)
+        before = block * self.block
+        size = min(self.block, len(self.examples) - before)
+        return before + place_of(index, size, key(self.seed, 0, block))
+
     def passes(self, position: int) -> float:
         """How many passes have ended: one has when an example of the next is read, which tells how long it is."""
         return float(max(position - 1, 0) // len(self.examples)) if self.tokens.finished else 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of the split has been written."""
+        return self.tokens.finished
 
     @property
     def tokens_a_pass(self) -> int | None:

@@ -165,9 +165,18 @@ class Epochs:
         epoch, index = divmod(position, len(self.examples))
         return shuffled(index, len(self.examples), key(self.seed, epoch))
 
+    def place(self, example: int, epoch: int) -> int:
+        """Where an epoch has an example; the inverse of `example`."""
+        return place_of(example, len(self.examples), key(self.seed, epoch))
+
     def passes(self, position: int) -> float:
         """How often the data has been gone through before a position."""
         return position / len(self.examples)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all examples are there."""
+        return True
 
     @property
     def tokens_a_pass(self) -> int | None:
@@ -180,15 +189,48 @@ def shuffled(index: int, size: int, chosen: int) -> int:
 
     A Feistel network over the next larger power of four, walked until it lands inside (Black and Rogaway, 2002).
     """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
     while True:
-        left, right = index >> half, index & mask
-        for turn in range(ROUNDS):
-            left, right = right, left ^ (_mixed(right + (turn << half) ^ chosen) & mask)
-        index = left << half | right
+        index = _permuted(index, size, chosen)
         if index < size:
             return index
+
+
+def shuffled_first(count: int, size: int, chosen: int) -> np.ndarray:
+    """The first `count` of what `shuffled` says for the indices 0, 1, ..., at once."""
+    places = np.arange(count, dtype=np.uint64)
+    outside = np.arange(count)
+    while len(outside):
+        places[outside] = _permuted(places[outside], size, chosen)
+        outside = outside[places[outside] >= size]
+    return places.astype(np.int64)
+
+
+def place_of(thing: int, size: int, chosen: int) -> int:
+    """The index of which `shuffled` says that it has this thing."""
+    half = _half(size)
+    mask = (1 << half) - 1
+    while True:
+        left, right = thing >> half, thing & mask
+        for turn in reversed(range(ROUNDS)):
+            left, right = right ^ (_mixed(left + (turn << half) ^ chosen) & mask), left
+        thing = left << half | right
+        if thing < size:
+            return thing
+
+
+def _permuted(index, size: int, chosen: int):
+    """A permutation of the next power of four from `size` on; `index` may be an array of uint64."""
+    half = _half(size)
+    mask = (1 << half) - 1
+    left, right = index >> half, index & mask
+    for turn in range(ROUNDS):
+        left, right = right, left ^ (_mixed(right + (turn << half) ^ chosen) & mask)
+    return left << half | right
+
+
+def _half(size: int) -> int:
+    """Bits of each half of an index."""
+    return max(1, ((size - 1).bit_length() + 1) // 2)
 
 
 def _mixed(value: int) -> int:

@@ -55,7 +55,7 @@ def sweep_table(name: str) -> str:
 
 def corpora_table() -> str:
     """What corpora cost, as `benchmarks.corpora` measured it."""
-    found = json.loads((RESULTS / "corpora.json").read_text(encoding="utf-8"))
+    found = _json("corpora.json")
     times = {name.removeprefix("encoding "): about["times"] for name, about in found.items() if "times" in about}
     stream, learnt = found["streaming"]["seconds"], found["a vocabulary"]
     first, whole = stream["first batch of a stream"], stream["all tokens prepared"]
@@ -84,7 +84,18 @@ def corpora_table() -> str:
     )
 
 
+def flops_sentence() -> str:
+    """How the stock Trainer's count compares, as `benchmarks.flops` has it."""
+    shares = [counts["share"] for counts in _json("flops.json")["models"].values()]
+    return (
+        "The stock Trainer counts 6 x the parameters outside embeddings for each token, padding too, which leaves out "
+        f"attention's T x T products\nand a tied head: of a full window {min(shares):.2f} to {max(shares):.2f} of ours "
+        f"in the {len(shares)} models of [flops.json](experiments/results/flops.json)."
+    )
+
+
 TABLES = {
+    "flops": flops_sentence,
     "demo": demo_table,
     "results": results_table,
     "demo story": lambda: story("demo"),
@@ -102,10 +113,12 @@ def rewrite(readme: str) -> str:
     return readme
 
 
+def _json(name: str) -> dict:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
 def _read(run: str) -> tuple[dict, dict]:
-    return tuple(
-        json.loads((RESULTS / run / name).read_text(encoding="utf-8")) for name in ("metrics.json", "provenance.json")
-    )
+    return _json(f"{run}/metrics.json"), _json(f"{run}/provenance.json")
 
 
 def _hardware(provenance: dict) -> str:

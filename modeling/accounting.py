@@ -3,8 +3,13 @@
 Conventions. A multiply-add is 2 FLOPs. Attention is counted over the full T x T square, as every kernel's
 specification is, although a causal kernel may skip half of it. Element-wise work is counted apart: 6 a score for the
 softmax, 4 an element for a norm, 3 an element of q and of k for rotary positions, 1 for each residual add, bias and
-learned position; activation functions and dropout are not counted. Training costs 3 forward passes (Kaplan et al.,
-2020). Budgets and utilisation (`training_flops`) count matrix products only.
+learned position; activation functions and dropout are not counted.
+
+Training FLOPs (`training_flops`; `total_flos` and MFU of a run) are the matrix products of the forward pass and of its
+backward pass, which has twice as many (Kaplan et al., 2020). Each example counts by its own length: padding is left
+out, although the device computes it, and so is what gradient checkpointing computes again. The optimiser's own
+products (Muon's) are counted apart, as `optimizer_flops`. `tests/modeling/test_accounting.py` and
+`tests/training/test_flops.py` compare with torch's FLOP counter.
 
 A published table for a 24-layer, 1024-wide, 16-head model gives 1,035,328,290,816 forward FLOPs; it counts the
 softmax for 12 heads. With 16 it is 1,035,932,270,592, which is what this module returns.
@@ -41,14 +46,22 @@ def embedding_parameters(config: KindlingConfig) -> int:
 
 def matmul_flops(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
     """FLOPs of the matrix products of one forward pass over `batch` sequences of `length` tokens, by part."""
-    d, f, layers, tokens = config.hidden_size, config.intermediate_size, config.num_hidden_layers, batch * length
-    q, kv = _query_size(config), _key_value_size(config)
+    return product_flops(config, batch * length, batch * length * length)
+
+
+def product_flops(config: KindlingConfig, tokens: int, pairs: int, logits: int | None = None) -> dict[str, int]:
+    """FLOPs of the matrix products of any forward pass, by part.
+
+    It runs over `tokens`, compares `pairs` of a query and a key (T x T for a sequence of T tokens) and has the head at
+    `logits` of the tokens, by default at all. Each number may be a tensor.
+    """
+    d, f, layers, q = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _query_size(config)
     mlp_matrices = 3 if config.mlp in GATED_MLPS else 2
     return {
         "feedforward": layers * mlp_matrices * 2 * tokens * d * f,
-        "attention projections": layers * 2 * tokens * d * (2 * q + 2 * kv),
-        "attention mechanism": layers * 2 * 2 * tokens * length * q,
-        "head": 2 * tokens * d * config.vocab_size,
+        "attention projections": layers * 2 * tokens * d * (2 * q + 2 * _key_value_size(config)),
+        "attention mechanism": layers * 2 * 2 * pairs * q,
+        "head": 2 * (tokens if logits is None else logits) * d * config.vocab_size,
     }
 
 
@@ -74,8 +87,18 @@ def forward_flops(config: KindlingConfig, length: int, batch: int = 1) -> dict[s
 
 
 def training_flops(config: KindlingConfig, length: int, batch: int = 1) -> int:
-    """FLOPs of one training step that budgets and utilisation count: 3 x the forward pass's matrix products."""
-    return 3 * sum(matmul_flops(config, length, batch).values())
+    """FLOPs of training once on `batch` sequences of `length` tokens: 3 x the forward pass's matrix products."""
+    return training_flops_of(config, batch * length, batch * length * length)
+
+
+def training_flops_of(config: KindlingConfig, tokens: int, pairs: int) -> int:
+    """FLOPs of training once on examples of lengths T: `tokens` is the sum of T over them, `pairs` that of T x T."""
+    return 3 * sum(product_flops(config, tokens, pairs).values())
+
+
+def key_value_flops(config: KindlingConfig, tokens: int) -> int:
+    """FLOPs of the keys and values of one layer for so many tokens."""
+    return 2 * tokens * config.hidden_size * 2 * _key_value_size(config)
 
 
 def training_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:

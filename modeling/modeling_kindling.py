@@ -89,9 +89,15 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
             super()._init_weights(module)
 
     def floating_point_ops(self, inputs, exclude_embeddings: bool = True) -> int:  # noqa: ARG002
-        """FLOPs of one training step on `inputs` (a batch with `input_ids`, B x T): 3 x the forward matrix products."""
+        """FLOPs of training on `inputs` (`input_ids`, B x T): 3 x the forward matrix products of each row's own tokens.
+
+        Without an `attention_mask` (B, T), or with one of another shape, all are taken for tokens of their rows.
+        """
         batch, length = inputs["input_ids"].shape
-        return training_flops(self.config, length, batch)
+        mask = inputs.get("attention_mask")
+        if mask is None or mask.shape != (batch, length):
+            return training_flops(self.config, length, batch)
+        return int(training_flops(self.config, mask.sum(-1)).sum())
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers', and the code files go with the weights, so that any machine can load them.

@@ -92,6 +92,9 @@ def test_two_processes_do_what_one_does(one, two):
     assert column(shared, "step") == column(alone, "step")
     assert column(shared, "loss") == pytest.approx(column(alone, "loss"), rel=1e-6)
     assert column(shared, "tokens") == column(alone, "tokens")
+    assert column(shared, "total_flos") == column(alone, "total_flos")
+    last = rows_of(two[0])[-1]
+    assert f" {last['tokens']:,} targets, {last['total_flos']:.4g} FLOPs\n" in two[1].stdout
     assert len(column(shared, "loss")) == STEPS
 
 

@@ -31,7 +31,8 @@ LIBRARIES = {"torch", "transformers", "huggingface_hub"}
 MAY_IMPORT = {
     "modeling": set(),
     "data_prep": {"config", "experiment", "files", "hub", "sections", "data_prep"},
-    "training": {"checks", "config", "experiment", "files", "hub", "sections", "written", "modeling", "training"},
+    "training": {"checks", "config", "experiment", "files", "hub", "sections", "written", "modeling", "training"}
+    | {"data_prep"},
     "experiments": {"config", "experiment", "files", "sections", "modeling", "experiments"},
 }
 

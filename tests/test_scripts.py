@@ -1,11 +1,13 @@
 """The scripts end to end: what a user types, what it leaves behind."""
 
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,21 @@ FILES = {
 }  # fmt: skip
 
 
+def as_announced(run: Path, path: str, overrides: list[str]):
+    """Train, and compare what was said before the first step with what the finished run has counted."""
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told):
+            train_lm.main(path, overrides)
+    finally:
+        print(told.getvalue())
+    metrics = json.loads((run / "metrics.json").read_text())
+    flops = f"{metrics['total_flos']:.4g} FLOPs"
+    own = f", and {metrics['optimizer_flops']:.4g} of Muon" if metrics["optimizer_flops"] else ""
+    counted = f"training    {metrics['max_steps']:,} steps, {metrics['tokens']:,} targets, {flops}{own}\n"
+    assert counted in told.getvalue()
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     """Train the tiny experiment into `name` below a shared folder and return the run folder."""
@@ -56,7 +73,7 @@ def workshop(tmp_path_factory):
     def train(name: str, *overrides: str) -> Path:
         path = here / f"{name}.yaml"
         path.write_text(TINY % (here / "prepared", here / name))
-        train_lm.main(str(path), list(overrides))
+        as_announced(here / name, str(path), list(overrides))
         return here / name
 
     return train
@@ -166,6 +183,15 @@ def test_muon_trains_text_and_resumes(tiny, workshop):
         "resume.extend=true",
     )
     assert json.loads((more / "metrics.json").read_text())["steps"] == 12
+
+
+def test_epochs_of_masked_documents_are_announced_exactly(workshop):
+    """`as_announced` compares: the last step is not full, and ends in the midst of the second epoch."""
+    epochs = ["training.max_steps=-1", "training.num_train_epochs=1.3", "training.eval_strategy=no"]
+    masks = ["data.layout=documents", "data.mask_up_to=.", "data.mask_first_n=9", "model.max_position_embeddings=512"]
+    run = workshop("masked", *epochs, *masks, "training.gradient_accumulation_steps=2", "training.save_strategy=no")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] * 16 > 195 == 1.3 * 150
 
 
 def test_a_run_is_resumed_as_it_was(tiny, workshop):
@@ -381,7 +407,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
 def train_config(name: str, folder: Path, *overrides: str) -> dict:
     """Run a configuration that comes with the project, from the repository's root as its header says."""
     where = [f"training.output_dir={folder / name}", f"data.cache_dir={folder / 'prepared'}", "training.use_cpu=true"]
-    train_lm.main(f"configs/lm/{name}.yaml", [*where, *overrides])
+    as_announced(folder / name, f"configs/lm/{name}.yaml", [*where, *overrides])
     return json.loads((folder / name / "metrics.json").read_text())
 
 
@@ -429,7 +455,7 @@ def test_one_layer_memorises_a_string(tmp_path):
 
 @pytest.mark.usefixtures("at_root")
 def test_with_the_first_three_masked_it_completes_the_rest(tmp_path):
-    train_config("memorize_masked", tmp_path)
+    assert train_config("memorize_masked", tmp_path)["tokens"] == 150 * 21  # of "I love machine learning" and its end
     run = tmp_path / "memorize_masked"
     assert [row for row in rows_of(run) if "loss" in row][-1]["loss"] < 0.001
     assert greedy(run, "I l") == "I love machine learning"

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArgument
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from experiment import AlgorithmicExperiment
-from modeling.accounting import training_flops
+from modeling.accounting import product_flops
 from sections import ConfigError
 
 from .arguments import training_arguments
@@ -25,7 +25,7 @@ from .optimizers import build_optimizer
 from .replicas import Replicas
 from .run import model_config
 from .tables import Batches, chunks, tabulate
-from .trainer import KindlingTrainer
+from .trainer import KindlingTrainer, lengths
 
 FITTED, GROKKED = 0.999, 0.99
 """Train accuracy at which a model has fitted, test accuracy at which it has generalised."""
@@ -117,6 +117,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         """One optimiser for all members."""
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.trained())
+            self.optimizer_work.watch(self.optimizer)
         return self.optimizer
 
     def _place(self, ids_RBT: torch.Tensor):
@@ -188,10 +189,16 @@ class AlgorithmicTrainer(KindlingTrainer):
             logs[name] /= len(self.members)
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs) -> int:
-        """FLOPs of a step as the models define it, each row computed whole; the last token is no input."""
-        replicas, batch, length = inputs["input_ids"].shape
-        return replicas * training_flops(self.model.config, length - 1, batch)
+    def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """As any Trainer's: the last token is no input, only targets have logits, beginnings are computed once."""
+        shares = self.model.shares(inputs["input_ids"].shape[1])
+        begun = self.model.beginnings.shape[1] if shares else 0
+        inputs_RB, new_RB = lengths(inputs["labels"]) - 1, lengths(inputs["labels"]) - 1 - begun
+        targets = (inputs["labels"] != -100).sum()
+        flops = 3 * sum(
+            product_flops(self.model.config, new_RB.sum(), (new_RB * inputs_RB).sum(), logits=targets).values()
+        )
+        return flops + self.model.beginning_flops() if shares else flops
 
     def _clip_grad_norm(self, model):  # noqa: ARG002
         """Clip each replica's gradient by its own norm; return the largest."""

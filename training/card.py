@@ -183,6 +183,17 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
     return f"{OptimizerNames(args.optim).value}, {adamw}, {schedule}"
 
 
+def describe_flops(metrics: dict) -> str:
+    """What a run has computed, as `modeling.accounting` counts it."""
+    own = f"; and {metrics['optimizer_flops']:.4g} by Muon" if metrics.get("optimizer_flops") else ""
+    return f"{metrics['total_flos']:.4g} (matrix products, forward and backward, padding left out){own}"
+
+
+def last_logged(history: list[dict], name: str) -> float:
+    """The newest value of what a log has, or 0."""
+    return next((row[name] for row in reversed(history) if name in row), 0)
+
+
 def _table(rows: dict) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from transformers import TrainingArguments
 
+from data_prep.tally import masked_tokens, up_to
 from experiment import LanguageExperiment
 from sections import ConfigError, DataSection
 
@@ -12,9 +13,6 @@ from .best import refuse_unmeasured
 from .callbacks import Samples
 from .language import what_to_compare_with
 from .run import build_config, folder_of, refuse_small_vocabulary
-
-BLOCK = 2**22
-"""Tokens that are looked through at a time."""
 
 
 def check_tokenizer(experiment: LanguageExperiment, start: str | None, tokenizer):
@@ -57,9 +55,9 @@ def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: 
             lengths, masked, what = np.array([min(examples.length, len(examples.ids))]), data.mask_first_n, "windows"
         else:
             lengths, what = examples.stops - examples.starts, "documents"
-            masked = np.maximum(examples.prompts, data.mask_first_n)
             if separator is not None:
-                masked = np.maximum(masked, _up_to(data, separator, tokenizer, split, examples))
+                _refuse_without(data, separator, tokenizer, split, examples)
+            masked = masked_tokens(examples, data.mask_first_n, separator)
         if (lengths <= masked).all():
             raise ConfigError(
                 f"{given} leaves nothing of {len(examples):,} {split} {what}, the longest has {lengths.max()} tokens; "
@@ -67,17 +65,12 @@ def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: 
             )
 
 
-def _up_to(data: DataSection, separator: int, tokenizer, split: str, documents) -> np.ndarray:
-    """How many tokens of each document there are up to and including its first separator."""
-    ids = documents.ids
-    first = np.full(len(documents), len(ids))
-    for place in range(0, len(ids), BLOCK):
-        found = place + np.flatnonzero(ids.read(place, place + BLOCK) == separator)
-        np.minimum.at(first, np.searchsorted(documents.starts, found, side="right") - 1, found)
-    if len(without := np.flatnonzero(first >= documents.stops)):
+def _refuse_without(data: DataSection, separator: int, tokenizer, split: str, documents):
+    """`ConfigError` if a document has no separator."""
+    missing = up_to(documents, separator) > documents.stops - documents.starts
+    if len(without := np.flatnonzero(missing)):
         text = tokenizer.decode(documents[int(without[0])]["input_ids"][:20])
         raise ConfigError(
             f"data.mask_up_to={data.mask_up_to!r} is not in {len(without):,} of {len(documents):,} {split} documents, "
             f"one of which begins {text!r}; end each prompt with it, or leave it out"
         )
-    return first - documents.starts + 1

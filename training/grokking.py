@@ -12,7 +12,7 @@ from sections import ConfigError
 
 from .algorithmic import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
 from .best import WAITING
-from .card import Facts, describe_optimizer, write_card
+from .card import Facts, describe_flops, describe_optimizer, write_card
 from .checkpoint import ending_where_the_disk_is_full, exchanged
 from .curves import draw_accuracies
 from .processes import what_is_left_idle
@@ -22,8 +22,9 @@ from .run import folder_of, read_provenance, resolve, write_settings
 
 def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
     """The rows of a log that are evaluations of a replica; of the counts of all `replicas` it has its share."""
+    shared = ("tokens", "total_flos", "optimizer_flops")
     return [
-        row | {"tokens": row["tokens"] // replicas, "total_flos": row["total_flos"] / replicas}
+        row | {name: row[name] // replicas for name in shared if name in row}
         for row in history
         if row.get("replica") == replica
     ]
@@ -212,7 +213,7 @@ def _training(batch: int, member: Member, metrics: dict) -> dict:
     return {
         "equations": counts,
         "steps": f"{metrics['steps']:,} of {batch} equations",
-        "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
+        "training FLOPs": describe_flops(metrics),
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
         "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
         "seed": str(member.args.seed),

@@ -4,15 +4,17 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from data_prep.tally import tally
 from experiment import LanguageExperiment
 from files import write_json
-from modeling.accounting import embedding_parameters, parameters, training_flops
+from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
 
 from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
-from .card import Facts, describe_optimizer, write_card
+from .card import Facts, describe_flops, describe_optimizer, last_logged, write_card
 from .checkpoint import ending_where_the_disk_is_full
 from .dropout import drawn_apart
+from .optimizers import step_flops
 from .processes import share, what_is_left_idle
 from .room import memory_line
 from .run import batch_size, folder_of, read_provenance
@@ -90,7 +92,8 @@ class Report(TrainerCallback):
             "validation_documents": validation.documents,
             **documents,
             "total_flos": state.total_flos,
-            "seconds": next((row["seconds"] for row in reversed(state.log_history) if "seconds" in row), 0.0),
+            "optimizer_flops": last_logged(state.log_history, "optimizer_flops"),
+            "seconds": last_logged(state.log_history, "seconds"),
             "vocabulary": len(self.prepared.tokenizer),
         }
 
@@ -120,15 +123,15 @@ class Report(TrainerCallback):
 def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
     """What the run is about to do, in lines of numbers."""
     config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
-    info, start = prepared.info, experiment.model.get("path")
-    # On average: documents differ in length.
-    examples, tokens = len(trainer.train_dataset.examples), info["train"].tokens
-    targets = round(batch * trainer.train_dataset.examples.targets / examples)
-    flops = steps * training_flops(config, min(length, round(tokens / examples) + 1), batch)
+    info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
+    whole = tally(trainer.train_dataset, trainer.data_collator)
+    flops, own = training_flops_of(config, whole.tokens, whole.pairs), steps * step_flops(trainer.trained())
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
     so_far = "" if info["train"].finished else " so far, and more while it trains"
     origin = f", started from {start}" if start else ""
+    at_most = "" if whole.is_exact else "at most "
+    about = at_most or ("" if whole.targets % steps == 0 else "about ")
     return [
         f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens{_overlap(info)}",
@@ -136,8 +139,10 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
-        f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, {targets:,} targets a step",
-        f"training    {steps:,} steps, {steps * targets:,} targets, {flops:.3g} FLOPs",
+        f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, "
+        f"{about}{round(whole.targets / steps):,} targets a step",
+        f"training    {steps:,} steps, {at_most}{whole.targets:,} targets, {flops:.4g} FLOPs"
+        + (f", and {own:.4g} of Muon" if own else ""),
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         memory_line(trainer.args, trainer.trained(), length),
@@ -210,7 +215,7 @@ def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: 
         "tokenizer": f"{experiment.tokenizer.kind}, {size:,} tokens, {about['bytes_per_token']} bytes a token",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
         "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
-        "training FLOPs": f"{metrics['total_flos']:.4g} (3 x the forward matrix products)",
+        "training FLOPs": describe_flops(metrics),
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
         "optimiser": describe_optimizer(args, experiment.optimizer),
         "seed": str(args.seed),

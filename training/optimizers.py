@@ -5,9 +5,12 @@ import math
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from sections import OptimizerSection
+
+NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(Optimizer):
@@ -21,6 +24,8 @@ class Muon(Optimizer):
     def __init__(self, params, lr: float, weight_decay: float, momentum: float = 0.95, dtype=torch.bfloat16):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self.dtype = dtype
+        self.flops = 0
+        """Of the matrix products of all steps made."""
 
     @torch.no_grad()
     def step(self, closure=None):  # noqa: ARG002
@@ -30,6 +35,7 @@ class Muon(Optimizer):
                 by_shape.setdefault(weight.shape, []).append((weight, group))
         for (rows, columns), members in by_shape.items():
             updates = torch.stack([self._momentum(weight, group) for weight, group in members])
+            self.flops += orthogonalization_flops(*updates.shape)
             updates = orthogonalize(updates, self.dtype).to(members[0][0].dtype)
             for (weight, group), update in zip(members, updates, strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -49,7 +55,7 @@ def _with_gradient(group: dict) -> list[torch.Tensor]:
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Move the singular values of matrices (batch, rows, columns) close to 1: five steps of Newton and Schulz.
+    """Move the singular values of matrices (batch, rows, columns) close to 1, by five steps of Newton and Schulz.
 
     The quintic's coefficients are Jordan's: quick rather than exact, most singular values come out between 0.7 and 1.2.
     """
@@ -58,10 +64,48 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if tall := x.size(-2) > x.size(-1):
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def orthogonalization_flops(count: int, rows: int, columns: int) -> int:
+    """FLOPs of the matrix products in `orthogonalize`, for so many matrices."""
+    short, long = sorted((rows, columns))
+    return count * NEWTON_SCHULZ_STEPS * 2 * (2 * short**2 * long + short**3)
+
+
+def step_flops(trained: list[tuple[nn.Module, TrainingArguments, OptimizerSection]]) -> int:
+    """FLOPs of the matrix products that `build_optimizer`'s makes in a step: Muon's, for AdamW has none."""
+    matrices = [one for model, _, section in trained if section.kind == "muon" for one in split_parameters(model)[0]]
+    return sum(orthogonalization_flops(1, *one.shape) for one in matrices)
+
+
+class OptimizerWork(TrainerCallback, ExportableState):
+    """FLOPs of the optimiser's matrix products since a run began, kept in its checkpoints: `flops`.
+
+    AdamW has none. Where several processes make the same step, it counts once; a step that is skipped does not.
+    """
+
+    def __init__(self):
+        self.optimizers, self.before = [], 0
+
+    def watch(self, optimizer: Optimizer):
+        """Count what this one does."""
+        self.optimizers = getattr(optimizer, "optimizers", [optimizer])
+
+    @property
+    def flops(self) -> int:
+        return self.before + sum(getattr(one, "flops", 0) for one in self.optimizers)
+
+    def state(self) -> dict:
+        """What the Trainer writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"flops": self.flops}}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.before += saved.get("flops", 0) - self.flops
 
 
 class Grokfast(Optimizer):

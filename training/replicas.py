@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
+from modeling.accounting import key_value_flops, product_flops
 from modeling.releases import CACHE
 
 
@@ -46,10 +47,26 @@ class Replicas(nn.Module):
         with torch.autocast(device, enabled=False):
             return predict(stacked, input_ids, beginning)
 
+    def shares(self, rows: int) -> bool:
+        """Whether a batch of so many rows shares the work on its beginnings."""
+        return self.beginnings is not None and rows > 2 * len(self.beginnings)
+
+    def beginning_flops(self) -> int:
+        """FLOPs of a training step on the shared beginnings, of all replicas; as `modeling.accounting` counts them.
+
+        From the last layer only keys and values are taken: the rest of it is computed, and has no backward pass.
+        """
+        count, length = self.beginnings.shape
+        parts = product_flops(self.config, count * length, count * length**2, logits=count)
+        head, layers = parts.pop("head"), self.config.num_hidden_layers
+        blocks = sum(parts.values())
+        backward = 2 * (blocks // layers * (layers - 1) + key_value_flops(self.config, count * length))
+        return len(self.models) * (blocks + head + backward)
+
     def _predict(self, kept: int, weights: dict, ids_BT, beginning_B):
         """One model's logits (B, K, V)."""
         call = partial(functional_call, self.models[0], weights)
-        if self.beginnings is None or len(ids_BT) <= 2 * len(self.beginnings):
+        if not self.shares(len(ids_BT)):
             return call((ids_BT,), {"use_cache": False, "logits_to_keep": kept}).logits
         cache = call((self.beginnings,), {"use_cache": True, "logits_to_keep": 1})[CACHE]
         for layer in cache.layers:

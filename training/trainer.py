@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from transformers import EvalPrediction
 
+from modeling.accounting import training_flops
 from sections import OptimizerSection
 
 from .dropout import drop_by_row, hashed
 from .metrics import LanguageModeling
-from .optimizers import build_optimizer
+from .optimizers import OptimizerWork, build_optimizer
 from .reliable import ReliableTrainer
 
 _STOCK = OptimizerSection()
@@ -21,8 +22,10 @@ OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")
 class KindlingTrainer(ReliableTrainer):
     """A Trainer for causal language models.
 
-    Every log carries `tokens` (targets trained on), `total_flos` and `seconds`, which go on counting after a resume,
-    and a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) put to use.
+    Every log carries `tokens` (targets trained on), `total_flos` (as `modeling.accounting` defines training FLOPs),
+    `optimizer_flops` (if Muon's matrix products come to any) and `seconds`, which go on counting after a resume, and
+    a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) that `total_flos`
+    makes up.
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
     With `group_bytes`, the same of each of its groups in the order of their numbers, and batches that have `groups`,
     they also report each group's `OF_A_GROUP` and `targets`, as in `eval_loss/NAME`.
@@ -45,7 +48,9 @@ class KindlingTrainer(ReliableTrainer):
         self.group_bytes = group_bytes or {}
         self.peak_flops = peak_flops
         self.optimizer_section = optimizer
-        self._new_targets = self._part = 0
+        self._new_targets = self._new_flops = self._part = 0
+        self.optimizer_work = OptimizerWork()
+        self.add_callback(self.optimizer_work)
         self._started = None
         self._last_log = None
         self._evaluation_seconds = 0.0
@@ -98,9 +103,13 @@ class KindlingTrainer(ReliableTrainer):
         sums_BG[:, 0] = values_BT.sum(-1)  # in place of those of no group
         return sums_BG
 
-    def floating_point_ops(self, inputs) -> int:
-        """FLOPs of a step on a batch as the model counts them, attention and head included (stock: 0.37x-0.94x)."""
-        return self.accelerator.unwrap_model(self.model).floating_point_ops(inputs)
+    def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Training FLOPs of a batch, a number that stays on the device: padding and rows without a target are none."""
+        return training_flops(self.accelerator.unwrap_model(self.model).config, lengths(inputs["labels"])).sum()
+
+    def floating_point_ops(self, inputs) -> int:  # noqa: ARG002
+        """Nothing to add: `get_batch_samples` has counted, and the Trainer would wait for the device at each batch."""
+        return 0
 
     def _save(self, output_dir=None, state_dict=None):
         """As the Trainer's, with the cache that only training lacks, and without a pickle of the arguments."""
@@ -121,6 +130,7 @@ class KindlingTrainer(ReliableTrainer):
             return super().create_optimizer(model)
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.trained())
+            self.optimizer_work.watch(self.optimizer)
         return self.optimizer
 
     def trained(self) -> list[tuple]:
@@ -132,19 +142,21 @@ class KindlingTrainer(ReliableTrainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's, counting the targets of the step; the count stays on the device until the next log."""
+        """As the Trainer's, counting the step's targets and FLOPs; the counts stay on the device until a log."""
         if self._started is None:
             self._start_clock()
         samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._part = 0
         self._new_targets = self._new_targets + targets
+        self._new_flops = self._new_flops + sum(map(self.flops_of, samples))
         return samples, targets
 
     def store_flos(self):
         """Called before each log and save: bring the counts of the state up to date."""
-        super().store_flos()
+        mine = torch.as_tensor(self._new_flops, device=self.args.device)
+        self.state.total_flos += sum(self.accelerator.gather(mine.view(1)).tolist())  # exact, as Python's integers are
         self.state.num_input_tokens_seen += int(self._new_targets)
-        self._new_targets = 0
+        self._new_targets = self._new_flops = 0
 
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, without a trace in the training's speed."""
@@ -161,6 +173,7 @@ class KindlingTrainer(ReliableTrainer):
         if "loss" in logs:
             logs |= self._speed()
         logs |= {"tokens": self.state.num_input_tokens_seen, "total_flos": self.state.total_flos}
+        logs |= {"optimizer_flops": self.optimizer_work.flops} if self.optimizer_work.flops else {}
         if self._started is None:  # nothing was trained on
             self._start_clock()
         logs["seconds"] = round(time.perf_counter() - self._started, 2)
@@ -180,3 +193,12 @@ class KindlingTrainer(ReliableTrainer):
         seconds, tokens, flops = (new - old for new, old in zip(now, self._last_log, strict=True))
         self._last_log = now
         return {"tokens_per_second": round(tokens / seconds, 1), "mfu": round(flops / seconds / self.peak_flops, 4)}
+
+
+def lengths(labels: torch.Tensor) -> torch.Tensor:
+    """Tokens of each row up to its last target, in a tensor without the last dimension; 0 where there is no target.
+
+    What the collators put after it is padding. The first token is never a target.
+    """
+    places = torch.arange(2, labels.shape[-1] + 1, device=labels.device)
+    return ((labels[..., 1:] != -100) * places).amax(-1) if len(places) else labels.new_zeros(labels.shape[:-1])

@@ -243,14 +243,6 @@ def test_a_batch_is_never_larger_than_the_training_split(make_experiment):
     assert trainer.state.num_input_tokens_seen == 2 * 24
 
 
-def test_flops_are_those_of_all_replicas(make_experiment):
-    from modeling.accounting import training_flops
-
-    trainer = make_trainer(make_experiment({"training": {"seed": [0, 1, 2]}}, max_steps=4))
-    trainer.train()
-    assert trainer.state.total_flos == 4 * 3 * training_flops(trainer.model.config, 4, 32)
-
-
 def test_positions_must_hold_an_equation(make_experiment):
     with pytest.raises(ConfigError, match="max_position_embeddings=3 is too small for equations of 5 tokens"):
         make_trainer(make_experiment(model={"max_position_embeddings": 3}))
