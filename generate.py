@@ -8,6 +8,9 @@ Without a prompt the model starts a text of its own. Text goes to the terminal a
     python generate.py runs/demo --prompt "Far beyond" --samples 3
     python generate.py runs/demo --interactive
     python generate.py runs/demo --score story.txt
+
+--score reads files as training does: a text file is one document (or what the run's data.sample_by makes of it), of
+JSON lines, CSV and parquet files each record is one, and of a prompt and its completion the completion is scored.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from config import one_sentence
-from sections import ConfigError
+from files import read_mapping
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", nargs="+", help="one or several prompts")
     source.add_argument("--file", type=Path, help="a file with one prompt a line")
-    source.add_argument("--score", type=Path, metavar="FILE", nargs="+", help="say how well it foresees these texts")
+    source.add_argument("--score", type=Path, metavar="FILE", nargs="+", help="say how well it foresees these files")
     source.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line")
     parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default 1)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
@@ -43,11 +46,11 @@ def main(arguments: argparse.Namespace):
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
-    texts = {str(path): read(path) for path in arguments.score or []}
+    texts = to_score(arguments.score or [], arguments.model)
     prompts = ask() if arguments.interactive else refuse_undecoded(given(arguments))
     model, tokenizer = load_model(arguments.model)
-    for name, text in texts.items():
-        print(describe_score(model, tokenizer, text, name))
+    for name, documents in texts.items():
+        print(describe_score(model, tokenizer, documents, name))
     if not texts:
         tell(model, tokenizer, prompts, seeds, sampling)
 
@@ -74,22 +77,21 @@ def ask() -> Iterator[str]:
 
 def given(arguments: argparse.Namespace) -> list[str]:
     """The prompts asked for; an empty one where none was."""
-    return (arguments.prompt or [""]) if arguments.file is None else read(arguments.file).splitlines()
+    if arguments.file is None:
+        return arguments.prompt or [""]
+    from data_prep.local_files import documents_of
+
+    return [str(document["text"]) for document in documents_of(arguments.file, sample_by="line")]
 
 
-def read(path: Path) -> str:
-    """The text of a file."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise ConfigError(f"{path} {what}; give a text file")
-    try:
-        if text := path.read_text(encoding="utf-8"):
-            return text
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8; save it as UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; give a text file") from None
-    raise ConfigError(f"{path} is empty; give some text")
+def to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
+    """The documents of each file, cut as a run's own were if `model` is its folder."""
+    from data_prep.local_files import documents_of
+
+    settings = Path(model) / "experiment.yaml"
+    data = read_mapping(settings, "put back what the run has written").get("data", {}) if settings.exists() else {}
+    as_trained = {name: data.get(name) for name in ("sample_by", "text_field")}
+    return {str(path): documents_of(path, **as_trained) for path in paths}
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from pathlib import Path
 from sections import ConfigError, DataSection
 
 from .folders import READABLE, list_files
-from .records import MARK, Fields, format_of, marks_documents
+from .reading import Bad
+from .records import MARK, Fields, format_of, marks_documents, read_records
 from .shards import HubShard, LocalShard
-from .splits import Split, split_of_files
+from .splits import Split, split_of_files, text_of
 
 MOST_LOOKED_AT, MOST_OF_A_FILE = 1 << 26, 1 << 24
 """Bytes of text, from the beginnings of files, that `MARK` is looked for in."""
@@ -77,3 +78,28 @@ def split_of(source, shards: Sequence[HubShard | LocalShard], data: DataSection)
         prompts=data.text_field is None,
     )
     return split_of_files(shards, fields, data.bad_records)
+
+
+def documents_of(path: Path, sample_by: str | None = None, text_field: str | None = None) -> list[dict]:
+    """The documents of one file, as training reads them: text or a table, compressed or not.
+
+    Plain text is one document, whatever the file is called, unless it has `MARK` between documents or `sample_by` cuts
+    it. `ConfigError` if a record is none, which training would skip, and if there is no text.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'is not there'}; give a text file")
+    if sample_by is None:
+        sample_by = MARK if find_marks([path]) == (path, True) else "document"
+    fields = Fields(text=text_field or "text", group=None, sample_by=sample_by, prompts=text_field is None)
+    found = []
+    for record in read_records(path, fields, 0, str(path)):
+        document = fields.document(record.fields)
+        if isinstance(document, Bad):
+            raise ConfigError(
+                f"{path}, record {record.number + 1}: {document.kind}{document.detail}; mend it, or give another file"
+            )
+        if document is not None and len(text_of(document)):
+            found.append(document)
+    if not found:
+        raise ConfigError(f"{path} is empty; give some text")
+    return found

@@ -102,7 +102,7 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
         yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
         return
     try:
-        for record in FORMATS[format_of(path)](path, fields, start):
+        for record in FORMATS[format_of(path) or "text"](path, fields, start):
             count = record.number + 1
             yield record
     except PermissionError as error:

@@ -1,5 +1,8 @@
 """The scripts end to end: what a user types, what it leaves behind."""
 
+import bz2
+import codecs
+import gzip
 import io
 import json
 import math
@@ -20,10 +23,11 @@ import generate
 import train_lm
 from config import ROOT, ConfigError, load_experiment, run_script
 from data_prep import fables
+from data_prep.local_files import documents_of
 from data_prep.tokens import prepare
 from sections import DataSection, TokenizerSection
 from training.checkpoint import damage, newest_whole
-from training.generation import Sampling, encode_prompt, load_model, score, stream
+from training.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
 
 TINY = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}
@@ -284,7 +288,7 @@ def test_the_score_of_a_text_is_what_validation_says_of_it(tiny, tmp_path, monke
     for row in windows:
         ids = torch.as_tensor(row["input_ids"].astype("int64"))[None]
         nats += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-    found = score(model, tokenizer, story, "a story")
+    found = score(model, tokenizer, [{"text": story}], "a story")
     assert found["targets"] == windows.targets
     assert found["loss"] == pytest.approx(nats / windows.targets, rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(story), rel=1e-5)
@@ -292,6 +296,75 @@ def test_the_score_of_a_text_is_what_validation_says_of_it(tiny, tmp_path, monke
     said = capsys.readouterr().out
     assert f"{found['loss']:.4f} nats a token, perplexity {math.exp(found['loss']):.2f} (vocabulary of 400)" in said
     assert f"{windows.targets:,} tokens, {len(story):,} bytes" in said
+
+
+TEXT = "A \u00e9t\u00e9 \x0c day\r\nwith\u2028more\r\n\r\nand <|endoftext|> in it\x85\n"
+FILES_OF_TEXT = {
+    "plain.txt": TEXT.encode(),
+    "a.txt.gz": gzip.compress(TEXT.encode()),
+    "no-final-newline.txt": TEXT.rstrip().encode(),
+    "byte-order-mark.txt": codecs.BOM_UTF8 + TEXT.encode(),
+    "marked.txt": b"One day\r\n<|endoftext|>\r\nLong ago\n<|endoftext|>\n",
+    "rows.jsonl": json.dumps({"text": TEXT}).encode() + b"\n\n" + json.dumps({"text": "Once"}).encode() + b"\r\n",
+    "rows.jsonl.bz2": bz2.compress(json.dumps({"text": TEXT}).encode()),
+    "rows.csv": b'text,more\r\n"A ""day""\r\nwith more",1\r\nOnce,2\r\n',
+    "pairs.jsonl": json.dumps({"prompt": "Where? ", "completion": TEXT}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", FILES_OF_TEXT)
+@pytest.mark.parametrize("sample_by", [None, "line", "paragraph", "document"])
+def test_a_file_is_scored_on_the_ids_that_training_has_of_it(tiny, tmp_path, name, sample_by):
+    """Line ends, byte order marks, form feeds, separators of lines and spelt-out special tokens included."""
+    (tmp_path / name).write_bytes(FILES_OF_TEXT[name])
+    documents = documents_of(tmp_path / name, sample_by)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    as_trained = "document" if sample_by is None and name != "marked.txt" else sample_by
+    data = {"source": str(tmp_path / name), "validation_source": str(tmp_path / name), "sample_by": as_trained}
+    data = DataSection(**data, layout="documents", cache_dir=str(tmp_path / "prepared"))
+    prepared = prepare(data, TokenizerSection(kind="pretrained", path=str(tiny)))
+    examples = prepared.examples("train", "documents", 512)
+    found = [document_ids(tokenizer, document) for document in documents]
+    assert [ids.tolist() for ids, _ in found] == [example["input_ids"].tolist() for example in examples]
+    assert [prompt for _, prompt in found] == [example["prompt_length"] for example in examples]
+
+
+def test_a_run_cuts_what_it_scores_as_it_was_trained(tiny, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny, run, ignore=shutil.ignore_patterns("checkpoint-*"))
+    settings = (run / "experiment.yaml").read_text()
+    (run / "experiment.yaml").write_text(settings.replace("sample_by: null", "sample_by: line"))
+    (tmp_path / "lines.txt").write_bytes(b"Once\r\nLong ago\r\n")
+    (tmp_path / "lines.jsonl").write_text('{"text": "Once"}\n{"text": "Long ago"}\n')
+    run_generate(monkeypatch, str(run), "--score", str(tmp_path / "lines.txt"), str(tmp_path / "lines.jsonl"))
+    first, second = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines())
+    assert first == second
+    assert first.endswith("12 bytes in 2 documents")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"a\0b", "record 1: a NUL byte at byte 1 of the text; mend it, or give another file"),
+        (b"a\xff", "invalid UTF-8"),
+        (codecs.BOM_UTF16_LE + "a".encode("utf-16-le"), "is UTF-16, which its byte order mark says; save it as UTF-8"),
+    ],
+)
+def test_what_training_would_skip_is_not_scored(tmp_path, content, complaint):
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=complaint):
+        generate.to_score([tmp_path / "text.txt"], "runs/none")
+
+
+def test_completions_alone_are_scored(tiny):
+    model, tokenizer = load_model(str(tiny))
+    found = score(model, tokenizer, [{"prompt": "Once", "completion": " upon"}], "a pair")
+    ids, prompt = document_ids(tokenizer, {"prompt": "Once", "completion": " upon"})
+    labels = ids.clone()
+    labels[:prompt] = -100
+    assert found["targets"] == len(ids) - prompt
+    assert found["loss"] == pytest.approx(model(ids[None], labels=labels[None]).loss.item(), rel=1e-5)
+    assert "bits_per_byte" not in found
 
 
 def test_settings_of_generation_change_the_text(tiny):
@@ -344,10 +417,10 @@ def test_a_text_that_may_not_be_read_is_said_to_be(tmp_path, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    (tmp_path / "text.txt").touch()
-    monkeypatch.setattr(Path, "read_text", forbidden)  # root may read everything
-    with pytest.raises(ConfigError, match=r"text\.txt cannot be read: Permission denied; give a text file"):
-        generate.read(tmp_path / "text.txt")
+    (tmp_path / "text.txt").write_text("a text")
+    monkeypatch.setattr(Path, "open", forbidden)  # root may read everything
+    with pytest.raises(ConfigError, match=r"text\.txt cannot be read: Permission denied; allow it, or give another"):
+        generate.to_score([tmp_path / "text.txt"], "runs/none")
 
 
 def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):

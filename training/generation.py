@@ -1,6 +1,7 @@
 """Text from a trained model: loading it, checking what was asked, streaming what it says, scoring what others say."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from transformers import AutoTokenizer, TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
+from data_prep.splits import parts_of
+from data_prep.tokenizer import start_token
 from hub import is_hub_name
 from modeling.loading import load_causal_lm
 from sections import COLDEST, SEEDS, ConfigError
@@ -113,41 +116,54 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
     return tokenizer.decode(drawn[0], skip_special_tokens=True)
 
 
-def score(model, tokenizer, text: str, name: str) -> dict[str, float]:
-    """How well a model foresees a text, as `LanguageModeling` measures it, with `targets` and `text_bytes`.
+def score(model, tokenizer, documents: Sequence[dict], name: str) -> dict[str, float]:
+    """How well a model foresees documents, as `LanguageModeling` measures it, with `targets` and `text_bytes`.
 
-    The text is one document, its end a target too. A longer one than the model has positions for is cut as in
-    validation: into windows in which each token is a target once, of those before it in its window. `ConfigError` if
-    there is no text, or some that the tokenizer has no token for; `name` is what the text is called then.
+    A document has a `text`, or a `prompt`, which carries no loss, and a `completion`; then bits per byte are left out.
+    Its end is a target too. A longer one than the model has positions for is cut as in validation: into windows in
+    which each token is a target once, of those before it in its window. `ConfigError` if the tokenizer has no token for
+    some of the text; `name` is what the file is called then.
     """
     from .metrics import LanguageModeling  # whose libraries take a second to import
 
-    if not text:
-        raise ConfigError(f"{name} is empty; give some text")
-    ids = encode_prompt(tokenizer, text, split_special_tokens=True)[0]
-    _refuse_unknown(tokenizer, ids, name)
-    start = ids[:0] if tokenizer.bos_token_id == ids[0] else encode_prompt(tokenizer, "")[0][:1]
-    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = torch.cat([start, ids, torch.tensor(ends, dtype=ids.dtype)]).to(model.device)
     nats, targets = [], []
-    with torch.no_grad():
+    for document in documents:
+        ids, prompt = document_ids(tokenizer, document)
+        _refuse_unknown(tokenizer, ids, name)
+        ids, labels = ids.to(model.device), ids.to(model.device, copy=True)
+        labels[:prompt] = -100
         for first in range(0, len(ids) - 1, model.config.max_position_embeddings - 1):
-            window = ids[first : first + model.config.max_position_embeddings]
-            logits = model(window[None, :-1], use_cache=False).logits[0]
-            nats.append(nn.functional.cross_entropy(logits.float(), window[1:], reduction="sum").item())
-            targets.append(len(window) - 1)
-    size = len(text.encode())
-    measured = LanguageModeling().compute(nats=nats, targets=targets, text_bytes=size)
+            window = slice(first, first + model.config.max_position_embeddings)
+            wanted = labels[window][1:]
+            with torch.no_grad():
+                logits = model(ids[window][None, :-1], use_cache=False).logits[0]
+            nats.append(nn.functional.cross_entropy(logits.float(), wanted, reduction="sum").item())
+            targets.append(int((wanted != -100).sum()))
+    size = sum(len(part.encode()) for document in documents for part in parts_of(document))
+    has_prompts = any("prompt" in document for document in documents)
+    measured = LanguageModeling().compute(nats=nats, targets=targets, text_bytes=None if has_prompts else size)
     return measured | {"targets": sum(targets), "text_bytes": size}
 
 
-def describe_score(model, tokenizer, text: str, name: str) -> str:
+def document_ids(tokenizer, document: dict) -> tuple[torch.Tensor, int]:
+    """The ids of a document as training has them, from its start to its end, and how many are of its prompt."""
+    prompt, text = (
+        tokenizer(str(part), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        for part in parts_of(document)
+    )
+    start, end = start_token(tokenizer), tokenizer.eos_token_id
+    ids = [start, *prompt, *text, *([] if end is None else [end])]
+    return torch.tensor(ids), len(prompt) + 1 if "prompt" in document else 0
+
+
+def describe_score(model, tokenizer, documents: Sequence[dict], name: str) -> str:
     """The same in a line."""
-    found = score(model, tokenizer, text, name)
+    found = score(model, tokenizer, documents, name)
+    several = f" in {len(documents):,} documents" if len(documents) > 1 else ""
+    bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
     return (
         f"{name}: {found['loss']:.4f} nats a token, perplexity {found['perplexity']:.2f} "
-        f"(vocabulary of {len(tokenizer):,}), {found['bits_per_byte']:.4f} bits per byte; "
-        f"{found['targets']:,} tokens, {found['text_bytes']:,} bytes"
+        f"(vocabulary of {len(tokenizer):,}){bits}; {found['targets']:,} tokens, {found['text_bytes']:,} bytes{several}"
     )
 
 
