@@ -42,13 +42,15 @@ class Listing:
     """A source on disk: its files by split, in the order they are read in, and by reason what is not read."""
 
     source: str
+    top: Path = Path()
+    """What names are told from."""
     is_one_file: bool = False
     splits: dict[str, list[Path]] = field(default_factory=lambda: {"train": [], "validation": []})
     unread: dict[str, list[str]] = field(default_factory=dict)
 
-    def leave_out(self, name: str, reason: str):
+    def leave_out(self, path: Path, reason: str):
         """Count a file, or all of a folder, among what is not read."""
-        self.unread.setdefault(reason, []).append(name)
+        self.unread.setdefault(reason, []).append(str(path.relative_to(self.top)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -80,7 +82,8 @@ def list_files(source: str, cache: Path, text: str) -> Listing:
     """
     path, listing = Path(os.path.expanduser(source)), Listing(source)
     if path.is_dir():
-        files = [*_walk(path, path, os.path.realpath(cache), (os.path.realpath(path),), listing)]
+        listing.top = path
+        files = [*_walk(path, os.path.realpath(cache), (os.path.realpath(path),), listing)]
         files = _without_other_tables(listing, files, text)
         _tell_apart(listing, {file: _split_of_name(file.relative_to(path)) for file in files})
     elif os.path.lexists(path):
@@ -100,7 +103,7 @@ def what_of_ours(folder: Path) -> str | None:
     return next((what for what, names in OWN.items() if all((folder / name).exists() for name in names)), None)
 
 
-def _walk(folder: Path, top: Path, cache: str, above: tuple[str, ...], listing: Listing) -> Iterator[Path]:
+def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) -> Iterator[Path]:
     """The files below a folder that can be read. `above` are the real paths of it and of those that it is in."""
     try:
         entries = sorted(folder.iterdir())
@@ -108,21 +111,21 @@ def _walk(folder: Path, top: Path, cache: str, above: tuple[str, ...], listing: 
         raise ConfigError(f"{folder} cannot be read: {error.strerror}; allow it, or remove it") from None
     saved = _saved(folder, {path.name for path in entries})
     for path in entries:
-        real, name = os.path.realpath(path), str(path.relative_to(top))
         if path.name.startswith("."):
-            listing.leave_out(name, "hidden")
+            listing.leave_out(path, "hidden")
         elif path.is_dir():
+            real = os.path.realpath(path)
             if why := _why_not(path, real, cache, above):
-                listing.leave_out(name, why)
+                listing.leave_out(path, why)
             else:
-                yield from _walk(path, top, cache, (*above, real), listing)
+                yield from _walk(path, cache, (*above, real), listing)
         elif saved is not None:
             if path.name in saved:
                 yield path
             elif path.name not in ABOUT:
-                listing.leave_out(name, "no part of the saved data set")
+                listing.leave_out(path, "no part of the saved data set")
         elif not format_of(path) and (path.suffix or path.exists()):
-            listing.leave_out(name, "of another kind")
+            listing.leave_out(path, "of another kind")
         else:
             _refuse_no_file(path)
             yield path
@@ -166,7 +169,7 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
         if text in columns or set(PAIR) <= columns:
             kept.append(file)
         else:
-            listing.leave_out(file.name, f"without a column {text}")
+            listing.leave_out(file, f"without a column {text}")
     return kept
 
 
@@ -178,7 +181,7 @@ def _tell_apart(listing: Listing, named: dict[Path, str | None]):
     told = set(named.values())
     for file, split in named.items():
         if split == "test" and ("train" in told or told == {"test", "validation"}):
-            listing.leave_out(file.name, "for testing")
+            listing.leave_out(file, "for testing")
         else:
             listing.splits["validation" if split == "validation" else "train"].append(file)
 
@@ -186,12 +189,12 @@ def _tell_apart(listing: Listing, named: dict[Path, str | None]):
 def _tell_matches_apart(listing: Listing, matches: list[Path], cache: str):
     """As above for the files of a pattern, all of which are for training where it asks for those of validation only."""
     files = [path for path in matches if not path.is_dir()]
-    top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    top = listing.top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
     named = {}
     for file in files:
         above = [parent for parent in file.parents if parent.is_relative_to(top) and parent != top]
         if why := next(filter(None, (_why_not(one, os.path.realpath(one), cache, ()) for one in above)), None):
-            listing.leave_out(str(file.relative_to(top)), f"in {why}")
+            listing.leave_out(file, f"in {why}")
         else:
             _refuse_no_file(file)
             named[file] = _split_of_name(file.relative_to(top))
@@ -219,7 +222,7 @@ def _once(listing: Listing, files: list[Path]) -> list[Path]:
     for file in files:
         about = file.stat()
         if (about.st_dev, about.st_ino) in known:
-            listing.leave_out(file.name, f"the same file as {known[about.st_dev, about.st_ino].name}")
+            listing.leave_out(file, f"the same file as {known[about.st_dev, about.st_ino].name}")
         else:
             known[about.st_dev, about.st_ino] = file
     return [*known.values()]
@@ -227,7 +230,13 @@ def _once(listing: Listing, files: list[Path]) -> list[Path]:
 
 def _refuse_the_same(train: Sequence[Path] = (), validation: Sequence[Path] = ()):
     """`ConfigError` if all of validation is trained on."""
-    twins = [next((file for file in train if _is_the_same(file, other)), None) for other in validation]
+    by_size = {}
+    for file in train:
+        by_size.setdefault(file.stat().st_size, []).append(file)
+    twins = [
+        next((file for file in by_size.get(other.stat().st_size, []) if _is_the_same(file, other)), None)
+        for other in validation
+    ]
     if twins and all(twins):
         raise ConfigError(
             f"{validation[0]} is for validation and the same as {twins[0]}, which is for training, and so is all of "
@@ -237,8 +246,7 @@ def _refuse_the_same(train: Sequence[Path] = (), validation: Sequence[Path] = ()
 
 def _is_the_same(file: Path, other: Path) -> bool:
     """Whether two files hold the same, and something."""
-    size = file.stat().st_size
-    return size == other.stat().st_size > 0 and (file.samefile(other) or filecmp.cmp(file, other, shallow=False))
+    return file.stat().st_size > 0 and (file.samefile(other) or filecmp.cmp(file, other, shallow=False))
 
 
 def _some(names: list[str]) -> str:

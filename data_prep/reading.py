@@ -107,9 +107,15 @@ class Reading:
         if self._faults <= self.limit * self._records:
             return
         share = self._faults / self._records
-        mend = "save the files as UTF-8" if any("UTF-8" in reason for reason in self._reasons) else "mend the files"
-        remedy = WITHOUT if share == 1 else f"{mend}, or raise the limit to {math.ceil(share * 1000) / 1000:g}"
-        raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; {remedy}")
+        raised = f", or raise the limit to {math.ceil(share * 1000) / 1000:g}" if share < 1 else ""
+        raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; {self.remedy}{raised}")
+
+    @property
+    def remedy(self) -> str:
+        """What may help against the faults."""
+        if any("UTF-8" in reason for reason in self.reasons):
+            return "save the files as UTF-8"
+        return "mend the files" if self.documents else WITHOUT
 
     @property
     def records(self) -> int:

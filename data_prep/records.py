@@ -98,7 +98,7 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
     """The records of a file from number `start` on; `name` is what an error calls it."""
     count = start
     if path.stat().st_size == 0:
-        is_plain = path.suffix.lower() in (".txt", ".json", ".jsonl")  # any other begins with something
+        is_plain = path.suffix.lower() not in UNPACKED and format_of(path) in ("json", "text")  # others begin somehow
         yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
         return
     try:
@@ -278,7 +278,7 @@ FORMATS = {
     "csv": _rows(_csv),
 }
 SUFFIXES = {
-    ".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv",
-    ".tsv": "csv",
+    ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow",
+    ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
 SAMPLES = {"line": _lines, "paragraph": _paragraphs, "document": _whole}

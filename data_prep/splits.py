@@ -173,7 +173,7 @@ def nothing_in(name: str, split: Split, reading: Reading) -> str:
     so_many = f" (it is {start:,})" if start else ""
     reasons = {
         f"all {documents:,} documents are held out; lower data.validation_documents{so_many}": documents,
-        f"{reading}; {WITHOUT}": reading.faults,
+        f"{reading}; {reading.remedy}": reading.faults,
         f"all {reading.empty:,} records are empty; {WITHOUT}": reading.empty,
         f"there is nothing in it; check data.source and data.{name}_documents": True,
     }

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,7 @@ from .long_text import LONG, LongText, text_from
 from .reading import Bad
 
 ROWS_A_BATCH = 1000
+LARGEST_FIELD = 2**31 - 1
 END_OF_STREAM, END_OF_FILE = b"\0\0\0\0", b"ARROW1"
 Rows = Iterator[tuple[int, dict | Bad | None, int]]
 """Dictionaries, each with its number and the bytes of the file that it took to get there."""
@@ -97,7 +97,7 @@ def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, t
 
 
 def _csv_reader(path: Path, stream: BinaryIO) -> Iterator[list[str]]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LARGEST_FIELD)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     delimiter = "\t" if re.search(r"\.tsv(\.\w+)?$", path.name, re.IGNORECASE) else ","
     return csv.reader(text, delimiter=delimiter, strict=True)

@@ -130,7 +130,7 @@ def test_names_tell_splits(corpus, name):
     train, validation, told = read(corpus)
     for split, texts in (("train", train), ("validation", validation)):
         assert len(texts) == 1 + (split == NAMES[name])
-    assert ("a.jsonl (for testing)" in told) == (NAMES[name] is None)
+    assert (f"not read: {name} (for testing)" in told) == (NAMES[name] is None)
 
 
 @pytest.mark.parametrize("name", ["training-validation.txt", "train_val/a.jsonl", "train.test.jsonl"])

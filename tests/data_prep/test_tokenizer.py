@@ -267,7 +267,7 @@ WITHOUT = [
     ("a.jsonl", b"a story\n", {}, "a.jsonl, record 1: no JSON: "),
     ("a.jsonl", b'{"text": ""}\n' * 9, {}, "all 9 records are empty; check data.source and data.text_field"),
     ("a.txt", UTF_16[2:], {}, "a.txt, record 1: a NUL byte at byte 1 of the text); check data.source and data.text_"),
-    ("a.txt", b"\xff\xfd", {}, "a.txt, record 1: invalid UTF-8 at byte 0 of the text); check data.source"),
+    ("a.txt", b"\xff\xfd", {}, "a.txt, record 1: invalid UTF-8 at byte 0 of the text); save the files as"),
 ]
 
 
