@@ -8,10 +8,7 @@ hold is read from the source that defines it, be it a dataclass of `sections.py`
 import dataclasses
 import difflib
 import importlib.util
-import json
-import os
 import sys
-import time
 import typing
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,7 +21,9 @@ from checks import as_folder
 from effects import refuse_vain
 from experiment import IN_ANY_CASE, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
+from files import is_full
 from sections import ConfigError, TokenizerSection
+from surroundings import made_fit, tell_launcher
 from written import read_written
 
 ROOT = Path(__file__).resolve().parent
@@ -77,8 +76,6 @@ ALIASES = {
     "dataset": "source",
 }
 """What other programs call a setting of ours."""
-
-SECONDS_FOR_THE_FIRST = 30
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
 RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
@@ -263,38 +260,41 @@ def _describe(section: str, name: str, field: Field, kind: type[Experiment]) -> 
 
 
 @contextmanager
-def one_sentence(program: str):
-    """A user's mistake, a `ConfigError`, ends `program` with its sentence and exit code 2; Ctrl-C with 130."""
-    from hub import refuse_broken_token  # here, for --help does without it
+def one_sentence(program: str, words_are_all: bool = False):
+    """Around a command, with `made_fit`: a user's mistake, a `ConfigError`, ends `program` with its sentence and exit
+    code 2; Ctrl-C with 130; a full disk with a sentence and 1."""
+    with made_fit(words_are_all):
+        from hub import refuse_broken_token  # here, for --help does without it
 
-    try:
-        refuse_broken_token()
-        yield
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except ConfigError as error:
-        *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
-        sentence = f"{program}: {sentence.removeprefix(f'{ConfigError.__module__}.ConfigError: ')}"
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:
-            _tell_launcher(sentence)
-        print(sentence, file=sys.stderr)
-        sys.exit(2)
-
-
-def _tell_launcher(sentence: str):
-    """Have torch's launcher end its report, which is long, with the sentence."""
-    if int(os.environ["RANK"]) > 0:
-        time.sleep(SECONDS_FOR_THE_FIRST)  # it has made the same mistake, and the launcher ends this process with it
-    about = {"message": sentence, "timestamp": int(time.time())}
-    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(about), encoding="utf-8")
+        try:
+            refuse_broken_token()
+            yield
+        except KeyboardInterrupt:
+            print(f"\n{program}: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except ConfigError as error:
+            *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
+            sentence = f"{program}: {sentence.removeprefix(f'{ConfigError.__module__}.ConfigError: ')}"
+            tell_launcher(sentence)
+            print(sentence, file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            if not is_full(error):
+                raise
+            sys.exit(f"{program}: {error}; make room there, and give the same command again")
 
 
-def run_script(usage: str, main: Callable[[str, list[str]], None], kind: type[Experiment] = LanguageExperiment) -> None:
-    """Run `main(config_path, overrides)` on the command line; a user's mistake is one sentence and exit code 2."""
+def run_script(
+    usage: str,
+    main: Callable[[str, list[str]], None],
+    kind: type[Experiment] = LanguageExperiment,
+    words_are_all: bool = False,
+) -> None:
+    """Run `main(config_path, overrides)` on the command line, as `one_sentence` does."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(usage.strip() + "\n" + (describe_sections(kind) if arguments else "\n--help lists every setting."))
+        with made_fit(words_are_all=True):
+            print(usage.strip() + "\n" + (describe_sections(kind) if arguments else "\n--help lists every setting."))
         sys.exit(0 if arguments else 2)
-    with one_sentence(Path(sys.argv[0]).name):
+    with one_sentence(Path(sys.argv[0]).name, words_are_all):
         main(arguments[0], arguments[1:])

@@ -1,8 +1,10 @@
 """Files that a crash leaves as they were, or as they are to be, never torn; and what is wrong with those of a user."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +94,12 @@ def _mapping(value) -> dict:
     if not isinstance(value, dict):
         raise TypeError("it holds no keys and values")
     return value
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk, or a quota, is full: Rust's and Arrow's tell the number in their text."""
+    number = re.search(r"(?:os error|errno) (\d+)", str(error))
+    return (getattr(error, "errno", None) or (number and int(number[1]))) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def refuse_unwritable(folder: Path, what: str):

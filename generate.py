@@ -14,7 +14,7 @@ JSON lines, CSV and parquet files each record is one, and of a prompt and its co
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from config import one_sentence
@@ -40,14 +40,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.generation import Sampling, describe_score, load_model, refuse_undecoded, seeds_of
+    from training.generation import Sampling, decoded, describe_score, load_model, seeds_of
 
     seeds = seeds_of(arguments.seed, arguments.samples)
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
     texts = to_score(arguments.score or [], arguments.model)
-    prompts = ask() if arguments.interactive else refuse_undecoded(given(arguments))
+    typed = iter(lambda: input("> "), "")
+    prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, given(arguments))]
     model, tokenizer = load_model(arguments.model)
     for name, documents in texts.items():
         print(describe_score(model, tokenizer, documents, name))
@@ -67,12 +68,6 @@ def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
                 print(f"--seed {seed}:")
             set_seed(seed)
             stream(model, tokenizer, prompt, sampling)
-
-
-def ask() -> Iterator[str]:
-    """Prompts from the terminal, one after the other."""
-    while prompt := input("> "):
-        yield prompt
 
 
 def given(arguments: argparse.Namespace) -> list[str]:
@@ -95,7 +90,7 @@ def to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
 
 
 if __name__ == "__main__":
-    with one_sentence("generate.py"):
+    with one_sentence("generate.py", words_are_all=True):
         try:
             main(parse_arguments())
         except (EOFError, KeyboardInterrupt):

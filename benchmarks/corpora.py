@@ -103,7 +103,7 @@ def streaming(megabytes: int) -> dict:
         small = DataSection(source="fables", train_documents=500, validation_documents=5, cache_dir=folder)
         prepared = prepare(small, TokenizerSection(vocab_size=4000))
         section = TokenizerSection(kind="pretrained", path=str(prepared.folder / "tokenizer"))
-        with (Path(folder) / "corpus.jsonl").open("w") as file:
+        with (Path(folder) / "corpus.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"text": text}) + "\n" for text in named_fables(megabytes * 1e6))
         about = {"source": f"{folder}/corpus.jsonl", "validation_documents": 100}
         started = time.perf_counter()
@@ -144,7 +144,7 @@ def huge_document(kind: str) -> dict:
         prepare(small, TokenizerSection(vocab_size=2000))  # all libraries are loaded, and have worked
         story = json.dumps(" ".join(fables.fable("0", index) for index in range(1000)))[1:-1]
         path = Path(folder) / "corpus.jsonl"
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             file.write('{"text": "short"}\n{"text": "')
             for part in range(100_000_000 // len(story)):
                 file.write(story if kind == "stories" else f"{story}{part}\U0001f600")

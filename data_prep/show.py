@@ -90,4 +90,4 @@ def draw_batch(batch: dict, start: int, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_script(__doc__, show)
+    run_script(__doc__, show, words_are_all=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from config import one_sentence
 from hub import patiently
 from sections import ConfigError, DataSection
 
@@ -256,9 +257,10 @@ def _open_mixture(data: DataSection) -> tuple[Split, Split]:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
-    for name, source in SOURCES.items():
-        about = [source.about, f"{source.size}; {source.licence}"]
-        if isinstance(source, HubDataset):
-            about.append(f"{source.id}@{(source.revision or 'main')[:20]}, {source.text_field}")
-        print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")
+    with one_sentence("data_prep.sources", words_are_all=True):
+        argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
+        for name, source in SOURCES.items():
+            about = [source.about, f"{source.size}; {source.licence}"]
+            if isinstance(source, HubDataset):
+                about.append(f"{source.id}@{(source.revision or 'main')[:20]}, {source.text_field}")
+            print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")

@@ -218,7 +218,7 @@ def size_in_bytes(text: str) -> int:
     return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
 
 
-def main():
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.tokenizer", description="Learn byte-level BPE from a corpus."
     )
@@ -236,24 +236,28 @@ def main():
     parser.add_argument(
         "--output", type=Path, help="folder for the tokenizer (default: prepared/tokenizers/SOURCE-SIZE)"
     )
-    arguments = parser.parse_args()
-    with one_sentence("data_prep.tokenizer"):
-        folder = (
-            arguments.output or Path("prepared", "tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
-        )
-        if folder.exists():
-            raise ConfigError(f"{folder} exists already; choose another --output")
-        refuse_unwritable(folder, f"--output {folder}")
-        size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
-        section = TokenizerSection(vocab_size=arguments.vocab_size, train_documents=None, train_bytes=size)
-        data = DataSection(source=arguments.source, text_field=arguments.text_field, sample_by=arguments.sample_by)
-        train, validation = open_corpus(data)
-        print(*train.notes, sep="\n", end="\n" if train.notes else "")
-        tokenizer, about = build_tokenizer(section, train, validation)
-        save(tokenizer, about, folder)
-        print(describe(about))
-        print(f"longest ({about['longest_token_bytes']} bytes): {', '.join(map(repr, about['longest_tokens']))}")
-        print(f"use it: tokenizer.kind=pretrained tokenizer.path={folder}")
+    return parser.parse_args()
+
+
+@one_sentence("data_prep.tokenizer")
+def main():
+    arguments = parse_arguments()
+    folder = (
+        arguments.output or Path("prepared", "tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
+    )
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; choose another --output")
+    refuse_unwritable(folder, f"--output {folder}")
+    size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
+    section = TokenizerSection(vocab_size=arguments.vocab_size, train_documents=None, train_bytes=size)
+    data = DataSection(source=arguments.source, text_field=arguments.text_field, sample_by=arguments.sample_by)
+    train, validation = open_corpus(data)
+    print(*train.notes, sep="\n", end="\n" if train.notes else "")
+    tokenizer, about = build_tokenizer(section, train, validation)
+    save(tokenizer, about, folder)
+    print(describe(about))
+    print(f"longest ({about['longest_token_bytes']} bytes): {', '.join(map(repr, about['longest_tokens']))}")
+    print(f"use it: tokenizer.kind=pretrained tokenizer.path={folder}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Cell:
         """Whether a process holds the log."""
         if not self.log.exists():
             return False
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             return not lock(log, fcntl.LOCK_SH)
 
     @property

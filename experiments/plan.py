@@ -88,4 +88,4 @@ def row(name: str, count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_script(__doc__, main)
+    run_script(__doc__, main, words_are_all=True)

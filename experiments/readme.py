@@ -3,9 +3,11 @@
 usage: python -m experiments.readme          rewrites README.md between its table markers
 """
 
+import argparse
 import json
 
-from config import ROOT
+from config import ROOT, one_sentence
+from sections import ConfigError
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -129,6 +131,15 @@ def _table(*rows: tuple[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-if __name__ == "__main__":
+def main():
+    """Rewrite it. `ConfigError` where Kindling is installed without one."""
+    argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__.splitlines()[0]).parse_args()
     path = ROOT / "README.md"
+    if not path.exists():
+        raise ConfigError(f"there is no {path} to rewrite; run this in a checkout of Kindling")
     path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with one_sentence("experiments.readme"):
+        main()

@@ -212,4 +212,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    from config import one_sentence  # of the command alone, which does not go to the Hub
+
+    with one_sentence("modeling.native"):
+        main()

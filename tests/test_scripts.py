@@ -149,6 +149,29 @@ def test_what_is_skipped_and_what_is_in_both_splits_is_said(workshop, tmp_path, 
     assert "60 documents; 3 training documents are in validation too" in card
 
 
+def test_a_run_is_the_same_in_a_poor_place(tiny):
+    """Without a home, on a terminal of few characters, whose reader is gone after the first line."""
+    words = [str(tiny.parent / "tiny.yaml"), f"training.output_dir={tiny.parent / 'poor'}"]
+    place = {"HOME": "/dev/null/home", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("HF_HOME", "XDG_", "MPL"))}
+    with subprocess.Popen(
+        [sys.executable, "train_lm.py", *words],
+        cwd=ROOT, env=given | place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(500) == 0
+    assert rows_of(tiny.parent / "poor") == rows_of(tiny)
+
+
+def test_prompts_are_read_whatever_the_terminal_is(tiny):
+    poor = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    words = [sys.executable, "generate.py", str(tiny), "--max-new-tokens", "1", "--interactive"]
+    done = subprocess.run(words, cwd=ROOT, env=poor, input="é\n\n".encode(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"> ")
+
+
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tiny, workshop):
     stopped = tiny.parent / "stopped"
     shutil.copytree(tiny, stopped)

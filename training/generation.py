@@ -65,12 +65,15 @@ def seeds_of(first: int, samples: int) -> range:
     return seeds
 
 
-def refuse_undecoded(prompts: list[str]) -> list[str]:
-    """The prompts. `ConfigError` if one on the command line was no UTF-8: Python holds its bytes as half surrogates."""
-    for prompt in prompts:
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise ConfigError(f"the prompt {prompt!r} is not UTF-8; give it in a file, saved as UTF-8 text")
-    return prompts
+def decoded(prompt: str) -> str:
+    """A prompt from a terminal, as the UTF-8 that was typed. `ConfigError` if it was none.
+
+    Bytes that are not of the terminal's encoding, which may be ASCII, Python holds as half surrogates.
+    """
+    try:
+        return prompt.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise ConfigError(f"the prompt {prompt!r} is not UTF-8; give it in a file, saved as UTF-8 text") from None
 
 
 def load_model(name: str):

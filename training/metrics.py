@@ -1,6 +1,7 @@
 """How good a language model is on a text: loss, perplexity and bits per byte, as an `evaluate` metric."""
 
 import math
+import tempfile
 
 import datasets
 import evaluate
@@ -19,7 +20,10 @@ class LanguageModeling(evaluate.Metric):
     """
 
     def __init__(self):
-        super().__init__(keep_in_memory=True)
+        with tempfile.TemporaryDirectory(
+            prefix="kindling-"
+        ) as folder:  # made by evaluate, in memory or not: not at home
+            super().__init__(keep_in_memory=True, cache_dir=folder)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -114,7 +114,7 @@ def _settings(folder: Path) -> dict:
     return settings if isinstance(settings, dict) else {}
 
 
-def main():
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.publish", description="Publish a run on the Hub.")
     parser.add_argument("run", type=Path, help="folder of a run, finished or not")
     parser.add_argument("--to", metavar="NAME", help="USER/NAME, or NAME below your own (default: the run's own)")
@@ -122,15 +122,19 @@ def main():
     parser.add_argument("--replace", action="store_true", help="in the place of another run that has this name")
     parser.add_argument("--tries", type=int, default=hub.ATTEMPTS, help="how often, with growing waits (default: 8)")
     parser.add_argument("--timeout", type=float, default=60, help="seconds of silence to put up with (default: 60)")
-    arguments = parser.parse_args()
-    with one_sentence("training.publish"):
-        if not arguments.run.is_dir():
-            raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
-        if not 0 < arguments.timeout < math.inf:
-            raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
-        hub.ATTEMPTS = max(arguments.tries, 1)
-        give_up_after(arguments.timeout)
-        print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")
+    return parser.parse_args()
+
+
+@one_sentence("training.publish")
+def main():
+    arguments = parse_arguments()
+    if not arguments.run.is_dir():
+        raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
+    if not 0 < arguments.timeout < math.inf:
+        raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
+    hub.ATTEMPTS = max(arguments.tries, 1)
+    give_up_after(arguments.timeout)
+    print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")
 
 
 def give_up_after(seconds: float):

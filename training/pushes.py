@@ -113,7 +113,14 @@ def publish_finished(folder: Path, name: str | None, private: bool | None):
     """Publish a finished run, under its folder's name if it has none; if that fails, exit with code 1 and say how to do
     it later."""
     command = _command(folder, name, private)
-    done = subprocess.run([*command, str(folder.resolve())], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*command, str(folder.resolve())],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     print(done.stdout, end="")
     if done.returncode:
         later = shlex.join(["python", *command[1:], str(folder)])

@@ -174,5 +174,7 @@ def read_provenance(folder: Path) -> dict:
 def _git(*arguments) -> str | None:
     if shutil.which("git") is None:
         return None
-    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return result.stdout.strip() if result.returncode == 0 else None

@@ -129,7 +129,7 @@ def _without(private: dict[str, str], value):
 
 def _private_words(there: Path) -> dict[str, str]:
     """What is told to nobody, and what stands in its place: of two paths with the same last part, another name each."""
-    places = {Path.cwd(): ".", ROOT: ".", Path.home(): "~", Path(constants.HF_HOME): "~"}
+    places = {Path.cwd(): ".", ROOT: ".", Path(os.path.expanduser("~")): "~", Path(constants.HF_HOME): "~"}
     words = {str(path): instead for path, instead in places.items() if len(path.parts) > 1}
     for path in dict.fromkeys(_paths_in(there)):
         name, count = Path(path).name, 1
