@@ -1,11 +1,13 @@
 """What the machine is and how fast it can multiply."""
 
 import ctypes
+import functools
 import math
 import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,8 +30,15 @@ DATASHEET = {
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
 LIMITS = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 """Of version 2 and 1 of Linux' control groups: where those of memory are, and the file that has a group's limit."""
+CPU_INFO = Path("/proc/cpuinfo")
+
+CPU_SIZES, SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192)
+"""Widths of the matrices that a processor and other devices are measured by."""
+ROUNDS, TRIES, SECONDS = 4, 2, 0.04
+"""How often each size comes round, so that a busy moment costs no size; and its products in a round."""
 
 
 def memory_limit() -> float:
@@ -69,34 +78,71 @@ def has_bf16(use_cpu: bool) -> bool:
 
 
 def describe_hardware(args: TrainingArguments) -> dict:
-    """Device, precision and processes of a run, and the peak that its utilisation (MFU) is a share of."""
+    """Device, precision, processes and threads of a run, and the peak that its utilisation (MFU) is a share of."""
     peak, origin = peak_flops(args)
     return {
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "processes": args.world_size,
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "processor": f"{processor_name()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
         "peak_flops": peak * args.world_size,
         "peak_origin": origin,
     }
 
 
+def processor_name() -> str:
+    """The processor's model, where the system tells it, and its architecture."""
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE):
+            return f"{' '.join(found[1].split())}, {platform.machine()}"
+    model = platform.processor()
+    return platform.machine() if model in ("", platform.machine()) else f"{model}, {platform.machine()}"
+
+
 def peak_flops(args: TrainingArguments) -> tuple[float, str]:
-    """FLOP/s of one device in the run's precision, and where the number is from: the data sheet or a measurement."""
+    """FLOP/s of one process in the run's precision, and where the number is from: the data sheet or a measurement."""
     if args.device.type == "cuda" and (args.bf16 or args.fp16):
         name = torch.cuda.get_device_name()
         for part, peak in DATASHEET.items():
             if part in re.split(r"[\s-]", name) or (" " in part and part in name):
                 return peak, "data sheet"
-    return measure_flops(args.device, torch.bfloat16 if args.bf16 else torch.float32), "measured matrix product"
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    threads = torch.get_num_threads() if args.device.type == "cpu" else 1
+    peak, origin = measured_peak(args.device, dtype)
+    return threads * peak, f"{origin}, times {threads} threads" if threads > 1 else origin
 
 
-def measure_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, tries: int = 30) -> float:
-    """FLOP/s of the fastest of a few square matrix products."""
+@functools.cache
+def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """FLOP/s of the fastest of square matrix products of several sizes, and in words what it was.
+
+    On a CPU one thread, because products of several wait for one another wherever something else runs; and small ones
+    too, which are made before the system gives the core to another: the number is the processor's, not the moment's.
+    """
+    threads, on_cpu = torch.get_num_threads(), device.type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(1)
+    try:
+        found = dict.fromkeys(CPU_SIZES if on_cpu else SIZES, 0.0)
+        for size in [*found] * ROUNDS:
+            found[size] = max(found[size], measure_flops(device, dtype, size))
+    finally:
+        torch.set_num_threads(threads)
+    best = max(found, key=found.get)
+    *first, last = found
+    tried = f"{', '.join(map(str, first))} and {last} wide{' on one thread' * on_cpu}"
+    return found[best], f"measured: the fastest {str(dtype).removeprefix('torch.')} product of {tried}, that of {best}"
+
+
+def measure_flops(
+    device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """FLOP/s of the fastest product of two square matrices, of `TRIES` or as many as are made in `SECONDS`."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(tries):
-        started = time.perf_counter()
-        _ = (left @ right).sum().item()  # reading a value waits for the device
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+    best, started, tries = math.inf, clock(), 0
+    while tries < TRIES or clock() - started < SECONDS:
+        before = clock()
+        (left @ right)[0, 0].item()  # reading a value waits for the device
+        best, tries = min(best, clock() - before), tries + 1
+    return 2 * size**3 / best

@@ -1,5 +1,6 @@
 """What a run chooses by the hardware changes its speed, not its result."""
 
+import itertools
 import json
 import math
 
@@ -59,8 +60,78 @@ def test_it_is_chosen_where_a_cpu_computes_in_bf16(tmp_path):
 
 def test_hardware_is_described_as_json(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    assert json.loads(json.dumps(describe_hardware(args)))["processes"] == 1
-    assert measure_flops(torch.device("cpu"), torch.float32, size=64, tries=2) > 0
+    about = json.loads(json.dumps(describe_hardware(args)))
+    assert (about["processes"], about["threads"]) == (1, torch.get_num_threads())
+
+
+CPU_INFO = "processor\t: 0\nmodel name\t: Some  Maker CPU @ 2.00GHz\nprocessor\t: 1\nmodel name\t: Another\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "expected"),
+    [
+        (CPU_INFO, "", "Some Maker CPU @ 2.00GHz, riscv"),
+        ("processor\t: 0\nBogoMIPS\t: 50\n", "", "riscv"),  # of many that are no x86
+        (None, "Some Family 6", "Some Family 6, riscv"),
+        (None, "riscv", "riscv"),
+    ],
+)
+def test_the_processors_model_is_named(tmp_path, monkeypatch, text, told, expected):
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "riscv")
+    monkeypatch.setattr(hardware.platform, "processor", lambda: told)
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert hardware.processor_name() == expected
+
+
+def test_the_fastest_product_counts(monkeypatch):
+    """So many are made at least; a slow one at any place changes nothing."""
+    monkeypatch.setattr(hardware, "SECONDS", 0.0)
+    monkeypatch.setattr(hardware, "TRIES", 3)
+    readings = iter([0.0, 0.0, 0.5, 0.5, 0.7, 0.7, 1.9, 1.9])  # the start; before and after each product; the end
+    assert measure_flops(torch.device("cpu"), torch.float32, 8, clock=lambda: next(readings)) == 2 * 8**3 / (0.7 - 0.5)
+
+
+def test_products_are_made_for_some_time(monkeypatch):
+    monkeypatch.setattr(hardware, "SECONDS", 1.0)
+    ticks = itertools.count()
+    measure_flops(torch.device("cpu"), torch.float32, 8, clock=lambda: next(ticks) / 30)  # three readings a product
+    assert next(ticks) == pytest.approx(30, abs=3)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What is measured, with how many threads; none of it is kept for other tests."""
+    speeds, seen = {256: [3e9, 3e9, 3e9, 3e9], 512: [1e9, 2e9, 7e9, 1e9], 1024: [6e9, 5e9, 4e9, 5e9]}, []
+
+    def measure(device, dtype, size):
+        seen.append((device.type, dtype, size, torch.get_num_threads()))
+        return speeds[size].pop(0)
+
+    hardware.measured_peak.cache_clear()
+    monkeypatch.setattr(hardware, "measure_flops", measure)
+    yield seen
+    hardware.measured_peak.cache_clear()
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_peak_is_the_fastest_size_on_one_thread_times_the_threads(tmp_path, measured, bf16, dtype):
+    """Measured in the run's precision, once a process, whatever the threads; and it is said what it was."""
+    threads = torch.get_num_threads()
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=bf16, report_to="none")
+    try:
+        for count in (3, 1):
+            torch.set_num_threads(count)
+            peak, origin = hardware.peak_flops(args)
+            assert peak == count * 7e9
+            assert torch.get_num_threads() == count
+            name = str(dtype).removeprefix("torch.")
+            told = f"measured: the fastest {name} product of 256, 512 and 1024 wide on one thread, that of 512"
+            assert origin == told + (", times 3 threads" if count == 3 else "")
+    finally:
+        torch.set_num_threads(threads)
+    assert measured == [("cpu", dtype, size, 1) for size in (256, 512, 1024)] * 4
 
 
 @pytest.mark.parametrize(
