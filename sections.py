@@ -68,7 +68,7 @@ class DataSection:
     validation_documents: int | None = 1000
     """At most so many validation documents; null means all of the validation split."""
     text_field: str | None = None
-    """Column of the text; null means `text`, or `prompt` and `completion` where rows have both: loss on the latter."""
+    """Column of the text, or path to it; null: `text`, or `prompt` and `completion`, with loss on the completion."""
     group_field: str | None = None
     """Column, or path to it such as meta.pile_set_name, whose values are the groups that validation tells apart."""
     sample_by: str | None = None

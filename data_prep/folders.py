@@ -166,7 +166,7 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
     for file in files:
         with told_of(file, "get the file again"):
             columns = columns_of(file) if format_of(file) == "csv" else {text}
-        if text in columns or set(PAIR) <= columns:
+        if {text, text.split(".")[0]} & columns or set(PAIR) <= columns:
             kept.append(file)
         else:
             listing.leave_out(file, f"without a column {text}")

@@ -64,34 +64,41 @@ class Fields:
     def columns(self) -> list[str]:
         """All that a record may be asked for, the text first."""
         pair = PAIR if self.prompts else ()
-        return [self.text, *pair, *([self.group.split(".")[0]] if self.group else [])]
+        return [self.text, self.text.split(".")[0], *pair, *([self.group.split(".")[0]] if self.group else [])]
 
     def document(self, row: dict | Bad | None) -> dict | Bad | None:
         """The document of a record, what is wrong with it, or None where there is nothing."""
         if row is None or isinstance(row, Bad):
             return row
         names = PAIR if self.prompts and set(PAIR) <= row.keys() else (self.text,)
+        document = {}
         for name in names:
-            if name not in row:
+            if name not in row and name.split(".")[0] not in row:
                 return Bad(f"{name} is no column", f"; there are {', '.join(row)}")
-            if not isinstance(row[name], Text):
-                return Bad(f"{name} is {kind_of(row[name])}", "; it must be text")
-        document = {name: row[name] for name in names} if len(names) == 2 else {"text": row[self.text]}
-        if self.group:
-            try:
-                group = _inside(row, self.group)
-                document |= {} if group is None else {"group": str(group)}
-            except orjson.JSONDecodeError as error:
-                return Bad(f"{self.group} is no JSON", f": {error.msg}")
-        return document
+            value = _inside(row, name)
+            if isinstance(value, Bad):
+                return value
+            if not isinstance(value, Text):
+                return Bad(f"{name} is {kind_of(value)}", "; it must be text")
+            document[name if len(names) == 2 else "text"] = value
+        group = _inside(row, self.group) if self.group else None
+        if isinstance(group, Bad):
+            return group
+        return document if group is None else document | {"group": str(group)}
 
 
 def _inside(row: dict, path: str):
-    """The value at a dotted path; objects may be written as text, as parquet files have them."""
+    """The value of a column, or at a dotted path; objects may be written as text, as parquet files have them."""
+    if path in row:
+        return row[path]
+    value = row
     for name in path.split("."):
-        row = orjson.loads(row) if isinstance(row, str) and row.startswith("{") else row
-        row = row.get(name) if isinstance(row, dict) else None
-    return row
+        try:
+            value = orjson.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        except orjson.JSONDecodeError as error:
+            return Bad(f"{path} is no JSON", f": {error.msg}")
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[Record]:

@@ -127,7 +127,7 @@ def _is_utf8(text: str) -> bool:
 
 def _known(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Those of the columns asked for, the text first, that there are."""
-    if known := [column for column in columns if column in names]:
+    if known := [*dict.fromkeys(column for column in columns if column in names)]:
         return known
     raise ConfigError(f"{path.name}: {columns[0]} is no column; there are {', '.join(names)}")
 

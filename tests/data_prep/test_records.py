@@ -296,6 +296,18 @@ def test_kinds_of_faults_are_counted(tmp_path):
     assert str(again).startswith("7 of 8 records are no documents (3 x text is no column, 2 x no JSON, 1 x text is n")
 
 
+def test_a_text_may_lie_within_a_column(tmp_path):
+    rows = [{"data": {"text": "a", "n": 1}}, {"data": None}, {"data": {"text": "b", "n": 2}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"data.text": "c"}]))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text('n,data\n1,"{""text"": ""a""}"\n')
+    for name, expected in (("a.jsonl", "abc"), ("a.parquet", "ab"), ("a.csv", "a")):
+        reading = Reading(1.0)
+        split = split_of_files([LocalShard.of(tmp_path / name)], Fields("data.text", None, "paragraph"), 1.0)
+        assert [document["text"] for document, _ in split.read_from(None, reading)] == [*expected]
+        assert reading.reasons == ({} if name == "a.csv" else {"data.text is null": 1})
+
+
 def test_a_column_that_is_asked_for_is_read_beside_prompts(tmp_path):
     row = {"prompt": "a", "completion": "b", "text": "c"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
