@@ -13,7 +13,7 @@ LICENCES = (
     "other",
 )  # fmt: skip
 """Some that the Hub knows; it knows more."""
-LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code"
+LANGUAGE = r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*|multilingual|code"
 
 
 class ConfigError(Exception):
@@ -52,7 +52,7 @@ def as_folder(name: str, path: str) -> str:
     """The path that a setting `name` gives, with ~ for the home it stands for; `ConfigError` if it can be none."""
     if not path or not path.isprintable():
         raise ConfigError(f"{name}={path!r} is no path; leave it out, or give a folder")
-    if path[0] in "[{":
+    if path[0] + path[-1] in ("[]", "{}"):
         raise ConfigError(f"{name}={path} is a list or a mapping; give one folder")
     home = os.path.expanduser(path)
     if home.startswith("~"):
@@ -61,15 +61,25 @@ def as_folder(name: str, path: str) -> str:
 
 
 def check_licence(name: str, licence: str | None):
-    """The Hub's names of licences have this form."""
-    if licence is None or re.fullmatch(r"[a-z][a-z0-9]*([.+-][a-z0-9]+)*", licence):
+    """`ConfigError` for what is no text; a warning for what does not have the form of the Hub's names of licences."""
+    if licence is None or re.fullmatch(r"[a-z0-9]+([.+-]+[a-z0-9]+)*\+*", licence):
         return
-    plain = "-".join(licence.lower().split())
+    plain = "-".join(licence.lower().strip("[]{}").split())
     nearest = difflib.get_close_matches(plain, LICENCES, n=1) or ["apache-2.0, mit or cc-by-4.0"]
-    raise ConfigError(f"{name}={licence} is no licence as the Hub names them; give {nearest[0]}, or leave it out")
+    _refuse_list(name, licence, nearest[0])
+    warn(f"{name}={licence} is written as no licence of the Hub is, which may refuse the card; near it is {nearest[0]}")
 
 
 def check_language(name: str, language: str | None):
-    """The Hub's codes of languages have this form."""
-    if language is not None and not re.fullmatch(LANGUAGE, language):
-        raise ConfigError(f"{name}={language} is no code of a language; give one of ISO 639, such as en or de")
+    """The same, of the codes of languages."""
+    if language is None or re.fullmatch(LANGUAGE, language):
+        return
+    _refuse_list(name, language, "one code of ISO 639, such as en or de")
+    warn(f"{name}={language} is no code of ISO 639, such as en or de, so that the Hub may refuse the card")
+
+
+def _refuse_list(name: str, text: str, remedy: str):
+    if not text or text[0] in "[{":
+        raise ConfigError(
+            f"{name}={text} is {'a list or a mapping' if text else 'empty'}; give {remedy}, or leave it out"
+        )

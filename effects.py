@@ -3,6 +3,7 @@
 What a file says may have none: an override of something else, such as optimizer.kind, may have taken it.
 """
 
+from checks import warn
 from experiment import Experiment, LanguageExperiment
 from sections import ConfigError
 
@@ -25,6 +26,10 @@ NEEDS = (
     (("training.eval_steps",), ("training.eval_strategy",), ("steps",), "training.eval_strategy=steps"),
     (("training.eval_delay",), ("training.eval_strategy",), ("steps", "epoch"), "training.eval_strategy=steps"),
     (("training.save_steps",), ("training.save_strategy",), ("steps",), "training.save_strategy=steps"),
+)
+"""Settings, each with what it needs: one of these others at one of these values (None: any but false, 0 and null), and
+how to give it that."""
+ODD = (
     (
         ("training.hub_strategy", "training.hub_always_push"),
         ("training.push_to_hub",),
@@ -38,8 +43,7 @@ NEEDS = (
         "training.gradient_checkpointing=true",
     ),
 )
-"""Settings, each with what it needs: one of these others at one of these values (None: any but false, 0 and null), and
-how to give it that."""
+"""The same, of settings whose lack of effect changes no result."""
 
 OF_SOURCES = {
     "data.subset": {"HubDataset"},
@@ -67,16 +71,17 @@ def refuse_vain(experiment: Experiment, given: dict):
     values = {name: [value] for name, value in settings.items()} | lists
     said = {name: f"{name}={value}" for name, value in given.items() if value}
     said |= {name: f"replicas.{name}={several}" for name, several in lists.items()}
-    for names, others, allowed, remedy in NEEDS:
+    for row in (*NEEDS, *ODD):
+        names, others, allowed, remedy = row
         found = [value for other in others for value in values.get(other, [])]
         if any(bool(value) if allowed is None else value in allowed for value in found):
             continue
         for name in (name for name in names if name in said):
             same = ", and the replicas would be the same" if name in lists else ""
-            raise ConfigError(
-                f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}; leave it out, or give "
-                f"{remedy}"
-            )
+            sentence = f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}"
+            if row not in ODD:
+                raise ConfigError(f"{sentence}; leave it out, or give {remedy}")
+            warn(f"{sentence}, but with {remedy}")
 
 
 def _by_name(sections: dict[str, dict]) -> dict:

@@ -1,5 +1,6 @@
 """Files that a crash leaves as they were, or as they are to be, never torn; and what is wrong with those of a user."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -100,6 +101,12 @@ def is_full(error: Exception) -> bool:
     """Whether an error says that a disk, or a quota, is full: Rust's and Arrow's tell the number in their text."""
     number = re.search(r"(?:os error|errno) (\d+)", str(error))
     return (getattr(error, "errno", None) or (number and int(number[1]))) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def as_known(cls: type, values: dict):
+    """An instance of a dataclass from what was saved, by this version or one that saves more."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in values.items() if name in names})
 
 
 def refuse_unwritable(folder: Path, what: str):

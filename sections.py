@@ -93,9 +93,11 @@ class DataSection:
     """Where tokenizers and tokens are kept between runs."""
 
     def __post_init__(self):
-        at_least("data", self, train_documents=1, validation_documents=1, context_length=2, mask_first_n=0)
-        at_most("data", self, train_documents=DOCUMENTS, validation_documents=DOCUMENTS, context_length=LONGEST)
-        below_one("data", self, "bad_records")
+        at_least(
+            "data", self, train_documents=1, validation_documents=1, bad_records=0, context_length=2, mask_first_n=0
+        )
+        at_most("data", self, train_documents=DOCUMENTS, validation_documents=DOCUMENTS, bad_records=1)
+        at_most("data", self, context_length=LONGEST)
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
         for name in ("source", "validation_source", "cache_dir"):
@@ -105,8 +107,8 @@ class DataSection:
         self._check_mixture()
         if self.streaming and self.layout != "packed":
             raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")
-        if self.reset_at_documents and self.layout != "packed":
-            raise ConfigError("data.reset_at_documents has no effect with data.layout=documents; leave it out")
+        if self.layout != "packed":  # each document is an example by itself
+            self.reset_at_documents = False
         if self.mask_up_to is not None and self.layout != "documents":
             raise ConfigError(
                 f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents; windows hold no whole example"

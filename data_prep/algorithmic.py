@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,11 @@ def _own_function(name: str) -> Callable[[int, int, int], int]:
             value = defined[function](a, b)
         except (Exception, SystemExit) as error:  # as above
             raise ConfigError(f"data.operation={name} fails with {error!r} for a={a} and b={b}; mend it") from error
-        if type(value) is not int or value < 0:  # True is an int too, and no number
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:  # NumPy's are integral too
             raise ConfigError(
                 f"data.operation={name} gives {value!r} for a={a} and b={b}; return an int of at least 0, as in % 97"
             )
-        return value
+        return int(value)
 
     return answer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import sha256
+from files import as_known, sha256
 from sections import ConfigError, DataSection
 
 from . import tokenizer as tokenizers
@@ -107,7 +107,7 @@ class PreparedData:
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
-        self.info = {name: SplitInfo(**info) for name, info in manifest["splits"].items()}
+        self.info = {name: as_known(SplitInfo, info) for name, info in manifest["splits"].items()}
         self._refuse_damage()
 
     def _refuse_damage(self):

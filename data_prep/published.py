@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
 
@@ -147,9 +147,9 @@ def _hashes(mark: Path, name: str) -> dict[str, str]:
     files = about.get("files") if isinstance(about, dict) and about.get("format") == FORMAT else None
     if not isinstance(files, dict) or not {MANIFEST, REQUEST} <= files.keys():
         raise ConfigError(f"{name} was published by another version of Kindling; prepare the source anew")
-    if odd := [file for file in files if not PUBLISHED.fullmatch(file)]:
-        raise ConfigError(f"{name} holds {odd[0]!r}, which is no part of prepared tokens; use another data set")
-    return files
+    if odd := [file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]:
+        raise ConfigError(f"{name} lists {odd[0]!r}, which is not in its folder; use another data set")
+    return {file: known for file, known in files.items() if PUBLISHED.fullmatch(file)}  # a later version may add others
 
 
 def _refuse_damage(path: Path, known: str, what: str):

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from files import sha256, write_whole
+from files import as_known, sha256, write_whole
 from sections import ConfigError
 
 from .arrays import TokenFile, save_array
@@ -69,7 +69,7 @@ class Journal:
     def load(cls, folder: Path) -> "Journal":
         """The journal of a split's folder, or a new one."""
         path = folder / "journal.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
+        return as_known(cls, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def save(self, folder: Path):
         """Write it down, whole or not at all."""

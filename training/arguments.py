@@ -10,11 +10,12 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from checks import warn
 from config import build
 from experiment import Experiment, LanguageExperiment
 from hub import refuse_anonymous, refuse_name
@@ -30,6 +31,8 @@ from .rules import check_compile_mode, check_each, check_pairs
 LONG = 10**6
 """Steps of a run whose length only its data will tell."""
 CONSTANT = ("constant", "constant_with_warmup")
+STOCK = ("adamw_torch", "adamw_torch_fused")
+"""PyTorch's AdamW, which Muon and Grokfast have beside them or beneath."""
 
 
 def training_arguments(experiment: Experiment) -> TrainingArguments:
@@ -42,6 +45,9 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     refuse_half_launched(values["use_cpu"])
     check_each(values, experiment)
     check_pairs(values)
+    if (limit := values.get("save_total_limit")) is not None and limit < 1:
+        warn(f"training.save_total_limit={limit} keeps every checkpoint")
+        values["save_total_limit"] = None
     check_compile_mode(values.get("torch_compile_mode"))
     check_launcher(values, experiment)
     if isinstance(experiment, LanguageExperiment):
@@ -69,9 +75,9 @@ def _check_lengths(args: TrainingArguments, experiment: Experiment):
             f"training.max_steps={args.max_steps}; lower num_decay_steps"
         )
     if 0 < args.max_steps < warmup and args.warmup_steps != experiment.training_defaults["warmup_steps"]:
-        raise ConfigError(
+        warn(
             f"training.warmup_steps={warmup} is longer than training.max_steps={args.max_steps}, so that the learning "
-            "rate would never be reached; lower it, or give a share below 1"
+            "rate will not be reached"
         )
 
 
@@ -82,7 +88,10 @@ def _check_schedule(args: TrainingArguments):
     try:
         _refuse_odd_numbers(args.lr_scheduler_kwargs or {})
         if args.lr_scheduler_kwargs and args.lr_scheduler_type.value in CONSTANT:
-            raise ValueError("it makes no use of them")
+            warn(
+                f"training.lr_scheduler_type={args.lr_scheduler_type.value} makes no use of "
+                f"training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}"
+            )
         steps = args.max_steps if args.max_steps > 0 else LONG
         _follow(schedule(args, steps), args, steps)
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -96,23 +105,35 @@ def _check_schedule(args: TrainingArguments):
 def _refuse_odd_numbers(kwargs: dict):
     """`ValueError` for a number of steps that is none, and for what is no number at all."""
     for name, value in kwargs.items():
-        if name.endswith("_steps") and value is not None and (type(value) is not int or value < 0):
+        if name.endswith("_steps") and value is not None and not _is_count(value):
             raise ValueError(f"{name}={value} is no number of steps")
         if isinstance(value, int | float) and not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} is not a number from 0 on")
 
 
+def _is_count(value) -> bool:
+    return type(value) in (int, float) and value >= 0 and value == value // 1
+
+
 def _follow(schedule: LRScheduler, args: TrainingArguments, steps: int):
-    """`ValueError` if the rate is below 0 or above its peak, at the start, after the warm-up, half-way from there or at
-    the end; or whatever an option that is none leads to."""
+    """`ValueError` if the rate is below 0 at the start, after the warm-up, half-way from there or at the end, or
+    whatever an option that is none leads to. A rate above its peak is said."""
     warmup = args.get_warmup_steps(steps)
     if args.lr_scheduler_type in WAITING:
         schedule.step(1.0)
         return
-    for step in sorted({0, min(warmup, steps), (warmup + steps) // 2, steps}):
-        share = schedule.lr_lambdas[0](step)
-        if not -1e-9 <= share <= 1 + 1e-9:
+    if not isinstance(schedule, LambdaLR):  # of a later release: no function of the step that could be asked
+        return
+    looks = sorted({0, min(warmup, steps), (warmup + steps) // 2, steps})
+    shares = {step: schedule.lr_lambdas[0](step) for step in looks}
+    for step, share in shares.items():
+        if not share >= -1e-9:
             raise ValueError(f"at step {step} the rate is {share:g} times its peak")
+    if (highest := max(shares.values())) > 1 + 1e-9:
+        warn(
+            f"training.lr_scheduler_kwargs={args.lr_scheduler_kwargs} raises the learning rate to {highest:g} times "
+            f"training.learning_rate={args.learning_rate}"
+        )
 
 
 def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
@@ -124,7 +145,8 @@ def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
 
 def _check_optimizer(args: TrainingArguments, experiment: Experiment):
     """Choose the optimiser as the Trainer will, for the smallest of models: its package may be missing."""
-    section, given = experiment.optimizer, experiment.training.keys() & {"optim", "optim_args"}
+    section = experiment.optimizer
+    given = {name for name in ("optim", "optim_args") if experiment.training.get(name) not in (None, *STOCK)}
     if given and not section.is_stock:
         name = min(given)
         raise ConfigError(

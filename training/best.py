@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from transformers import TrainingArguments
 
+from checks import warn
 from sections import ConfigError
 
 METRICS = ("loss", "perplexity", "bits_per_byte")
@@ -57,11 +58,11 @@ def _check_saves_at_evaluations(values: dict):
 
 
 def check_delay(args: TrainingArguments):
-    """`ConfigError` if the run would end before its first evaluation may come."""
+    """Say so if the run will end before its first evaluation may come; there is one at its end."""
     if args.eval_strategy == "steps" and 0 < args.max_steps < args.eval_delay:
-        raise ConfigError(
-            f"training.eval_delay={args.eval_delay} is longer than training.max_steps={args.max_steps}, so that "
-            "nothing would be evaluated; lower it"
+        warn(
+            f"training.eval_delay={args.eval_delay} is longer than training.max_steps={args.max_steps}, so that the "
+            "first evaluation is that at the end"
         )
 
 

@@ -29,6 +29,10 @@ RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.safetensors")
 NAME = re.compile(r"checkpoint-(\d+)")
 STAGING = ".staging-"
 
+NOTES = (".md", ".txt", ".log", ".csv", ".png", ".svg", ".pdf", ".html")
+"""What people put beside a checkpoint, and no loader of transformers reads but for these."""
+VOCABULARIES = ("vocab.txt", "merges.txt")
+
 FAILURES = 3
 """Saves in a row that may fail before the run ends."""
 
@@ -78,11 +82,14 @@ def _difference(folder: Path, name: str, size: int, known_hash: str) -> str | No
 
 
 def _stranger(folder: Path, expected: Iterable[str]) -> str | None:
-    """What has been put into the folder since: some loader might read it. What is hidden, none does."""
+    """What has been put into the folder since: some loader might read it, but not what is hidden, nor notes."""
     known = {folder / MANIFEST, *(folder / name for name in expected)}
     known |= {parent for path in known for parent in path.parents}
     strange = {path.relative_to(folder) for path in folder.rglob("*") if path not in known}
-    names = sorted(path.as_posix() for path in strange if not any(part.startswith(".") for part in path.parts))
+    hidden = {path for path in strange if any(part.startswith(".") for part in path.parts)}
+    names = sorted(
+        path.as_posix() for path in strange - hidden if path.suffix not in NOTES or path.name in VOCABULARIES
+    )
     return f"{names[0]} is none of its files" if names else None
 
 

@@ -266,7 +266,7 @@ def _may_differ(name: str) -> bool:
 def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
     """What is known of a run before any data are read."""
     names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in WAITING)
-    terms = {f"training.{name}": getattr(args, name) for name in names}
+    terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
     terms |= {"replicas": getattr(experiment, "replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
     given = experiment.as_dict()
     for section in SECTIONS:

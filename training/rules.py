@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 
+import torch
 from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -15,7 +16,8 @@ from config import section_fields
 from experiment import IN_ANY_CASE, Experiment
 from sections import SEEDS, ConfigError
 
-INTERVALS = ("logging_steps", "eval_steps", "save_steps")
+INTERVALS = ("logging", "eval", "save")
+NO_STEPS = "neither a number of steps nor a share of them; give a whole number, or one below 1"
 BACKENDS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
 DEBUGS = tuple(option.value for option in DebugOption)
 
@@ -26,15 +28,15 @@ def _at_most(most: int, *names: str) -> tuple:
 
 RULES = (
     (
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit",
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
          "eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb",
          "ddp_timeout"),
         lambda value: value >= 1,
         "too small; it must be at least 1",
     ),
     (
-        ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay",
-         "neftune_noise_alpha", "dataloader_num_workers"),
+        ("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps", "neftune_noise_alpha",
+         "dataloader_num_workers"),
         lambda value: value >= 0,
         "too small; it must be at least 0",
     ),
@@ -46,12 +48,7 @@ RULES = (
         lambda value: value >= 1 or value == -1,
         "too small; it must be at least 1, or -1 for training.num_train_epochs to tell",
     ),
-    (INTERVALS, lambda value: value > 0, "too small; it must be above 0, and the strategy `no` is for never"),
-    (
-        (*INTERVALS, "warmup_steps"),
-        lambda value: value <= 1 or value == int(value),
-        "neither a number of steps nor a share of them; give a whole number, or one below 1",
-    ),
+    (("warmup_steps",), lambda value: value <= 1 or value == int(value), NO_STEPS),
     _at_most(10**9, "max_steps", "warmup_steps", "ddp_timeout"),
     _at_most(10**6, "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
     _at_most(10**5, "gradient_accumulation_steps"),
@@ -77,7 +74,7 @@ RULES = (
         lambda value: all(key.strip() and equals for key, equals, _ in map(_halves, value.split(","))),
         "no list of options; write key=value,key=value, or leave it out",
     ),
-    (("hub_model_id", "run_name"), lambda value: value != "", "empty; leave it out, or give a name"),
+    (("hub_model_id",), lambda value: value != "", "empty; leave it out, or give a name"),
 )  # fmt: skip
 """Settings, what each must be by itself, and what is said of it if it is not. null is left to transformers."""
 
@@ -87,8 +84,8 @@ MAPPINGS = {
     "activation_checkpointing_kwargs": "{use_reentrant: false}",
 }
 """Settings that transformers takes as text too, and what they look like."""
-OF_LAYERS = ("every_n_layers", "offload")
-"""What transformers takes out of these before it calls torch, where its version has it."""
+SWITCHES = ("use_reentrant", "preserve_rng_state")
+"""Of torch's checkpointing, by whose signature they could be anything."""
 FOR_WORKERS = (
     "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
 )  # fmt: skip
@@ -140,28 +137,49 @@ def check_pairs(values: dict):
                 f"training.{name}={values[name]} is for workers; leave it out, or give training.dataloader_num_workers"
             )
     if values.get("ddp_backend") and "RANK" not in os.environ:
-        raise ConfigError(f"training.ddp_backend={values['ddp_backend']} is for several processes; leave it out")
+        warn(f"training.ddp_backend={values['ddp_backend']} is for several processes, and there is one")
+        values["ddp_backend"] = None
+    for kind in INTERVALS:
+        _check_interval(f"{kind}_steps", values, values.get(f"{kind}_strategy", "steps"))
     for section in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         _check_checkpointing(section, values.get(section) or {})
 
 
+def _check_interval(name: str, values: dict, strategy: str):
+    """Where the strategy goes by it."""
+    if (value := values.get(name)) is None or strategy != "steps":
+        return
+    if value <= 0:
+        raise ConfigError(
+            f"training.{name}={value} is too small; it must be above 0, and the strategy `no` is for never"
+        )
+    if value > 1 and value != int(value):
+        raise ConfigError(f"training.{name}={value} is {NO_STEPS}")
+
+
 def _check_checkpointing(section: str, given: dict):
-    """What torch's checkpointing is called with, and what transformers keeps for itself."""
-    known = {*inspect.signature(checkpoint).parameters, "preserve_rng_state"}
-    known -= {"function", "args", "kwargs", "context_fn"}  # the last is a function, which no file has
+    """What transformers keeps for itself, and the rest as torch's checkpointing takes it, tried on one number."""
     enable = getattr(PreTrainedModel, "activation_checkpointing_enable", None)
-    known |= {name for name in OF_LAYERS if enable and name in inspect.signature(enable).parameters}
+    own = {name: one for name, one in inspect.signature(enable).parameters.items() if name in given} if enable else {}
+    known = {*inspect.signature(checkpoint).parameters, "preserve_rng_state", *own}
+    known -= {"function", "args", "kwargs", "context_fn"}  # the last is a function, which no file has
     if unknown := set(given) - known:
         raise ConfigError(f"training.{section} has no {min(unknown)}; there are {', '.join(sorted(known))}")
     for name, value in given.items():
-        if name == "determinism_check":
-            is_right, allowed = value in ("default", "none"), "it takes default or none"
-        elif name == "every_n_layers":
+        wanted = own.get(name) or inspect.signature(checkpoint).parameters.get(name)
+        if name in SWITCHES or isinstance(wanted.default, bool):
+            is_right, allowed = isinstance(value, bool), "it takes true or false"
+        elif name in own:
             is_right, allowed = type(value) is int and value >= 1, "it takes a number of layers, 1 for each"
         else:
-            is_right, allowed = isinstance(value, bool), "it takes true or false"
+            continue
         if not is_right:
             raise ConfigError(f"training.{section}.{name}={value!r} is not allowed; {allowed}")
+    try:
+        tried = {"use_reentrant": False} | {name: value for name, value in given.items() if name not in own}
+        checkpoint(torch.cos, torch.ones(1, requires_grad=True), **tried)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"training.{section}={given} is not allowed; {' '.join(str(error).split())}") from None
 
 
 def check_compile_mode(mode: str | None):

@@ -95,6 +95,8 @@ def test_a_function_of_ones_own(tmp_path):
     assert equations.texts["train"][0][0].split()[1] == "o"
     assert len(equations.tokenizer) == 16 + 2 + 3  # 0 to 15, o and =, special tokens
     assert len(equations_of(operation, None)) == 97**2
+    file.write_text("import numpy as np\ndef far(a, b):\n    return np.maximum(a, b)\n")
+    assert equations_of(operation, 6) == [(a, b, max(a, b)) for a in range(6) for b in range(6)]
 
 
 # Splits

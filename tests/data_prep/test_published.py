@@ -138,6 +138,10 @@ def test_what_is_not_as_published_is_never_used(corpus, hub):
                 say([path.name for path in pathlib.Path("fetched").glob("[!.]*")])
                 shutil.rmtree("fetched", ignore_errors=True)
             path.write_bytes(content)
+        mark = pathlib.Path("hub/someone/tokens/kindling.json")
+        about = json.loads(mark.read_text())
+        about["files"]["train/new.bin"] = about["new"] = "of a later version"
+        mark.write_text(json.dumps(about))
         say(complaint(source="someone/tokens"))
     """)
     *messages, whole = said[::2]
@@ -155,11 +159,11 @@ MARKS = [
     ("kindling.json", [], "published by another version"),
     ("kindling.json", {"format": 3, "files": {}}, "published by another version"),
     ("kindling.json", {"format": 4, "files": ["a"]}, "published by another version"),
-    ("kindling.json", {"format": 4, "files": FILES | {"/a/0.npy": ""}}, "no part of"),
+    ("kindling.json", {"format": 4, "files": FILES | {"/a/0.npy": ""}}, "not in its folder"),
     (
         "kindling.json",
         {"format": 4, "files": FILES | {"train/../a": ""}},
-        "no part of",
+        "not in its folder",
     ),
 ]
 
@@ -298,6 +302,10 @@ def test_a_prepared_folder_is_a_source(corpus, tmp_path):
     made = prepare(corpus, CHARACTERS)
     moved = tmp_path / "elsewhere"
     shutil.move(made.folder, moved)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    manifest["splits"]["train"]["new"] = "of a later version"
+    (moved / "manifest.json").write_text(json.dumps(manifest))
+    (moved / "notes.md").touch()
     found = prepare(DataSection(source=str(moved)), TokenizerSection())
     assert (found.folder, found.info) == (moved, made.info)
     assert ids_of(found)

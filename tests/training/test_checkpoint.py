@@ -128,7 +128,9 @@ def test_what_the_disk_no_longer_gives_is_damaged(stopped, monkeypatch):
     assert newest_whole(stopped[0]) == stopped[0] / "checkpoint-2"
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "scaler.safetensors", "pytorch_model_fsdp_0/", "more/custom.py"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "scaler.safetensors", "pytorch_model_fsdp_0/", "more/custom.py", "vocab.txt"]
+)
 def test_what_was_put_into_a_checkpoint_is_seen(stopped, name):
     path = stopped[0] / "checkpoint-4" / name
     (path if name.endswith("/") else path.parent).mkdir(exist_ok=True)
@@ -137,8 +139,9 @@ def test_what_was_put_into_a_checkpoint_is_seen(stopped, name):
     assert damage(stopped[0] / "checkpoint-4") == f"{name.partition('/')[0]} is none of its files"
 
 
-def test_what_is_hidden_harms_no_checkpoint(stopped):
-    (stopped[0] / "checkpoint-4" / ".DS_Store").touch()
+@pytest.mark.parametrize("name", [".DS_Store", "notes.txt", "README.md"])
+def test_what_no_loader_reads_harms_no_checkpoint(stopped, name):
+    (stopped[0] / "checkpoint-4" / name).touch()
     assert damage(stopped[0] / "checkpoint-4") is None
 
 
