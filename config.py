@@ -21,7 +21,7 @@ from checks import as_folder
 from effects import refuse_vain
 from experiment import IN_ANY_CASE, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from fields import Field, read_fields
-from files import is_full
+from files import told_by_the_system
 from sections import ConfigError, TokenizerSection
 from surroundings import made_fit, tell_launcher
 from written import read_written
@@ -268,7 +268,8 @@ def one_sentence(program: str, words_are_all: bool = False):
 
         try:
             refuse_broken_token()
-            yield
+            with told_by_the_system():
+                yield
         except KeyboardInterrupt:
             print(f"\n{program}: interrupted", file=sys.stderr)
             sys.exit(130)
@@ -278,10 +279,6 @@ def one_sentence(program: str, words_are_all: bool = False):
             tell_launcher(sentence)
             print(sentence, file=sys.stderr)
             sys.exit(2)
-        except Exception as error:
-            if not is_full(error):
-                raise
-            sys.exit(f"{program}: {error}; make room there, and give the same command again")
 
 
 def run_script(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from files import file_name
 from sections import (
     CardSection,
     ConfigError,
@@ -227,7 +228,7 @@ class AlgorithmicExperiment(Experiment):
         return [self._replica(axes, labels, values) for values in combinations]
 
     def _replica(self, axes: list[tuple], labels: list[str], values: tuple) -> "AlgorithmicExperiment":
-        name = ",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True))
+        name = file_name(",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True)))
         replica = replace(self, name=name, replicas={})
         for (section, key, _), value in zip(axes, values, strict=True):
             replica = replica.with_value(section, key, value)

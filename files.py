@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from pathlib import Path
 import yaml
 
 from sections import ConfigError
+
+LONGEST_NAME = 200
+"""Bytes of a file's name; file systems have room for 255, and others are made of it, as `.NAME.json.new`."""
 
 
 def write_whole(path: Path, text: str):
@@ -28,6 +32,15 @@ def write_whole(path: Path, text: str):
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
+
+
+def file_name(text: str, longest: int = LONGEST_NAME) -> str:
+    """The text as the name of a file; of one that is too long the beginning, and a hash of it all."""
+    if len(text.encode("utf-8", "surrogateescape")) <= longest:
+        return text
+    hashed = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    beginning = text.encode("utf-8", "surrogateescape")[: longest - len(hashed) - 1]
+    return f"{beginning.decode('utf-8', 'ignore')}-{hashed}"
 
 
 def flush(path: Path):
@@ -107,6 +120,33 @@ def as_known(cls: type, values: dict):
     """An instance of a dataclass from what was saved, by this version or one that saves more."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@contextmanager
+def room_for(what: str, path: Path | str, remedy: str) -> Iterator[None]:
+    """A full disk in the block is a `ConfigError` that says it of `path`, and `what` it is called."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise ConfigError(f"{what}{path} has no room left ({error}); {remedy}") from error
+
+
+@contextmanager
+def told_by_the_system() -> Iterator[None]:
+    """What the system refuses to any command: a name that is too long is a `ConfigError`, a full disk the exit code 1
+    and a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise ConfigError(f"{str(error.filename)[:60]}... is too long a name; give a shorter one") from None
+        if not is_full(error):
+            raise
+        sys.exit(f"there is no room left ({error}); make room, and give the same command again")
 
 
 def refuse_unwritable(folder: Path, what: str):

@@ -1,5 +1,6 @@
 """Arrays in files that are on the disk before anything counts on them."""
 
+import io
 import os
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class TokenFile:
 
 def save_array(path: Path, array: np.ndarray):
     """As `np.save`, and on the disk when it returns."""
+    whole = io.BytesIO()
+    np.save(whole, array)
     with path.open("wb") as file:
-        np.save(file, array)
+        file.write(whole.getbuffer())  # not by numpy, whose complaint of a full disk does not say so
         file.flush()
         os.fsync(file.fileno())

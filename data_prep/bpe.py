@@ -12,6 +12,7 @@ import gigatoken
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from files import room_for
 from sections import ConfigError
 
 from .long_text import Text
@@ -34,7 +35,8 @@ def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
     if vocab_size < smallest:
         raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small; 256 bytes and 2 special tokens need 258")
     with tempfile.TemporaryDirectory(prefix="kindling-") as folder:
-        files = _write(texts, Path(folder))
+        with room_for("the folder for temporary files, ", folder, "make room there, or set TMPDIR to another"):
+            files = _write(texts, Path(folder))
         with _silent():
             # No special tokens for it: it would take them out of the text.
             source = gigatoken.TextFileSource(files, NO_TEXT)

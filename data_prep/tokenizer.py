@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from config import one_sentence
-from files import refuse_unwritable
+from files import file_name, refuse_unwritable
 from hub import find_folder
 from sections import ConfigError, DataSection, TokenizerSection
 
@@ -243,7 +243,8 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     folder = (
-        arguments.output or Path("prepared", "tokenizers") / f"{Path(arguments.source).stem}-{arguments.vocab_size}"
+        arguments.output
+        or Path("prepared", "tokenizers") / f"{file_name(Path(arguments.source).stem)}-{arguments.vocab_size}"
     )
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another --output")

@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from config import load_experiment, run_script
-from files import no_empty_folders, write_json
+from files import file_name, no_empty_folders, room_for, write_json
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
@@ -71,7 +71,7 @@ class Preparation:
             identity["vocabulary"] = self._load_tokenizer().backend_tokenizer.to_str()
         fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         names = "-".join(Path(name).stem for name in data.mixture or [data.source])
-        self.folder = Path(data.cache_dir) / f"{names[:LONGEST_NAME]}-{section.kind}-{fingerprint}"
+        self.folder = Path(data.cache_dir) / f"{file_name(names[:LONGEST_NAME])}-{section.kind}-{fingerprint}"
 
     def _load_tokenizer(self):
         """The one at `tokenizer.path`, or a copy that an earlier preparation has made, if there is none any more."""
@@ -111,18 +111,23 @@ class Preparation:
 
     def _make(self, until: int | None):
         self.folder.mkdir(exist_ok=True)
+        remedy = "make room, or choose another; the same command goes on from here"
         try:
-            if not (self.folder / "tokenizer").exists():
-                self._refuse_unfit()
-                self._make_tokenizer()
-            if not (self.folder / REQUEST).exists():
-                write_json(self.folder / REQUEST, request(self.data, self.section))
-            self._make_tokens(until)
+            with room_for("data.cache_dir=", self.data.cache_dir, remedy):
+                self._make_what_is_missing(until)
         finally:
             if not self._has_work():
                 shutil.rmtree(self.folder)
                 # While it is held: who waits for it finds that it is gone.
                 Path(lock_of(self.folder).lock_file).unlink(missing_ok=True)
+
+    def _make_what_is_missing(self, until: int | None):
+        if not (self.folder / "tokenizer").exists():
+            self._refuse_unfit()
+            self._make_tokenizer()
+        if not (self.folder / REQUEST).exists():
+            write_json(self.folder / REQUEST, request(self.data, self.section))
+        self._make_tokens(until)
 
     def _has_work(self) -> bool:
         """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""

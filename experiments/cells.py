@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from config import KINDS, ROOT, load_experiment
-from files import read_mapping, read_rows, write_json
+from files import file_name, read_mapping, read_rows, write_json
 from sections import ConfigError
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
@@ -215,7 +215,7 @@ def _axis(key: str, values) -> list[tuple]:
 
 def _cell(axes: dict, settings: dict, runs: Path) -> Cell:
     name = ",".join(f"{axis}={_text(value)}" for axis, value in axes.items()).removeprefix("cell=")
-    name = re.sub(r"[^\w.,=+-]+", "_", name)
+    name = file_name(re.sub(r"[^\w.,=+-]+", "_", name))
     if not isinstance(settings["config"], str):
         raise ConfigError(f"the cell {name} has no configuration; write `config: FILE` in the sweep or in its row")
     if taken := [key for key in SET_BY_THE_SWEEP if key in settings]:

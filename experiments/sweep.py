@@ -231,6 +231,8 @@ def stop(running: dict[subprocess.Popen, Cell]):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         with one_sentence("experiments.sweep"):
             sys.exit(main(parse_arguments()))

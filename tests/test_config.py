@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,7 +13,7 @@ import torch
 import transformers
 
 from config import KINDS, ROOT, ConfigError, build, describe_sections, load_experiment, one_sentence, section_fields
-from experiment import AlgorithmicExperiment
+from experiment import REPLICABLE, AlgorithmicExperiment
 from fields import read_fields
 from modeling.configuration_kindling import KindlingLlamaConfig
 from training.arguments import training_arguments
@@ -206,6 +207,15 @@ def test_every_setting_has_a_meaning_and_a_line_of_help():
         for name, field in section_fields(section).items():
             assert f"  {name}  (" in text
             assert field.meaning, f"{section}.{name} has no line of meaning"
+
+
+def test_folders_of_replicas_have_names_that_fit():
+    lists = {section: {key: [0.1234567890123456] for key in keys} for section, keys in REPLICABLE.items()}
+    lists["training"]["seed"] = [0, 1]
+    fast = load_experiment(str(ROOT / "configs/algorithmic/fast.yaml"), [], AlgorithmicExperiment)
+    names = [Path(one.training["output_dir"]).name for one in replace(fast, replicas=lists).replicated()]
+    assert len(set(names)) == 2
+    assert {len(name) for name in names} == {200}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)

@@ -1,5 +1,6 @@
 """A file that is written anew is at every moment the old one or the new one."""
 
+import errno
 import json
 import os
 import resource
@@ -8,16 +9,34 @@ import pytest
 
 from files import (
     append_whole,
+    file_name,
     no_empty_folders,
     read_mapping,
     read_rows,
     refuse_unwritable,
     sha256,
+    told_by_the_system,
     told_of,
     write_json,
     write_whole,
 )
 from sections import ConfigError
+
+
+def test_a_name_is_cut_where_it_is_too_long():
+    assert file_name("a" * 200) == "a" * 200
+    assert len(file_name("a" * 201)) == 200
+    assert file_name("ü" * 150) != file_name("ü" * 151)
+    assert len(file_name("ü" * 150).encode()) <= 200
+
+
+def test_a_name_that_is_too_long_is_a_mistake_and_a_full_disk_an_end(tmp_path):
+    with pytest.raises(ConfigError, match="is too long a name; give a shorter one"), told_by_the_system():
+        (tmp_path / ("x" * 300)).touch()
+    with pytest.raises(SystemExit, match="there is no room left "), told_by_the_system():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), told_by_the_system():
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_kill_while_it_is_written_leaves_the_old_one(tmp_path, monkeypatch):

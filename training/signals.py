@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished, the run is saved, and the exit code says what ended it."""
+"""SIGTERM, SIGINT and SIGHUP: the step is finished, the run is saved, and the exit code says what ended it."""
 
 import os
 import select
@@ -30,6 +30,11 @@ def silence_broken_pipes():
             os.close(nowhere)
 
 
+def is_left_to_nohup(number: int) -> bool:
+    """Whether a signal is the terminal's end, which `nohup` or a shell has this process ignore."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
 class EvaluationCutOff(BaseException):
     """A signal has come during an evaluation, which may take longer than the run has time left. It is no error."""
 
@@ -40,7 +45,7 @@ class Signals(TrainerCallback, ExportableState):
     An evaluation is cut off by `EvaluationCutOff`, or left out; that the run `owes` one is kept in the checkpoint.
     """
 
-    HEEDED = (signal.SIGTERM, signal.SIGINT)
+    HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self):
         self.came = 0
@@ -60,7 +65,8 @@ class Signals(TrainerCallback, ExportableState):
         if threading.current_thread() is not threading.main_thread():  # where Python lets nobody do so
             yield
             return
-        before = {one: signal.signal(one, self._answer) for one in self.HEEDED}
+        heeded = [one for one in self.HEEDED if not is_left_to_nohup(one)]
+        before = {one: signal.signal(one, self._answer) for one in heeded}
         self._is_heeding = True
         try:
             yield

@@ -1,11 +1,13 @@
 """Prepared folders: made once, found again, gone on with after an interruption; nothing dropped, nothing twice."""
 
+import errno
 import hashlib
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from threading import Event
 from time import sleep
 
@@ -14,9 +16,11 @@ import pytest
 import zstandard
 
 from data_prep import tokens, writer
+from data_prep.arrays import TokenFile, save_array
 from data_prep.prepared import SplitInfo
 from data_prep.tokenizer import train_characters, wrap
 from data_prep.tokens import prepare
+from files import is_full
 from sections import ConfigError, DataSection, TokenizerSection
 
 
@@ -89,6 +93,40 @@ def test_what_the_first_documents_tell_is_said_before_a_vocabulary_is_learnt(cor
     monkeypatch.setattr(tokens.tokenizers, "build_tokenizer", None)  # it is not come to
     with pytest.raises(ConfigError, match=r"data\.group_field=meta is in no document of validation; leave it out"):
         prepare(replace(corpus, group_field="meta"), TokenizerSection())
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("bpe._write", OSError(errno.ENOSPC, "No space left on device")),
+        ("tokenizer.save", Exception("No space left on device (os error 28)")),
+        ("tokens.write_json", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        ("writer.TokenFile.append", OSError(errno.ENOSPC, "No space left on device")),
+        ("writer.save_array", OSError(errno.ENOSPC, "No space left on device")),
+        ("writer.write_whole", OSError(errno.EDQUOT, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(corpus, monkeypatch, where, error):
+    def full(*_, **__):
+        raise error
+
+    section = TokenizerSection(vocab_size=300)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"data_prep.{where}", full)
+        with pytest.raises(ConfigError, match=r"has no room left \(.*\); make room") as told:
+            prepare(corpus, section)
+    assert (f"data.cache_dir={corpus.cache_dir}" in str(told.value)) == (where != "bpe._write")
+    assert prepare(corpus, section).info["train"].documents == 15
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_every_writer_says_that_a_disk_is_full():
+    with pytest.raises(OSError, match="No space left") as told:
+        save_array(Path("/dev/full"), np.arange(100_000))
+    assert is_full(told.value)
+    with pytest.raises(OSError, match="No space left") as told:
+        TokenFile(Path("/dev/full"), "<u2").append(np.arange(100_000))
+    assert is_full(told.value)
 
 
 def test_other_work_in_the_same_place_stays(corpus, tmp_path):

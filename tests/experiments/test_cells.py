@@ -58,6 +58,21 @@ def test_cells_are_those_of_the_grid_and_then_of_the_list(sweep_file, tmp_path):
     assert read_sweep(sweep_file(), runs=tmp_path / "else").cells[4].folder == tmp_path / "else" / "longest"
 
 
+def test_long_names_become_short_ones_that_differ(sweep_file):
+    """Of twelve axes; what is made of a name fits into the 255 bytes that file systems have room for."""
+    axes = "".join(f"  training.a_long_setting_number_{i}: [0.{i}, 1.{i}]\n" for i in range(8))
+    text = f"script: train_algorithmic.py\nconfig: base.yaml\ngrid:\n{axes}  model.kürzer: [{'ü' * 90}]\n"
+    names = [cell.name for cell in read_sweep(sweep_file(text)).cells]
+    assert len(set(names)) == 2**8
+    assert max(len(f".{name}.json.new".encode()) for name in names) <= 255
+    assert names == [cell.name for cell in read_sweep(sweep_file(text)).cells]
+    assert all(name.startswith("a_long_setting_number_0=") for name in names)
+    cell = read_sweep(sweep_file(text)).cells[0]
+    cell.folder.mkdir(parents=True)
+    cell.write_record({"pid": 1})
+    assert cell.record == {"pid": 1}
+
+
 def test_overrides_of_the_command_win(sweep_file):
     sweep = read_sweep(sweep_file(), ["training.max_steps=3", "model.norm=layernorm"])
     assert {cell.settings["training.max_steps"] for cell in sweep.cells} == {"3"}

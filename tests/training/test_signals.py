@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, wherever they land: the step is finished and saved, and the run goes on as if nothing was."""
+"""SIGTERM, SIGINT and SIGHUP, wherever they land: the step is finished and saved, and the run goes on unharmed."""
 
 import math
 import os
@@ -65,6 +65,25 @@ def stopped(folder, number, phase, **options):
         trainer.train()
 
     return in_a_child(work)
+
+
+def test_a_terminal_that_hangs_up_ends_the_run_saved(tmp_path, whole, capfd):
+    assert stopped(tmp_path, signal.SIGHUP, "forward", **NEVER) == 128 + signal.SIGHUP
+    assert "SIGHUP: the run ends after step 3 of 6; it is saved, go on with" in capfd.readouterr().err
+    assert damage(tmp_path / "checkpoint-3") is None
+    assert same(weights(go_on(tmp_path)), whole)
+
+
+def test_a_hang_up_that_nohup_has_ignored_stays_so(tmp_path, whole):
+    def work():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, before it starts the run
+        trainer, _ = prepare(tmp_path, **OPTIONS | NEVER)
+        interrupted(trainer, signal.SIGHUP, "forward")
+        trainer.train()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert same(weights(trainer), whole)
+
+    assert in_a_child(work) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
