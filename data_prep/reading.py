@@ -37,28 +37,28 @@ class Fault:
 class Reading:
     """Counts of a split's records so far. Faults are also written to `quarantine`, a file of JSON lines.
 
-    `limit` is the largest share of faults, judged from the 1,000th record on, and by `judge` at the split's end. Where
-    a split is made of several, each has a `part` of the reading, which is judged by itself.
+    `limit` is the largest share of faults, judged from the 1,000th record on, and by `judge` at the split's end: those
+    of a split that is held out from another together with the other's. Where a split is made of several, each has a
+    `part` of the reading, which is judged by itself.
     """
 
-    def __init__(
-        self, limit: float = 0.0, quarantine: Path | None = None, records=0, empty=0, faults=0, reasons=None, parts=None
-    ):
-        """`records` and the following are those of `counts`, to go on with."""
-        self.limit, self.quarantine = limit, quarantine
-        self._records, self._empty, self._faults = records, empty, faults
-        self._reasons = Counter(reasons)
-        self.parts = {name: Reading(limit, quarantine, **counts) for name, counts in (parts or {}).items()}
+    def __init__(self, limit: float = 0.0, quarantine: Path | None = None, is_held_out: bool = False, **counts):
+        """`counts` are those of `counts()`, to go on with."""
+        self.limit, self.quarantine, self.is_held_out = limit, quarantine, is_held_out
+        self._records, self._empty, self._faults = (counts.get(name, 0) for name in ("records", "empty", "faults"))
+        self._reasons = Counter(counts.get("reasons"))
+        self.parts = {name: Reading(limit, quarantine, **part) for name, part in counts.get("parts", {}).items()}
+        self.before = Reading(limit, **counts["before"]) if counts.get("before") else None
+        """The records that come before the split, and are held out for another."""
+        self.is_passing = False
+        """Whether what is read now is of those."""
         self.bytes = 0
         """Of the files as they are on disk."""
         self.last: Fault | None = None
-        self.is_passing = False
-        """Whether what is read now is held out for another split, so that it counts for `before` alone."""
-        self.before: Reading | None = None
 
-    def part(self, name: str) -> "Reading":
+    def part(self, name: str, is_held_out: bool) -> "Reading":
         """The reading of one of several splits, whose records are counted here as well."""
-        return self.parts.setdefault(name, Reading(self.limit, self.quarantine))
+        return self.parts.setdefault(name, Reading(self.limit, self.quarantine, is_held_out))
 
     def pass_by(self):
         """From here on records are held out for another split, until `is_passing` is set back."""
@@ -88,7 +88,7 @@ class Reading:
         self._reasons[kind or fault.reason] += 1
         self.last = fault
         if self.quarantine is not None:
-            with self.quarantine.open("a", encoding="utf-8") as file:
+            with self.quarantine.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(asdict(fault), ensure_ascii=False) + "\n")
         self._count()
 
@@ -101,14 +101,19 @@ class Reading:
         """At the end of a split that holds documents: `ConfigError` if too many of its records are faults."""
         if self.documents:
             for reading in (self, *self.parts.values()):
-                reading._judge()
+                if not reading.is_held_out:
+                    reading._judge()
 
     def _judge(self):
-        if self._faults <= self.limit * self._records:
+        before = self.before or NOTHING
+        records, faults = self._records + before._records, self._faults + before._faults
+        if faults <= self.limit * records:
             return
-        share = self._faults / self._records
+        empty, reasons = self._empty + before._empty, self._reasons + before._reasons
+        both = Reading(records=records, empty=empty, faults=faults, reasons=reasons)
+        both.last, share = self.last or before.last, faults / records
         raised = f", or raise the limit to {math.ceil(share * 1000) / 1000:g}" if share < 1 else ""
-        raise ConfigError(f"{self}, more than data.bad_records={self.limit:g}; {self.remedy}{raised}")
+        raise ConfigError(f"{both}, more than data.bad_records={self.limit:g}; {both.remedy}{raised}")
 
     @property
     def remedy(self) -> str:
@@ -144,8 +149,15 @@ class Reading:
 
     def counts(self) -> dict:
         """What to go on with after an interruption."""
-        own = {"records": self._records, "empty": self._empty, "faults": self._faults, "reasons": dict(self._reasons)}
-        return own | {"parts": {name: part.counts() for name, part in self.parts.items()}}
+        return {
+            "records": self._records,
+            "empty": self._empty,
+            "faults": self._faults,
+            "reasons": dict(self._reasons),
+            "is_held_out": self.is_held_out,
+            "before": self.before and self.before.counts(),
+            "parts": {name: part.counts() for name, part in self.parts.items()},
+        }
 
     def __str__(self) -> str:
         last = next((one.last for one in (self, *self.parts.values()) if one.last), None)
@@ -153,6 +165,9 @@ class Reading:
         if len(self.reasons) > 1 or not last:
             told.append(in_words(self.reasons))
         return f"{self.faults:,} of {self.records:,} records are no documents ({'; '.join(filter(None, told))})"
+
+
+NOTHING = Reading()
 
 
 def in_words(reasons: dict[str, int]) -> str:

@@ -206,7 +206,7 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
         validation = splits["validation"]
     else:
         held_out = data.validation_documents or HELD_OUT_DOCUMENTS
-        return train.cut(held_out, limit and held_out + limit), train.cut(0, held_out)
+        return train.cut(held_out, limit and held_out + limit), replace(train.cut(0, held_out), is_held_out=True)
     return train.cut(0, limit), validation.cut(0, data.validation_documents)
 
 

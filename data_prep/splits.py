@@ -7,6 +7,7 @@ groups apart.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from .long_text import Text
@@ -36,16 +37,22 @@ class Split:
     """How many there are at most, where that is known beforehand."""
     revisions: Mapping[str, str] = field(default_factory=dict)
     """The commits of the Hub that it is read at, by data set."""
+    is_held_out: bool = False
+    """Whether the rest of its source is another split, together with which its bad records are judged."""
     notes: tuple[str, ...] = ()
     """Sentences on how its source is read, for whoever prepares it."""
     thin: Callable[[int], "Split"] | None = None
     """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
     def __iter__(self) -> Iterator[dict]:
-        reading = Reading(self.bad_records)
+        reading = self.reading()
         for document, _ in self.read_from(None, reading):
             yield document
         reading.judge()
+
+    def reading(self, quarantine: Path | None = None, counts: dict | None = None) -> Reading:
+        """One of this split, which goes on with `counts` where there are some."""
+        return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
 
     def cut(self, start: int, stop: int | None) -> "Split":
         """The documents from `start` up to `stop` (None: the end)."""
@@ -118,7 +125,9 @@ def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
 
     def read_from(place: Place, reading: Reading):
         places, sizes = place or (dict.fromkeys(splits), dict.fromkeys(splits, 0))
-        readers = {name: split.read_from(places[name], reading.part(name)) for name, split in splits.items()}
+        readers = {
+            name: split.read_from(places[name], reading.part(name, split.is_held_out)) for name, split in splits.items()
+        }
         while True:
             name = min(splits, key=lambda name: sizes[name] / weights[name])
             document, after = next(readers[name], (None, None))
@@ -139,7 +148,8 @@ def one_after_another(splits: Mapping[str, Split]) -> Split:
     def read_from(place: Place, reading: Reading):
         first, inner = place or (0, None)
         for index in range(first, len(names)):
-            for document, after in splits[names[index]].read_from(inner, reading.part(names[index])):
+            split = splits[names[index]]
+            for document, after in split.read_from(inner, reading.part(names[index], split.is_held_out)):
                 yield {"group": names[index]} | document, (index, after)
             inner = None
 

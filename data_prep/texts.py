@@ -19,10 +19,10 @@ class Texts:
         self.split = split.thin(most_bytes) if split.thin and most_bytes else split
         self.most_documents, self.most_bytes = most_documents, most_bytes
         self.documents = self.bytes = 0
-        self.reading = Reading()
+        self.reading, self.is_whole = Reading(), self.split is split
 
     def __iter__(self) -> Iterator[Text]:
-        reading = self.reading = Reading(self.split.bad_records)
+        reading = self.reading = self.split.reading()
         by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
         by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
         with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
@@ -41,7 +41,8 @@ class Texts:
                 if self.documents == self.most_documents:
                     break
             else:
-                reading.judge()
+                if self.is_whole:
+                    reading.judge()
             bar.total = bar.n  # a budget that there was not enough text for is no measure
             bar.set_postfix_str("learning from them")
 

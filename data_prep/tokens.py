@@ -33,7 +33,6 @@ from . import tokenizer as tokenizers
 from .encoder import Encoder
 from .prepared import PROMPTS, PreparedData, summary
 from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
-from .reading import Reading
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, LOCKS, POLL_SECONDS, lock_of
 from .writer import Journal, SplitWriter
@@ -100,7 +99,7 @@ class Preparation:
                         self._make(until)
         for name, split in self.splits.items():  # which an earlier preparation may have been less strict with
             if (journal := Journal.load(self.folder / name)).finished:
-                Reading(split.bad_records, **journal.reading).judge()
+                split.reading(counts=journal.reading).judge()
         return PreparedData(self.folder)
 
     def _has(self, until: int | None) -> bool:

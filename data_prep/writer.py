@@ -97,7 +97,7 @@ class SplitWriter:
         `held_out` are the hashes of texts that should not occur; None is for the split that they come from.
         `ConfigError` if the split holds no documents.
         """
-        reading = Reading(self.split.bad_records, self._quarantine(), **self.journal.reading)
+        reading = self.split.reading(self._quarantine(), self.journal.reading)
         documents = self.split.read_from(self.journal.place, reading)
         with Progress(self.folder.name, self.split, self.journal, reading, until) as progress:
             while not self.journal.has(until):

@@ -307,11 +307,35 @@ def test_of_a_mixture_each_part_is_judged(tmp_path):
         train_documents=2000, cache_dir=str(tmp_path / "prepared"),
     )  # fmt: skip
     section = TokenizerSection(kind="characters")
-    with pytest.raises(ConfigError, match=r"20 of 40 records are no documents \(the last: .*bad.jsonl.*than data.bad"):
+    with pytest.raises(
+        ConfigError, match=r"300 of 600 records are no documents \(the last: .*bad.jsonl.*than data.bad"
+    ):
         prepare(data, section)
     whole = prepare(replace(data, bad_records=0.6), section)
     for info in whole.info.values():
         assert info.reasons == {"text is no column": info.groups["bad.jsonl"]["documents"]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_split_is_judged_with_what_is_held_out_from_it(tmp_path, streaming):
+    """One bad record among the five of validation does not stop a corpus of 2,000."""
+    section, bad = TokenizerSection(kind="characters"), {1} | {270 * i for i in range(1, 8)}
+    lines = ("{}" if i in bad else f'{{"text": "document {i}"}}' for i in range(2000))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    data = DataSection(
+        source=str(tmp_path / "corpus.jsonl"), validation_documents=5, cache_dir=str(tmp_path / "prepared"),
+        bad_records=0.006, streaming=streaming,
+    )  # fmt: skip
+    prepared = prepare(data, section)
+    assert [prepared.info[split].quarantined for split in ("validation", "train")] == [1, 7]
+    for limit, is_enough in ((0.0039, False), (0.0041, True)):
+        if is_enough:
+            prepare(replace(data, bad_records=limit), section)
+        else:
+            with pytest.raises(
+                ConfigError, match=r"8 of 2,000 records are no documents \(8 x text is no column\), more"
+            ):
+                prepare(replace(data, bad_records=limit), section)
 
 
 def test_what_is_held_out_is_counted_once(corpus, tmp_path):

@@ -194,7 +194,9 @@ def test_faults_are_written_down(tmp_path):
     journal = write(tmp_path, split_of({"text": "ab"}, None, {"text": "cd"}))
     (line,) = (tmp_path / "train" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line) == {"file": "corpus.jsonl", "record": 2, "offset": 0, "reason": "not good"}
-    assert journal.reading == {"records": 3, "empty": 0, "faults": 1, "reasons": {"not good": 1}, "parts": {}}
+    assert {name: journal.reading[name] for name in ("records", "empty", "faults", "reasons")} == {
+        "records": 3, "empty": 0, "faults": 1, "reasons": {"not good": 1}
+    }  # fmt: skip
 
 
 def test_a_split_of_nothing_says_why(tmp_path):
