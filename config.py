@@ -146,13 +146,13 @@ def load_experiment(
     checked["training"] = _known(kind.training_defaults, section_fields("training", kind)) | checked["training"]
     if checked["training"].get("output_dir") is None:
         checked["training"]["output_dir"] = f"runs/{Path(path).stem}"
-    checked["training"]["output_dir"] = as_folder("training.output_dir", checked["training"]["output_dir"])
+    run = checked["training"]["output_dir"] = as_folder("training.output_dir", checked["training"]["output_dir"])
     if checked["model"].get("path") is None:
         checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | checked["model"]
         checked["model"].pop("path", None)
     else:
         checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
-    experiment = kind(name=Path(path).stem, **{key: classes[key](**values) for key, values in checked.items()})
+    experiment = kind(name=Path(run).absolute().name, **{key: classes[key](**own) for key, own in checked.items()})
     refuse_vain(experiment, given)
     return experiment
 

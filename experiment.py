@@ -114,6 +114,7 @@ CHOSEN = {
     "training.do_eval": "true, with eval_strategy=no false",
     "training.dataloader_pin_memory": "true, on the CPU false",
     "training.hub_model_id": "the name of output_dir",
+    "training.run_name": "the name of output_dir",
 }
 """Defaults that are chosen when a run begins, in words."""
 
@@ -130,6 +131,7 @@ class Experiment:
     """A checked experiment. `model` and `training` stay dictionaries: their classes are too heavy to import here."""
 
     name: str
+    """The last part of `training.output_dir`, which is what a run is called wherever it is named."""
     model: dict
     data: DataSection | EquationsSection
     training: dict

@@ -3,14 +3,12 @@
 Without a prompt the model starts a text of its own. Text goes to the terminal as it is drawn.
 
     python generate.py runs/demo
-    python generate.py runs/demo --prompt "Once, by the river," --temperature 0.7 --seed 1
-    python generate.py runs/demo --prompt "In a small house" "Far beyond" --max-new-tokens 50
-    python generate.py runs/demo --prompt "Far beyond" --samples 3
+    python generate.py runs/demo --prompt "In a small house" "Far beyond" --temperature 0.7 --seed 1 --samples 3
     python generate.py runs/demo --interactive
     python generate.py runs/demo --score story.txt
 
---score reads files as training does: a text file is one document (or what the run's data.sample_by makes of it), of
-JSON lines, CSV and parquet files each record is one, and of a prompt and its completion the completion is scored.
+--score reads files as training does: a text file is one document, or cut by the run's data.sample_by; of JSON lines,
+CSV and parquet each record is one, and of a prompt with its completion the completion is scored.
 """
 
 import argparse
@@ -72,10 +70,10 @@ def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
 
 def given(arguments: argparse.Namespace) -> list[str]:
     """The prompts asked for; an empty one where none was."""
-    if arguments.file is None:
-        return arguments.prompt or [""]
     from data_prep.local_files import documents_of
 
+    if arguments.file is None:
+        return arguments.prompt or [""]
     return [str(document["text"]) for document in documents_of(arguments.file, sample_by="line")]
 
 

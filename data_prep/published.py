@@ -6,6 +6,7 @@ its files, with the SHA-256 of each: it is fetched whole into `data.cache_dir`, 
 
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -35,7 +36,7 @@ CARD = """---
 Tokens of {origin}, prepared with Kindling (`kindling-lm`) to train language models on.
 
 ```sh
-python train_lm.py CONFIG data.source={name}
+python train_lm.py CONFIG {source}
 ```
 
 | split | documents | tokens | MB of text |
@@ -256,6 +257,7 @@ def _card(name: str, manifest: dict, settings: dict) -> str:
     about = manifest["tokenizer"]
     return CARD.format(
         name=name,
+        source=shlex.quote(f"data.source={name}"),
         origin=origin,
         splits="\n".join(rows),
         licence=f"license: {known.lower()}\n" if known and " " not in known else "",

@@ -21,6 +21,7 @@ that the guard has ended is shown too, with the step from which on its loss or g
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from config import ROOT, one_sentence
@@ -173,7 +174,8 @@ def main(arguments: argparse.Namespace):
     runs, origins, kept = gather(sweep.cells, out)
     if not runs:
         raise ConfigError(
-            f"no cell of {arguments.sweep} is finished; start python -m experiments.sweep {arguments.sweep}"
+            f"no cell of {arguments.sweep} is finished; start "
+            f"python -m experiments.sweep {shlex.quote(str(arguments.sweep))}"
         )
     rows, labels = group(runs), wanted["labels"]
     lines = [

@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     run_cells(cells, sweep.script, arguments.jobs)
     states = Counter(cell.state.split()[0] for cell in cells)
     print(", ".join(f"{count} {state}" for state, count in states.items()))
-    print(f"report   python -m experiments.report {arguments.sweep}")
+    print(f"report   python -m experiments.report {shlex.quote(str(arguments.sweep))}")
     return int(states.total() > states["finished"])
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,30 @@ def test_generate_streams_every_prompt(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda _: next(answers))
     run_generate(monkeypatch, *common, "--interactive")
     assert capsys.readouterr().out == several
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("said", []),
+        ("a 'quoted' folder", ['sample.prompt=Once, it\'s "so" $HOME', "sample.temperature=0.5", "sample.seed=3"]),
+        ("dash", ["sample.prompt=--no option", "sample.temperature=0", "sample.max_new_tokens=5"]),
+    ],
+)
+def test_the_closing_words_prompt_for_the_very_sample_that_they_show(workshop, capsys, monkeypatch, name, overrides):
+    """What a shell makes of the last line prints what stands above it; and a run is called after its folder."""
+    once = ["training.max_steps=2", "training.eval_steps=2", "training.save_strategy=no"]
+    run = workshop(name, *once, *overrides)
+    told = capsys.readouterr().out.rstrip("\n")
+    shown, _, command = told[told.index(f"{run / 'curves.png'}\n\n") :].partition("\n\n")[2].rpartition("\n\n")
+    assert command.startswith("prompt it   python generate.py ")
+    words = shlex.split(command.removeprefix("prompt it   "))
+    assert words[2] == str(run)
+    run_generate(monkeypatch, *words[2:])
+    assert capsys.readouterr().out == shown + "\n"
+    card = (run / "README.md").read_text()
+    assert f"\n# {name}\n" in card
+    assert f"model={json.dumps(str(run))}, trust" in card
 
 
 def test_tokens_are_shown_as_they_are_drawn(tiny, monkeypatch):

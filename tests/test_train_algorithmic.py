@@ -1,6 +1,7 @@
 """`train_algorithmic.py` end to end: what a user types, what it leaves behind, and that it really learns arithmetic."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def test_a_run_is_itself_the_model(single):
     card = (single / "README.md").read_text()
     assert "divide modulo 7" in card
     assert "{" not in card.split("```")[0]
+
+
+def test_a_run_is_called_after_its_folder(workshop, capsys, monkeypatch):
+    """In its table, its card and the command that it ends with, which answers the prompt it names."""
+    run = workshop("of a config", f"training.output_dir={workshop.here / 'minus it'}").parent / "minus it"
+    told = capsys.readouterr().out
+    assert "\nminus it  " in told
+    assert "of a config" not in told
+    assert "\n# minus it\n" in (run / "README.md").read_text()
+    words = shlex.split(told.rstrip("\n").rpartition("\n")[2].removeprefix("prompt it   "))
+    monkeypatch.setattr(sys, "argv", words[1:])
+    generate.main(generate.parse_arguments())
+    assert capsys.readouterr().out.startswith(words[words.index("--prompt") + 1])
 
 
 def test_replicas_are_models_of_their_own(several, single):

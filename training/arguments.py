@@ -42,6 +42,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["resume_from_checkpoint"] = None  # read by `resume.py`
+    values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]
     refuse_half_launched(values["use_cpu"])
     check_each(values, experiment)
     check_pairs(values)

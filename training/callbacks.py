@@ -16,7 +16,7 @@ from sections import ConfigError, SampleSection
 
 from .checkpoint import disk_error
 from .curves import draw_curves
-from .generation import Sampling, encode_prompt
+from .generation import Sampling, encode_prompt, prompt_command
 
 
 def where_the_disk_allows(write: Callable) -> Callable:
@@ -97,6 +97,11 @@ class Samples(TrainerCallback):
         self.longest = min(self.ids.shape[1] + section.max_new_tokens, positions)
         if self.ids.shape[1] >= positions:
             raise ConfigError(f"sample.prompt has {self.ids.shape[1]} tokens and the model {positions}; shorten it")
+
+    def command(self, folder: Path) -> str:
+        """What draws the same text of the same weights, in `folder`."""
+        section = self.section
+        return prompt_command(folder, section.prompt, section.temperature, section.seed, section.max_new_tokens)
 
     @where_the_disk_allows
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002

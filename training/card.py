@@ -1,5 +1,6 @@
 """The model card of a run: what was trained on what, how long, how well, and how to do it again."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ Kindling (`kindling-lm`) on {source}.
 ```python
 from transformers import pipeline
 
-generator = pipeline("text-generation", model="{folder}", trust_remote_code=True)
+generator = pipeline("text-generation", model={folder}, trust_remote_code=True)
 print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 ```
 
@@ -108,7 +109,7 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
         CARD.format(
             metadata=_metadata(config, section, facts).to_yaml(),
             name=facts.name,
-            folder=folder,
+            folder=json.dumps(str(folder), ensure_ascii=False),
             source=facts.source,
             prompt=facts.prompt,
             do_sample=facts.do_sample,

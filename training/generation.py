@@ -1,6 +1,7 @@
 """Text from a trained model: loading it, checking what was asked, streaming what it says, scoring what others say."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from hub import is_hub_name
 from modeling.loading import load_causal_lm
 from sections import COLDEST, SEEDS, ConfigError
 
+TEMPERATURE = 0.8
+"""Of `generate.py`, if nothing else is asked for."""
 CONFIGS = ("config.json", "adapter_config.json")
 
 
@@ -53,6 +56,17 @@ class Sampling:
         return (drawing if self.temperature > 0 else {"do_sample": False}) | (
             {} if self.stop_at_end else {"eos_token_id": -1}  # an id that is never drawn
         )
+
+
+def prompt_command(folder: Path, prompt: str, temperature: float, seed: int = 0, max_new_tokens: int | None = None):
+    """What prints this text of a run's model again, as one would type it; `generate.py` has defaults for the rest."""
+    words = ["python", "generate.py", str(folder)]
+    if prompt:  # joined to its option, or one that begins with a dash would be another option
+        words += [f"--prompt={prompt}"] if prompt.startswith("-") else ["--prompt", prompt]
+    words += [] if temperature == TEMPERATURE else ["--temperature", f"{temperature:g}"]
+    words += [] if max_new_tokens is None else ["--max-new-tokens", str(max_new_tokens)]
+    words += [] if seed == 0 else ["--seed", str(seed)]
+    return shlex.join(words)
 
 
 def seeds_of(first: int, samples: int) -> range:

@@ -15,6 +15,7 @@ from .best import WAITING
 from .card import Facts, describe_flops, describe_optimizer, write_card
 from .checkpoint import ending_where_the_disk_is_full, exchanged
 from .curves import draw_accuracies
+from .generation import prompt_command
 from .processes import what_is_left_idle
 from .room import memory_line
 from .run import folder_of, read_provenance, resolve, write_settings
@@ -26,7 +27,7 @@ def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
     return [
         row | {name: row[name] // replicas for name in shared if name in row}
         for row in history
-        if row.get("replica") == replica
+        if row.get("replica") == replica or (replicas == 1 and "replica" in row)  # of a run that was renamed since
     ]
 
 
@@ -158,7 +159,7 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
         "",
         f"time        {seconds / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
-        f'prompt it   python generate.py {first.folder} --prompt "{prompt}" --temperature 0',
+        f"prompt it   {prompt_command(first.folder, prompt, temperature=0)}",
     ]
 
 

@@ -43,7 +43,8 @@ class Guard(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes")
         if before:
-            self.skipped, self.in_a_row = before["skipped"], before["in_a_row"]
+            self.skipped = before["skipped"]
+            self.in_a_row = dict(zip(self.in_a_row, before["in_a_row"].values(), strict=True))  # of a renamed run too
             self.losses.extend(before["losses"])
         if min(self.in_a_row.values()) >= self.section.skips_in_a_row:  # by which the run was ended, and goes on
             self.in_a_row = dict.fromkeys(self.in_a_row, 0)

@@ -72,7 +72,7 @@ class Report(TrainerCallback):
             with ending_where_the_disk_is_full():
                 self.write_card(trainer.args, trainer.model.config, metrics)
                 write_json(self.folder / "metrics.json", metrics)  # last, for it says that the run is finished
-            print("\n".join(_conclusion(self.folder, metrics, self.samples.last)))
+            print("\n".join(_conclusion(self.folder, metrics, self.samples)))
         trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
 
     def metrics(self, state: TrainerState) -> dict:
@@ -229,7 +229,7 @@ def _passes(experiment: LanguageExperiment, metrics: dict) -> str:
     return f"streamed, {metrics['epochs']:.0f} whole passes" + (f" of {tokens:,}" if tokens else "")
 
 
-def _conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
+def _conclusion(folder: Path, metrics: dict, samples: Samples) -> list[str]:
     """What came out: the loss against its floor and by group, a sample, and what to do next."""
     lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
     if "eval_bits_per_byte" in metrics:
@@ -243,7 +243,7 @@ def _conclusion(folder: Path, metrics: dict, sample: str) -> list[str]:
         f"time        {metrics['seconds'] / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
         "",
-        *sample.splitlines(),
+        samples.last,
         "",
-        f"prompt it   python generate.py {folder}",
+        f"prompt it   {samples.command(folder)}",
     ]

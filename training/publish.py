@@ -61,7 +61,7 @@ def _names(repository: str) -> dict[str, str]:
     """Where a card names its run, and what it says there on the Hub."""
     title = repository.partition("/")[2]
     return {
-        r'model="[^"]*"': f'model="{repository}"',
+        r'model="(?:[^"\\]|\\.)*"': f'model="{repository}"',
         r"(?m)^# .*$": f"# {title}",
         r"(?m)^- name: .*$": f"- name: {title}",
     }

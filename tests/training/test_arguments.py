@@ -17,6 +17,12 @@ def arguments(tmp_path):
     return lambda *overrides: training_arguments(load_experiment(str(path), list(overrides)))
 
 
+def test_trackers_know_a_run_by_its_folder(arguments):
+    assert arguments().run_name == "run"
+    assert arguments("training.output_dir=runs/minus/").run_name == "minus"
+    assert arguments("training.run_name=mine").run_name == "mine"
+
+
 @pytest.mark.parametrize("metric", ["loss", "perplexity", "eval_bits_per_byte", "loss/ArXiv"])
 @pytest.mark.parametrize("asked_for", ["load_best_model_at_end=true", "save_strategy=best"])
 def test_the_lowest_is_the_best(arguments, metric, asked_for):
