@@ -7,14 +7,15 @@ among it; nothing is approximated. What has no effect in inference is dropped: h
 itself and leaves in what it saves. Pickled weights are not read.
 
     python -m modeling.native SOURCE OUT
+    python -m modeling.native SOURCE OUT.gguf
 """
 
 import argparse
 import copy
+import dataclasses
 import json
 import tempfile
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 
 from .configuration_kindling import KindlingConfig
+from .gguf_file import gguf_fields, import_gguf, write_gguf
 from .loading import load_causal_lm
 from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, listed, native_of, require
 
@@ -78,7 +80,7 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
     ours["intermediate_size"] = ours["intermediate_size"] or 4 * ours["hidden_size"]
     if native is GPT2:
         ours["mlp"] = ACTIVATIONS[ours["mlp"]]
-    floats = {field.name for field in fields(KindlingConfig) if field.type == float | int}
+    floats = {field.name for field in dataclasses.fields(KindlingConfig) if field.type == float | int}
     return native.family(**{name: float(value or 0) if name in floats else value for name, value in ours.items()})
 
 
@@ -121,13 +123,18 @@ def read_model(source: str) -> PreTrainedModel:
     return model if isinstance(model.config, KindlingConfig) else from_native(model)
 
 
-def convert(source: str, out: Path) -> str:
+def convert(source: str, out: Path, gguf: bool = False) -> str:
     """Write the counterpart of the checkpoint `source` (a folder or a Hub id) to `out`, and say so in one line.
 
     Our models become native ones and the other way round; a tokenizer goes along. `out` must be new or empty and
-    appears complete or not at all. A source that does not load is a `ValueError`, as one without a counterpart is.
+    appears complete or not at all. With `gguf`, or an `out` that ends so, either kind becomes a file for llama.cpp,
+    called model.gguf where `out` is a folder. A source that does not load is a `ValueError`, as one without a
+    counterpart is.
     """
     out = Path(out).resolve()
+    gguf = gguf or out.suffix == ".gguf"
+    if gguf:
+        import_gguf()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already; give a new or an empty folder")
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
@@ -139,20 +146,49 @@ def convert(source: str, out: Path) -> str:
     with _told_of(source):
         model = load_causal_lm(source)
     tokenizer = read_tokenizer(source)
-    ours = isinstance(model.config, KindlingConfig)
-    converted = to_native(model) if ours else from_native(model)
+    converted = _counterpart(model, gguf)
+    fields = gguf_fields(converted, tokenizer) if gguf else None
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as staging:
         staged = Path(staging) / out.name
-        converted.save_pretrained(staged)
-        if tokenizer is not None:
-            _save_tokenizer(tokenizer, staged)
+        if gguf:
+            _save_gguf(converted, fields, staged)
+        else:
+            _save(converted, tokenizer, staged)
         staged.replace(out)
     with_tokenizer = "no tokenizer" if tokenizer is None else "with its tokenizer"
-    lost = listed(native_of(model.config).dropouts_lost(model.config)) if ours else ""
-    lost = f", without {lost}" if lost else ""
-    return f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}{lost}"
+    return (
+        f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}{_lost(model)}"
+    )
+
+
+def _counterpart(model, gguf):
+    """A native model of ours and the other way round, but for a GGUF file a native one in any case."""
+    if isinstance(model.config, KindlingConfig):
+        return to_native(model)
+    ours = from_native(model)
+    return to_native(ours) if gguf else ours
+
+
+def _lost(model):
+    if not isinstance(model.config, KindlingConfig):
+        return ""
+    dropouts = native_of(model.config).dropouts_lost(model.config)
+    return f", without {listed(dropouts)}" if dropouts else ""
+
+
+def _save_gguf(model, fields, path):
+    if path.suffix != ".gguf":
+        path.mkdir()
+        path /= "model.gguf"
+    write_gguf(model, fields, path)
+
+
+def _save(model, tokenizer, folder):
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder)
 
 
 def _save_tokenizer(tokenizer, folder):
@@ -163,7 +199,7 @@ def _save_tokenizer(tokenizer, folder):
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     about = json.loads(path.read_text(encoding="utf-8"))
-    if about["tokenizer_class"] == "TokenizersBackend":
+    if about.get("tokenizer_class") == "TokenizersBackend":
         about["tokenizer_class"] = "PreTrainedTokenizerFast"
     about["add_bos_token"] = adds_start(tokenizer)
     path.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -198,15 +234,17 @@ def main():
     """The command line: one line on stdout, or one on stderr and exit code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m modeling.native",
-        description="Rewrite a Kindling checkpoint as transformers' own Llama or GPT-2, or the other way round.",
+        description="Rewrite a Kindling checkpoint as transformers' own Llama or GPT-2, or the other way round, or "
+        "either as a GGUF file for llama.cpp.",
     )
     parser.add_argument("source", help="a folder or a Hub id")
-    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("out", type=Path, help="a new folder, or a new file that ends in .gguf")
+    parser.add_argument("--gguf", action="store_true", help="write model.gguf, for llama.cpp, into the folder")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        print(convert(arguments.source, arguments.out))
+        print(convert(arguments.source, arguments.out, arguments.gguf))
     except (OSError, ValueError, StrictDataclassError) as error:
         parser.exit(2, " ".join(str(error).split()) + "\n")
 
