@@ -45,6 +45,7 @@ class LocalFiles:
             file, are_ends = marks
             source = replace(self, sample_by=MARK) if are_ends else self
             notes += (f"{self.pattern}: {MARKED[are_ends].format(file=file.name)}",)
+        notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)  # names may be any bytes
         return {
             name: replace(split_of(source, [LocalShard.of(file) for file in files], data), notes=notes)
             for name, files in listing.splits.items()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -144,7 +145,9 @@ def test_what_is_skipped_and_what_is_in_both_splits_is_said(workshop, tmp_path, 
     run = workshop("skipping", f"data.source={tmp_path}", "data.bad_records=0.05", "training.max_steps=2")
     told, card = capsys.readouterr().out, (run / "README.md").read_text()
     skipped = "training 3 of 63 records (1 x empty, 1 x no JSON, 1 x text is null), validation 0 of 3 records"
-    assert f"\nskipped     {skipped}\n" in told
+    assert f"\nskipped     {skipped}: " in told
+    (path,) = re.findall(r"^skipped .*: (/.*quarantine.jsonl)$", told, re.M)
+    assert len(Path(path).read_text().splitlines()) == 2
     assert f"| skipped | {skipped} |" in card
     assert "tokens; 3 training documents are in validation too, word for word\n" in told
     assert "60 documents; 3 training documents are in validation too" in card

@@ -135,7 +135,7 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     return [
         f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
         f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens{_overlap(info)}",
-        f"skipped     {_skipped(info)}",
+        f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
         f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
@@ -166,6 +166,12 @@ def _skipped(info: dict) -> str:
 def _drawn_apart(args: TrainingArguments, config: KindlingConfig) -> list[str]:
     what = drawn_apart(args, config.attention_dropout) if args.world_size > 1 else None
     return [f"random      {what}"] if what else []
+
+
+def _written_down(folder: Path) -> str:
+    """Where the records that are no documents stand, if there are any."""
+    files = [path for path in sorted(folder.glob("*/quarantine.jsonl")) if path.stat().st_size]
+    return f": {', '.join(map(str, files))}" if files else ""
 
 
 def _results(metrics: dict) -> dict:

@@ -215,6 +215,19 @@ def test_what_may_not_be_read_is_said_before_any_work(corpus, monkeypatch):
     assert "deep cannot be read: Permission denied; allow it, or remove it" in refused(corpus)
 
 
+def test_names_may_be_any_bytes(corpus, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    (corpus / name).write_text('{"text": "a"}\n' * 20 + "bad\n")
+    (corpus / name.replace("jsonl", "doc")).touch()
+    data = DataSection(
+        source=str(corpus), validation_documents=2, bad_records=0.1, cache_dir=str(tmp_path / "prepared")
+    )
+    prepared = prepare(data, TokenizerSection(kind="characters"))
+    assert prepared.info["train"].documents == 18
+    assert "caf\\udce9.jsonl" in (prepared.folder / "train" / "quarantine.jsonl").read_text()
+    assert "not read: caf\\udce9.doc (of another kind)" in read(corpus)[2]
+
+
 def test_another_validation_source_is_told(corpus):
     write(corpus, "train.txt", "validation.txt")
     assert (
