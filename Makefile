@@ -4,6 +4,7 @@
 # make check   what the continuous integration runs: linter and tests
 # make nightly the tests that take minutes: kills at random moments, thousands of steps, real launchers
 # make floors  the tests with the oldest versions that pyproject.toml allows
+# make matrix  the tests of the models under every minor release of transformers (ONLY=newest: under the newest alone)
 #
 # make TORCH_INDEX=URL ... takes torch from another wheel index, one with CPU or CUDA builds, say.
 
@@ -12,7 +13,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo grok test nightly floors lint format check clean
+.PHONY: demo grok test nightly floors matrix lint format check clean
 
 demo: .venv/ready
 	@if [ -f runs/demo/metrics.json ]; then \
@@ -38,6 +39,9 @@ nightly: .venv/ready
 
 floors: .venv-floors/ready
 	.venv-floors/bin/python -m pytest
+
+matrix: .venv/ready
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python tests/matrix.py $(if $(ONLY),--only $(ONLY))
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -67,4 +71,4 @@ check: lint test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-floors .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floors .venv-matrix .pytest_cache .ruff_cache .hypothesis
