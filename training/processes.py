@@ -59,6 +59,21 @@ def share(args: TrainingArguments) -> str:
     return f" = {' x '.join(factors)}" if len(factors) > 1 else ""
 
 
+def how_to_share(batch: int, args: TrainingArguments) -> str:
+    """What makes a step's examples `batch` in as many processes as there are, each with no more at a time than now."""
+    each, left = divmod(batch, args.world_size)
+    if left:
+        fitting = [count for count in range(1, batch + 1) if batch % count == 0]
+        below = [count for count in fitting if count < args.world_size][-1:]
+        above = [count for count in fitting if count > args.world_size][:1]
+        counts = " or ".join(map(str, below + above))
+        return f"{batch} examples cannot be shared out evenly to {args.world_size} processes, so start {counts}"
+    size = max(count for count in range(1, min(each, args.train_batch_size) + 1) if each % count == 0)
+    settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": each // size}
+    changed = [f"training.{name}={value}" for name, value in settings.items() if getattr(args, name) != value]
+    return f"give {' and '.join(changed)}"
+
+
 def command() -> str:
     """What has started this run, as one would type it: the launcher's command line where there is one."""
     words = ["python", *sys.argv]

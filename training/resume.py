@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from config import DROPOUTS, build, section_fields, sections_of
-from experiment import Experiment
+from experiment import Experiment, LanguageExperiment
 from files import read_mapping
 from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import refuse_unsafe_files
@@ -22,6 +22,7 @@ from .arguments import WAITING, schedule
 from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .dropout import drawn_apart
 from .folder import LOCK
+from .processes import how_to_share
 from .pushes import publish_finished
 from .run import batch_size, folder_of, resolve
 
@@ -222,10 +223,16 @@ class Contract(TrainerCallback, ExportableState):
             if was[name] != now and name not in (*self.allowed, *SHARING):
                 remedy = f", or with resume.allow=[{name}]" if _may_differ(name) else ""
                 raise ConfigError(
-                    f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; resume it as it "
-                    f"was{remedy}, or choose another training.output_dir"
+                    f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; "
+                    f"{self._as_it_was(name, was[name])}{remedy}, or choose another training.output_dir"
                 )
         self.terms |= terms
+
+    def _as_it_was(self, name: str, was) -> str:
+        """What to do so that a term is what it was; for a batch with the processes that there are now."""
+        if name == "batch" and isinstance(self.experiment, LanguageExperiment):  # equations are never accumulated
+            return how_to_share(was, self.args)
+        return "resume it as it was"
 
     def _hold_length(self, length: dict):
         for name, now in length.items():

@@ -21,7 +21,7 @@ from config import ROOT, load_experiment
 from sections import ConfigError
 from training.arguments import training_arguments
 from training.launcher import check_launcher
-from training.processes import refuse_half_launched, share, what_is_left_idle
+from training.processes import how_to_share, refuse_half_launched, share, what_is_left_idle
 
 SCRIPT = ROOT / "tests" / "training" / "processes.py"
 
@@ -247,3 +247,26 @@ def test_what_the_experiment_says_is_not_the_launchers(launched, capsys, tmp_pat
 def test_a_batch_is_said_as_a_product(processes, accumulation, said):
     values = {"world_size": processes, "gradient_accumulation_steps": accumulation}
     assert share(SimpleNamespace(**vars(SINGLE) | values)) == said
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "size", "accumulation", "said"),
+    [
+        (8, 1, 4, 1, "give training.gradient_accumulation_steps=2"),  # 2 processes -> 1
+        (8, 2, 8, 1, "give training.per_device_train_batch_size=4"),  # 1 -> 2
+        (16, 2, 4, 1, "give training.gradient_accumulation_steps=2"),  # 4 -> 2
+        (8, 4, 4, 2, "give training.per_device_train_batch_size=2 and training.gradient_accumulation_steps=1"),
+        (12, 1, 5, 2, "give training.per_device_train_batch_size=4 and training.gradient_accumulation_steps=3"),
+        (7, 1, 4, 1, "give training.per_device_train_batch_size=1 and training.gradient_accumulation_steps=7"),
+        (8, 3, 4, 1, "8 examples cannot be shared out evenly to 3 processes, so start 2 or 4"),
+        (3, 4, 1, 1, "3 examples cannot be shared out evenly to 4 processes, so start 3"),
+    ],
+)
+def test_what_makes_a_batch_the_same_again_is_named(batch, processes, size, accumulation, said):
+    names = ("train_batch_size", "per_device_train_batch_size")
+    args = SimpleNamespace(world_size=processes, gradient_accumulation_steps=accumulation, **dict.fromkeys(names, size))
+    assert how_to_share(batch, args) == said
+    if said.startswith("give"):
+        for name, _, value in (word.partition("=") for word in said.split() if "=" in word):
+            setattr(args, name.removeprefix("training."), int(value))
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * processes == batch

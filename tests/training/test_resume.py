@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -148,11 +149,16 @@ def test_what_is_otherwise_is_named_with_both_values(place, half, script, change
 
 
 @pytest.mark.parametrize(
-    ("change", "now"), [("training.per_device_train_batch_size=2", 2), ("training.gradient_accumulation_steps=2", 8)]
+    ("change", "now", "accumulation"),
+    [("training.per_device_train_batch_size=2", 2, 2), ("training.gradient_accumulation_steps=2", 8, 1)],
 )
-def test_another_batch_is_named_and_allowed(place, half, change, now, capsys):
+def test_another_batch_is_named_and_allowed(place, half, change, now, accumulation, capsys):
     name = half(train_lm)
-    with pytest.raises(ConfigError, match=rf"with batch=4 and is resumed with {now}; .* resume.allow=\[batch\]"):
+    said = (
+        f"with batch=4 and is resumed with {now}; give training.gradient_accumulation_steps={accumulation}, or with "
+        "resume.allow=[batch], or choose another training.output_dir"
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
         run(train_lm, place, name, GO_ON, change)
     folder = run(train_lm, place, name, GO_ON, change, "resume.allow=[batch]")
     assert f"            batch={now} from now on, 4 before\n" in capsys.readouterr().out
