@@ -1,7 +1,8 @@
 """A Trainer that loses nothing and lets nothing in: steps that are skipped, signals that are heeded, new workers."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import Signals as Number
@@ -13,7 +14,8 @@ from sections import GuardSection
 
 from .guard import Guard
 from .saving import SavingTrainer
-from .signals import EvaluationCutOff, Signals, silence_broken_pipes
+from .signals import EvaluationCutOff, Signals, origin, silence_broken_pipes
+from .watch import AGREEMENT, BATCH
 from .workers import RESTARTS, from_new_workers, is_death, leave_deaths_to_the_loader
 
 
@@ -41,7 +43,7 @@ class ReliableTrainer(SavingTrainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As the Trainer's, unless it was stopped; of a finished run what is in the checkpoint, and no step more."""
         output, self._resumed_from = None, resume_from_checkpoint
-        with self.signals.heeded(), suppress(EvaluationCutOff):  # of an evaluation before the first step
+        with self.watch, self.signals.heeded(), suppress(EvaluationCutOff):  # of an evaluation before the first step
             output = super().train(resume_from_checkpoint, **kwargs)
         if self.guard.verdict:
             sys.exit(f"{self.guard.verdict}; {self._told_of_save()}" if self.args.should_save else 1)
@@ -54,6 +56,7 @@ class ReliableTrainer(SavingTrainer):
         silence_broken_pipes()
         if self.args.should_save:
             name, step = Number(self.signals.agreed).name, self.state.global_step
+            name += f" to {self.signals.origin}" if self.signals.origin else ""
             print(
                 f"{name}: the run ends after step {step:,} of {self.state.max_steps:,}; {self._told_of_save()}",
                 file=sys.stderr,
@@ -120,13 +123,19 @@ class ReliableTrainer(SavingTrainer):
         while True:
             try:
                 self._batches = self._batches or from_new_workers(self)
-                samples, targets = super().get_batch_samples(self._batches, num_batches, device)
+                samples, targets = super().get_batch_samples(self._arriving(self._batches), num_batches, device)
             except Exception as error:
                 self._batches = None
                 self._survive(error)
             else:
                 self._batch, self._loss = samples, 0.0
                 return samples, targets
+
+    def _arriving(self, batches: Iterable) -> Iterator:
+        """The batches, each noted when it has come."""
+        for part, batch in enumerate(batches):
+            self.watch.arrive(self.state.global_step, BATCH, part)
+            yield batch
 
     def evaluate(self, *args, **kwargs):
         """As the Trainer's, without a trace in the training's random numbers. Until it is made, the training owes it.
@@ -136,7 +145,7 @@ class ReliableTrainer(SavingTrainer):
         owed, self.signals.owes = self.signals.owes, self.is_in_train
         while True:
             try:
-                with torch.random.fork_rng(devices=[]):  # each data loader draws one
+                with self.watch, torch.random.fork_rng(devices=[]):  # each data loader draws one
                     metrics = super().evaluate(*args, **kwargs)
             except Exception as error:
                 if self.args.world_size > 1 or not self.is_in_train:
@@ -180,9 +189,10 @@ class ReliableTrainer(SavingTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """The norm to log. The last thing before the optimiser's step, and so the place to leave it nothing to do."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        loss, norm, self.signals.agreed = self._agree(self._loss, self._norm_to_judge(grad_norm), self.signals.came)
-        if why := self.guard.objection(loss, norm):
-            self._skip_step(why)
+        losses, norm = self._agree(self._loss, self._norm_to_judge(grad_norm))
+        if why := self.guard.objection(sum(losses) / len(losses), norm):
+            of = _origin(losses, norm)
+            self._skip_step(f"{why}, from {of}" if of else why)
         return grad_norm
 
     def _skip_step(self, why: str):
@@ -196,16 +206,20 @@ class ReliableTrainer(SavingTrainer):
         """With float16 the scaler skips steps by itself, until it has found its scale."""
         return 0.0 if self.accelerator.scaler is not None else grad_norm
 
-    def _agree(self, loss, grad_norm, signal: int) -> tuple[float, float, int]:
-        """Of all processes: the mean loss, the largest norm, the last signal; with one wait for the device."""
+    def _agree(self, loss, grad_norm) -> tuple[list[float], float]:
+        """Each process's loss, and the largest norm; also agree on a signal. With one wait for the device."""
         mine = torch.stack(
             [torch.as_tensor(x, dtype=torch.float32, device=self.args.device) for x in (loss, grad_norm)]
         )
         if self.args.world_size == 1:
-            return (*mine.tolist(), 0)
-        mine = torch.cat([mine, mine.new_tensor([signal])])
+            loss, norm = mine.tolist()
+            self.signals.agreed = 0
+            return [loss], norm
+        self.watch.arrive(self.state.global_step, AGREEMENT)
+        mine = torch.cat([mine, mine.new_tensor([self.signals.came])])
         losses, norms, signals = self.accelerator.gather(mine[None]).T.tolist()
-        return sum(losses) / len(losses), max(norms, key=lambda x: (x != x, x)), int(max(signals))
+        self.signals.settle(signals)
+        return losses, max(norms, key=lambda x: (x != x, x))
 
     def log(self, logs, start_time=None):
         """As the Trainer's, with the number of steps that were skipped, if any were."""
@@ -214,3 +228,11 @@ class ReliableTrainer(SavingTrainer):
         if self.guard.skipped:
             logs["skipped_steps"] = self.guard.skipped
         super().log(logs, start_time)
+
+
+def _origin(losses: list[float], norm: float) -> str:
+    """Which of several processes a step is skipped for; nothing where that is the gradient, which is a mean of all."""
+    wrong = [not math.isfinite(loss) for loss in losses]
+    if any(wrong):
+        return origin(wrong)
+    return origin([loss == max(losses) for loss in losses]) if math.isfinite(norm) else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import Trainer
@@ -16,8 +17,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from sections import ConfigError
 
-from .checkpoint import Checkpoints, damage, disk_error, exchanged
+from .checkpoint import Checkpoints, damage, disk_error, exchanged, named
 from .state import read_state, write_state
+from .watch import SAVE, Watch
 
 
 class SavingTrainer(Trainer):
@@ -26,6 +28,7 @@ class SavingTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
+        self.watch = Watch(self.args, self._last_checkpoint)
         self._saved, self._begun_at = None, 0
         self._best = (None, None)
         """Metric and step of the best model that is saved."""
@@ -35,7 +38,8 @@ class SavingTrainer(Trainer):
         if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
             return self._find_best()
         self.store_flos()
-        for phase in (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint):
+        phases = (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint)
+        for number, phase in enumerate(phases):
             why = None
             try:
                 phase(self.checkpoints.staging(self.state.global_step))
@@ -43,9 +47,10 @@ class SavingTrainer(Trainer):
                 if not disk_error(error):
                     raise
                 why = str(error)
+            self.watch.arrive(self.state.global_step, SAVE, number)
             if self._has_any(why is not None):  # all processes end a phase before any begins the next
                 self._find_best()
-                return self.checkpoints.failed(self.state.global_step, why or "by another process")
+                return self.checkpoints.failed(self.state.global_step, self._reasons(why))
         self.checkpoints.failures, self._saved = 0, self.state.global_step
         self._find_best()
 
@@ -59,6 +64,19 @@ class SavingTrainer(Trainer):
     def _has_any(self, flag: bool) -> bool:
         """Whether the flag of any process is up."""
         return self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device)).item() > 0
+
+    def _last_checkpoint(self) -> str:
+        """What to say of it where the run ends at once."""
+        if not (found := named(self.checkpoints.run)):
+            return "the run ends before its first checkpoint"
+        return f"the run ends; {found[0].name} is whole, go on with training.resume_from_checkpoint=true"
+
+    def _reasons(self, why: str | None) -> str:
+        """Why a save has failed, and of several processes in which."""
+        if self.args.world_size == 1:
+            return why
+        reasons = enumerate(gather_object([why]))
+        return "; ".join(f"process {rank}: {reason}" for rank, reason in reasons if reason is not None)
 
     def _begin_checkpoint(self, staging: Path):
         if self.args.should_save:

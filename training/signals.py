@@ -35,6 +35,14 @@ def is_left_to_nohup(number: int) -> bool:
     return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
+def origin(marks: list[bool]) -> str:
+    """Of several processes those that are marked, in words; nothing if all are, or there is one."""
+    marked = [str(rank) for rank, mark in enumerate(marks) if mark]
+    if len(marked) == len(marks):
+        return ""
+    return f"process {marked[0]}" if len(marked) == 1 else f"processes {', '.join(marked)}"
+
+
 class EvaluationCutOff(BaseException):
     """A signal has come during an evaluation, which may take longer than the run has time left. It is no error."""
 
@@ -52,6 +60,8 @@ class Signals(TrainerCallback, ExportableState):
         """The signal that came to this process, or 0."""
         self.agreed = 0
         """That which the run ends by: of several processes, all have the same."""
+        self.origin = ""
+        """Of several processes, to which of them it came."""
         self.owes = False
         """Whether the checkpoint was saved before an evaluation that was due at its step."""
         self._is_heeding = False
@@ -106,10 +116,16 @@ class Signals(TrainerCallback, ExportableState):
 
     def agree(self, args) -> int:
         """The signal that the run is to end by, the same in all processes; 0 if there was none."""
-        self.agreed = (
-            int(gather(torch.tensor([self.came], device=args.device)).max()) if args.world_size > 1 else self.came
-        )
+        if args.world_size == 1:
+            self.agreed = self.came
+        else:
+            self.settle(gather(torch.tensor([self.came], device=args.device)).tolist())
         return self.agreed
+
+    def settle(self, came: list[int]):
+        """Agree on the last of the signals that have come, one a process."""
+        self.agreed = int(max(came))
+        self.origin = origin([number == self.agreed for number in came])
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
         if args.world_size == 1:  # one that came since is heeded at once

@@ -1,11 +1,14 @@
 """SIGTERM, SIGINT and SIGHUP, wherever they land: the step is finished and saved, and the run goes on unharmed."""
 
+import errno
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
 from sections import ConfigError
-from training import reliable, signals, state
+from training import reliable, saving, signals, state
 from training.checkpoint import MANIFEST, damage, newest_whole
 from training.trainer import KindlingTrainer
 
@@ -473,10 +476,11 @@ def test_a_worker_that_the_signal_reaches_too_does_not_end_the_step(tmp_path, wh
 # ---- several processes
 
 
-def in_two_processes(folder: Path, happens: Callable[[int], None] | None, **options) -> list[int]:
+def in_two_processes(folder: Path, happens: Callable[[int], None] | None, where: int = 1, **options) -> list[int]:
     """Train, on from the newest checkpoint; in the second process something happens, and its step 5 is no number.
 
-    It happens before the forward pass of a step or of a batch of an evaluation, and is told after which step.
+    It happens before the forward pass of a step or of a batch of an evaluation, and is told after which step. If that
+    process was stopped, it is killed once the other one has ended, as launchers do.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -487,9 +491,15 @@ def in_two_processes(folder: Path, happens: Callable[[int], None] | None, **opti
             AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
             os.environ |= place | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             os.setsid()
-            run_and_exit(folder, happens if rank == "1" else None, options)
+            run_and_exit(folder, happens if rank == str(where) else None, options)
         children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    ends = {}
+    for child in (children[1 - where], children[where]):
+        _, ends[child] = os.waitpid(child, os.WUNTRACED)
+        if os.WIFSTOPPED(ends[child]):
+            os.kill(child, signal.SIGKILL)
+            _, ends[child] = os.waitpid(child, 0)
+    return [os.waitstatus_to_exitcode(ends[child]) for child in children]
 
 
 def run_and_exit(folder: Path, happens: Callable[[int], None] | None, options: dict):
@@ -514,7 +524,9 @@ def run_and_exit(folder: Path, happens: Callable[[int], None] | None, options: d
     try:
         work()
     except SystemExit as end:
-        os._exit(end.code)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr, flush=True)
+        os._exit(end.code if isinstance(end.code, int) else 1)
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(1)
@@ -540,14 +552,17 @@ def signalled(number: int) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers):
-    """And on a step that is no number in one of them."""
+def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers, capfd):
+    """And on a step that is no number in one of them; which one it was is said of both."""
     assert in_two_processes(tmp_path, signalled(signal.SIGTERM), dataloader_num_workers=workers) == [143, 143]
     assert newest_whole(tmp_path).name == "checkpoint-3"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
     assert len(whole_of_two) == 1
-    assert (tmp_path / "skipped.jsonl").read_text().count("its loss is nan") == 2  # a line a process
+    assert (tmp_path / "skipped.jsonl").read_text().count("its loss is nan, from process 1") == 2  # a line a process
+    said = capfd.readouterr().err
+    assert said.count("SIGTERM to process 1: the run ends after step 3 of 6; it is saved") == 1
+    assert said.count("step 5 is skipped: its loss is nan, from process 1; its batch is in ") == 1
 
 
 def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(tmp_path, whole_of_two):
@@ -555,6 +570,67 @@ def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(tmp_path, whole_
     assert ends == [1, -signal.SIGKILL]
     assert newest_whole(tmp_path).name == "checkpoint-2"
     assert in_two_processes(tmp_path, None) == [0, 0]
+    assert came_to(tmp_path) == whole_of_two
+
+
+def stopped_in(step: int) -> Callable[[int], None]:
+    return lambda done: os.kill(os.getpid(), signal.SIGSTOP) if done == step - 1 else None
+
+
+def test_a_process_that_is_stopped_is_named_and_the_run_goes_on(tmp_path, whole_of_two, capfd):
+    assert in_two_processes(tmp_path, stopped_in(3), ddp_timeout=12) == [1, -signal.SIGKILL]
+    said = capfd.readouterr().err
+    assert re.search(
+        r"^process 1 \(\d+ on \S+\) has been silent for \d+ seconds \(the limit is 0.75 of training.ddp_timeout\): the "
+        r"run ends; checkpoint-2 is whole, go on with training.resume_from_checkpoint=true$",
+        said,
+        re.M,
+    )
+    assert "Error" not in said
+    assert newest_whole(tmp_path).name == "checkpoint-2"
+    assert in_two_processes(tmp_path, None) == [0, 0]
+    assert came_to(tmp_path) == whole_of_two
+
+
+@pytest.mark.slow
+def test_the_first_process_is_named_too(tmp_path, capfd):
+    """Here it keeps the store, as it does where no launcher of torch's has started it."""
+    assert in_two_processes(tmp_path, stopped_in(3), where=0, ddp_timeout=12) == [-signal.SIGKILL, 1]
+    assert "the store of the run, which its launcher or process 0 keeps, has been silent for 9 s" in (
+        capfd.readouterr().err
+    )
+    assert newest_whole(tmp_path).name == "checkpoint-2"
+
+
+@pytest.mark.slow
+def test_a_process_that_the_others_wait_for_is_named(tmp_path, capfd):
+    """It lives, and waits for a batch that never comes."""
+
+    def hang(step):
+        if step == 1:
+            Ledger.__call__ = lambda *_: time.sleep(25)
+
+    assert in_two_processes(tmp_path, hang, ddp_timeout=12) == [1, 1]
+    assert re.search(r"^process 1 \(\d+ on \S+\) has been waited for by others for \d+ s", capfd.readouterr().err, re.M)
+
+
+def test_a_save_that_fails_in_one_process_says_in_which(tmp_path, whole_of_two, capfd):
+    """Of several, all leave that checkpoint out, and train on."""
+
+    write = saving.SavingTrainer._save_rng_state
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(step):
+        if step in (2, 4):
+            saving.SavingTrainer._save_rng_state = no_room if step == 2 else write
+
+    assert in_two_processes(tmp_path, fail) == [0, 0]
+    said = capfd.readouterr().err
+    told = "step 4: no checkpoint could be saved (process 1: [Errno 28] No space left on device); the last one stays"
+    assert said.count(told) == 1
+    assert kept(tmp_path) == [2, 6]
     assert came_to(tmp_path) == whole_of_two
 
 
