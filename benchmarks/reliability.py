@@ -82,12 +82,9 @@ def build(kind: type[Trainer], folder: Path, size: tuple) -> tuple[Trainer, Cloc
 
 
 def time_steps(folder: Path, size: tuple) -> dict:
-    """Median milliseconds of a step of each side, and the median ratio of neighbours with its 96 % interval.
-
-    The interval is that of order statistics: of 15 ratios, the fourth and the twelfth.
-    """
+    """What steps of both sides take, in rounds of neighbours: see `compare`."""
     both = {side: build(kind, folder / side, size) for side, kind in SIDES.items()}
-    ratios = []
+    rounds = []
     for turn in range(ROUNDS + 1):  # the first warms up
         medians = {}
         for side in list(SIDES)[:: 1 if turn % 2 else -1]:
@@ -96,11 +93,25 @@ def time_steps(folder: Path, size: tuple) -> dict:
             trainer.train()
             medians[side] = statistics.median(clock.seconds)
         if turn:
-            ratios.append((medians["ours"] / medians["stock"], medians))
-    by_size = sorted(one for one, _ in ratios)
-    ratio, interval = statistics.median(by_size), [round(by_size[place], 3) for place in (3, -4)]
-    milliseconds = {side: round(1000 * statistics.median(m[side] for _, m in ratios), 3) for side in SIDES}
-    return {"step_milliseconds": milliseconds, "step_ratio": round(ratio, 3), "interval": interval}
+            rounds.append(medians)
+    return compare(rounds)
+
+
+def compare(rounds: list[dict[str, float]]) -> dict:
+    """Of seconds a step by side, a row a round: the median of the rounds' ratios, its 96 % interval, and all ratios.
+
+    The machine's speed wanders from round to round, and neighbours share it: so the ratio is taken in each round, and
+    is not that of the medians over all rounds, which are here in milliseconds. The interval is that of order
+    statistics: of 15 ratios, the fourth and the twelfth.
+    """
+    ratios = [round(one["ours"] / one["stock"], 3) for one in rounds]
+    by_size = sorted(ratios)
+    return {
+        "step_milliseconds": {side: round(1000 * statistics.median(one[side] for one in rounds), 3) for side in SIDES},
+        "step_ratio": statistics.median(ratios),
+        "interval": [by_size[3], by_size[-4]],
+        "step_ratios": ratios,
+    }
 
 
 def time_parts(folder: Path, size: tuple) -> float:

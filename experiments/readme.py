@@ -1,15 +1,18 @@
-"""Tables of the README, made from the files in `experiments/results`.
+"""Tables and numbers of the README and of the pages of results, made from the files in `experiments/results`.
 
-usage: python -m experiments.readme          rewrites README.md between its table markers
+usage: python -m experiments.readme          rewrites these pages between their marks
 """
 
 import argparse
 import json
+from pathlib import Path
 
 from config import ROOT, one_sentence
+from experiments.cells import read_sweep
+from experiments.claims import RESULTS, rewrite_claims
+from experiments.kept import read_kept
+from experiments.runs import Row
 from sections import ConfigError
-
-RESULTS = ROOT / "experiments" / "results"
 
 
 def demo_table() -> str:
@@ -86,6 +89,30 @@ def corpora_table() -> str:
     )
 
 
+def costs() -> str:
+    """What reliability costs, as `benchmarks.reliability` measured it."""
+    found = _json("reliability.json")
+    saves, step = found["100 MB"], found["tiny"]["step_milliseconds"]["stock"]
+    share = found["added_microseconds_a_step"] / step / 10
+
+    def ratio(name: str) -> str:
+        low, high = found[name]["interval"]
+        return f"{found[name]['step_ratio']} ({low} to {high})"
+
+    def medians(name: str) -> str:
+        return "{ours:.4g} and {stock:.4g} ms".format(**found[name]["step_milliseconds"])
+
+    return (
+        f"What a step does besides takes {found['added_microseconds_a_step']} microseconds, {share:.1f} % of a step of "
+        f"{step:.0f} milliseconds.\nA save of {saves['saved_megabytes']} MB takes {saves['save_seconds']['ours']} s, "
+        f"{saves['save_seconds']['stock']} s with the stock Trainer; reading its hashes before resuming "
+        f"{saves['check_seconds']} s.\nWhole steps differ by less than the machine's noise, as the median ratio of "
+        f"{found['machine']['rounds']} rounds of neighbours with its 96 % interval:\n{ratio('tiny')} with a tiny model, "
+        f"{ratio('demo')} with the demo's. (The medians of all rounds, in which the machine\nwas now faster, now slower, "
+        f"are {medians('tiny')}, {medians('demo')}: their ratios are others.)"
+    )
+
+
 def flops_sentence() -> str:
     """How the stock Trainer's count compares, as `benchmarks.flops` has it."""
     shares = [counts["share"] for counts in _json("flops.json")["models"].values()]
@@ -96,7 +123,30 @@ def flops_sentence() -> str:
     )
 
 
+def side_by_side(first: str, *others: str) -> str:
+    """A row a cell: what others found, as the first sweep has it beside its own, and each sweep's test accuracies."""
+    sweep = read_sweep(str(ROOT / "configs" / "sweeps" / f"{first}.yaml"))
+    kept = {name: read_kept(RESULTS / name)[0] for name in (first, *others)}
+    ((title, published),) = sweep.report["beside"].items()
+    lines = [f"| | {title} | {' | '.join(TITLES[name] for name in kept)} |", "|" + "---|" * (2 + len(kept))]
+    for cell in (cell.name for cell in sweep.cells):
+        found = [
+            Row({}, runs[cell]).entry("test_accuracy", "all") if cell in runs else NOT_RUN for runs in kept.values()
+        ]
+        lines.append(f"| {cell.replace('-', ' ')} | {published[cell]} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+NOT_RUN = "not run yet"
+TITLES = {
+    "report": "its recipe, three seeds (%)",
+    "report-paper": "from the paper's start (%)",
+    "report-ours": "by our recipes (%)",
+}
+
 TABLES = {
+    "costs": costs,
+    "report": lambda: side_by_side("report", "report-paper", "report-ours"),
     "flops": flops_sentence,
     "demo": demo_table,
     "results": results_table,
@@ -107,12 +157,18 @@ TABLES = {
 }
 
 
-def rewrite(readme: str) -> str:
-    """The README with every table between `<!-- NAME -->` and `<!-- end -->` made anew."""
+def rewrite(page: str) -> str:
+    """A page with every table between `<!-- NAME -->` and `<!-- end -->` made anew, and every marked number."""
     for name, make in TABLES.items():
-        before, rest = readme.split(f"<!-- {name} -->\n", 1)
-        readme = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
-    return readme
+        if f"<!-- {name} -->\n" in page:
+            before, rest = page.split(f"<!-- {name} -->\n", 1)
+            page = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+    return rewrite_claims(page)
+
+
+def pages() -> list[Path]:
+    """Those that have tables and numbers of results."""
+    return [ROOT / "README.md", ROOT / "docs" / "reliability.md", *sorted(RESULTS.glob("*/README.md"))]
 
 
 def _json(name: str) -> dict:
@@ -132,12 +188,12 @@ def _table(*rows: tuple[str, str]) -> str:
 
 
 def main():
-    """Rewrite it. `ConfigError` where Kindling is installed without one."""
+    """Rewrite them. `ConfigError` where Kindling is installed without them."""
     argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__.splitlines()[0]).parse_args()
-    path = ROOT / "README.md"
-    if not path.exists():
-        raise ConfigError(f"there is no {path} to rewrite; run this in a checkout of Kindling")
-    path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in pages():
+        if not path.exists():
+            raise ConfigError(f"there is no {path} to rewrite; run this in a checkout of Kindling")
+        path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

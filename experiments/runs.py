@@ -63,9 +63,9 @@ class Row:
 
     def entry(self, name: str, how: str = "") -> str:
         """The same as text, or as `how` has it."""
-        return in_words(self.values(name), name, self._never(name), how)
+        return in_words(self.values(name), name, self.never(name), how)
 
-    def _never(self, name: str) -> str:
+    def never(self, name: str) -> str:
         """How a value is shown that a run does not have."""
         without = [run for run, value in zip(self.runs, self.values(name), strict=True) if value is None]
         if any(run.diverged is not None for run in without):

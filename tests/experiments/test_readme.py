@@ -1,16 +1,78 @@
 """The README's numbers are those of the files in experiments/results."""
 
 import json
+import re
+
+import pytest
 
 from config import ROOT
-from experiments import readme, report
-from experiments.readme import RESULTS, rewrite
+from experiments import claims, readme, report
+from experiments.claims import MARK, rewrite_claims
+from experiments.kept import write_kept
+from experiments.readme import RESULTS, pages, rewrite
+from experiments.runs import Run
+from sections import ConfigError
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_tables_are_up_to_date():
-    assert rewrite(README) == README
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.parent.name)
+def test_tables_and_numbers_are_up_to_date(page):
+    text = page.read_text(encoding="utf-8")
+    assert rewrite(text) == text
+    assert len(MARK.findall(text)) == len(re.findall(r"<!-- \S+/", text)), "a mark that is not understood"
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Three runs of a cell, of which one never got there, and two of another."""
+    values = {"a-1": [(140, 0.995), (160, 0.997), (None, 0.25)], "a-2": [(200, 0.5), (300, 0.7)]}
+    runs = [
+        Run(cell, f"seed={i}", {}, {"first_99": first, "test_accuracy": accuracy, "steps": 600})
+        for cell, pairs in values.items()
+        for i, (first, accuracy) in enumerate(pairs)
+    ]
+    (tmp_path / "s").mkdir()
+    write_kept(tmp_path / "s", runs, {})
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    claims._kept.cache_clear()
+    yield
+    claims._kept.cache_clear()
+
+
+CLAIMS = [
+    ("s/a-1 first_99", "160 (140 to > 600; 2 of 3)"),
+    ("s/a-1 first_99:range", "140 to > 600"),
+    ("s/a-2 first_99:range", "200 to 300"),
+    ("s/a-1 first_99:lowest", "140"),
+    ("s/a-1 first_99:count", "2"),
+    ("s/a-* first_99:runs", "5"),
+    ("s/a-* test_accuracy:min", "25.00"),
+    ("s/a-2 test_accuracy:all", "50.00, 70.00"),
+    ("s/a-2~a-2 test_accuracy:welch", "1.00"),
+    ("s/a-1~a-2 test_accuracy:welch", "0.63"),  # t = 0.548, 2.6 degrees of freedom
+]
+
+
+@pytest.mark.parametrize(("mark", "text"), CLAIMS)
+def test_a_marked_number_is_that_of_its_cells(kept, mark, text):  # noqa: ARG001
+    told = rewrite_claims(
+        f"it is <!-- {mark} -->something\nelse<!-- end --> %, <!-- s/a-2 test_accuracy:max -->?<!-- end -->"
+    )
+    assert told == f"it is <!-- {mark} -->{text}<!-- end --> %, <!-- s/a-2 test_accuracy:max -->70.00<!-- end -->"
+
+
+@pytest.mark.parametrize("mark", ["s/b first_99", "none/a-1 first_99", "s/a-1 first_98", "s/a-1 first_99:mode"])
+def test_a_mark_that_fits_nothing_is_an_error(kept, mark):  # noqa: ARG001
+    with pytest.raises(ConfigError):
+        rewrite_claims(f"<!-- {mark} -->1<!-- end -->")
+
+
+def test_published_numbers_and_ours_stand_side_by_side():
+    lines = readme.side_by_side("report", "report-paper", "report-ours").splitlines()
+    assert len(lines) == 2 + 12
+    (row,) = (line for line in lines if line.startswith("| grokking batch 128 |"))
+    assert row.startswith("| grokking batch 128 | 97.85 | 37.63, 35.84, 28.90 | ")
 
 
 def test_a_table_shows_the_numbers_of_its_file():
