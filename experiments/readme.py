@@ -107,9 +107,10 @@ def costs() -> str:
         f"{step:.0f} milliseconds.\nA save of {saves['saved_megabytes']} MB takes {saves['save_seconds']['ours']} s, "
         f"{saves['save_seconds']['stock']} s with the stock Trainer; reading its hashes before resuming "
         f"{saves['check_seconds']} s.\nWhole steps differ by less than the machine's noise, as the median ratio of "
-        f"{found['machine']['rounds']} rounds of neighbours with its 96 % interval:\n{ratio('tiny')} with a tiny model, "
-        f"{ratio('demo')} with the demo's. (The medians of all rounds, in which the machine\nwas now faster, now slower, "
-        f"are {medians('tiny')}, {medians('demo')}: their ratios are others.)"
+        f"{found['machine']['rounds']} rounds of neighbours with its 96 % interval:\n"
+        f"{ratio('tiny')} with a tiny model, "
+        f"{ratio('demo')} with the demo's. (Medians of all rounds, in which the\nmachine was now faster, now slower: "
+        f"{medians('tiny')}, {medians('demo')}, with other ratios.)"
     )
 
 
