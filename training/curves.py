@@ -1,54 +1,125 @@
-"""Loss curves of a run as a picture: against steps, tokens, seconds and FLOPs."""
+"""Curves of a run as a picture: losses, learning rate and gradient, or the accuracies of replicas."""
 
 import math
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-AXES = {"step": "steps", "tokens": "tokens", "seconds": "wall-clock seconds", "total_flos": "training FLOPs"}
+TRAINING, VALIDATION, FLOOR = "tab:gray", "tab:blue", "tab:red"
+SMOOTHED_FROM, SMOOTHED_OVER = 30, 25
+"""Training losses from which on a smoothed line is drawn as well, each point over a so-manieth of the run."""
+LOG_FROM = 3
+"""Ratio of the highest to the lowest loss from which on the axis is logarithmic."""
 
 
 def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None):
-    """Draw training and validation loss of a log history into a PNG; `floor_loss` is in nats a token."""
+    """Draw a log history into a PNG: losses against steps, with learning rate and norm of the gradient below.
+
+    Each tick of the steps also says how many tokens, how much time and how many FLOPs they took. `floor_loss`, in nats
+    per token, is the exact -log p of the validation text under its source.
+    """
     training = [row for row in history if "loss" in row]
     validation = [row for row in history if "eval_loss" in row]
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), sharey=True, layout="constrained")
-    for panel, (key, label) in zip(panels.flat, AXES.items(), strict=True):
-        panel.plot([r[key] for r in training], [r["loss"] for r in training], color="0.65", lw=1, label="training")
-        panel.plot(
-            [r[key] for r in validation], [r["eval_loss"] for r in validation], "o-", color="tab:blue", ms=3.5, lw=1.5,
-            label="validation",
-        )  # fmt: skip
-        if floor_loss is not None:
-            panel.axhline(floor_loss, color="tab:red", ls="--", lw=1, label=f"floor {floor_loss:.3f}")
-        panel.set_xlabel(label)
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panel.set_ylabel("loss (nats a token)")
+    figure, (losses, rates) = plt.subplots(
+        2, 1, figsize=(9, 6.5), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    _draw_losses(losses, training, validation, floor_loss)
+    _draw_rates(rates, [row for row in training if "learning_rate" in row])
+    rates.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    rates.xaxis.set_major_formatter(FuncFormatter(Costs([*training, *validation])))
+    rates.annotate(
+        "steps\ntokens\ntime\nFLOPs", (0, 0), (-12, -7), "axes fraction", "offset points", ha="right", va="top"
+    )
+    if training or validation:
+        rates.set_xlim(0, 1.01 * max(row["step"] for row in (*training, *validation)))
+    for panel in (losses, rates):
         panel.grid(alpha=0.3)
-        panel.set_ylim(*_visible_range([r["loss"] for r in training], [r["eval_loss"] for r in validation], floor_loss))
-    panels.flat[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     figure.clear()  # else its parts, which know each other, wait for Python's collector
     plt.close(figure)
 
 
-def _visible_range(training: list[float], validation: list[float], floor: float | None) -> tuple[float, float]:
-    """From below the lowest point to the first validation loss or the training loss after a tenth of the run.
+def _draw_losses(panel, training: list[dict], validation: list[dict], floor: float | None):
+    steps, losses = _finite(training, "loss")
+    smooth = len(losses) >= SMOOTHED_FROM
+    style = {"alpha": 0.5} if smooth else {"marker": ".", "label": "training" if steps else None}
+    panel.plot(steps, losses, color=TRAINING, lw=1, **style)
+    if smooth:
+        panel.plot(steps, _smoothed(losses), color=TRAINING, lw=1.8, label="training, smoothed")
+    if validation:
+        panel.plot(*_finite(validation, "eval_loss"), "o-", color=VALIDATION, ms=4, lw=1.5, label="validation")
+    if floor is not None:
+        panel.axhline(floor, color=FLOOR, ls="--", lw=1, label=f"floor {floor:.3f}: -log p of the validation text")
+    lost = [row["step"] for row in (*training, *validation) if not math.isfinite(row.get("loss", row.get("eval_loss")))]
+    if lost:
+        panel.axvline(min(lost), color=FLOOR, ls=":", lw=1.5, label=f"non-finite loss, first at step {min(lost):,}")
+    every = [*losses, *_finite(validation, "eval_loss")[1], *([] if floor is None else [floor])]
+    if every and min(every) > 0 and max(every) / min(every) > LOG_FROM:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if max(every) < 50 * min(every) else (1,)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.set_ylabel("loss (nats per token)")
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(frameon=False, loc="upper right")
 
-    The start would flatten everything after it. Losses that are not finite have no place on an axis.
-    """
-    later = training[len(training) // 10 :][:1]
-    points = [loss for loss in [*training, *validation, *([floor] if floor is not None else [])] if math.isfinite(loss)]
-    if not points:
-        return 0.0, 1.0
-    lowest = min(points)
-    highest = max([loss for loss in [*validation[:1], *later] if math.isfinite(loss)], default=max(points))
-    margin = 0.05 * (highest - lowest) or 0.05
-    return lowest - margin, highest + margin
+
+def _draw_rates(panel, training: list[dict]):
+    """Learning rate on the left, norm of the gradient on the right."""
+    panel.plot(*_finite(training, "learning_rate"), color="tab:green", lw=1.5)
+    panel.set_ylabel("learning rate", color="tab:green")
+    panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    panel.set_ylim(bottom=0)
+    norms = panel.twinx()
+    norms.plot(*_finite(training, "grad_norm"), color="tab:purple", lw=1, alpha=0.8)
+    norms.set_ylabel("gradient norm", color="tab:purple")
+    norms.set_ylim(bottom=0)
+
+
+def _finite(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the rows whose value is a finite number; others have no place on an axis."""
+    kept = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """A running mean over a part of the run, over less of it at both ends."""
+    half = max(1, len(values) // (2 * SMOOTHED_OVER))
+    windows = ((max(0, i - half), i + half + 1) for i in range(len(values)))
+    return [sum(values[start:stop]) / len(values[start:stop]) for start, stop in windows]
+
+
+class Costs:
+    """Labels of ticks at steps: below each what it took to get there, as the nearest logs tell."""
+
+    def __init__(self, rows: list[dict]):
+        rows = sorted(rows, key=lambda row: row["step"])
+        self.steps = [0, *(row["step"] for row in rows)]
+        self.known = {name: [0, *(row[name] for row in rows)] for name in ("tokens", "seconds", "total_flos")}
+
+    def __call__(self, step: float, _=None) -> str:
+        if not 0 <= step <= self.steps[-1]:
+            return ""
+        if step == 0:
+            return "0\n0\n0\n0"
+        tokens, seconds, flops = (float(np.interp(step, self.steps, values)) for values in self.known.values())
+        return f"{step:,.0f}\n{_short(tokens)}\n{_duration(seconds)}\n{flops:.1e}".replace("e+", "e")
+
+
+def _short(count: float) -> str:
+    return f"{count:.0f}" if count < 1000 else EngFormatter(places=1, sep="")(count).replace("G", "B")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
