@@ -28,8 +28,8 @@ OWN = {
     "a tokenizer": ("tokenizer.json",),
 }
 """What Kindling's own folders hold."""
-ABOUT = {"state.json", "dataset_info.json", "dataset_dict.json"}
-"""What `save_to_disk` of `datasets` writes beside the data."""
+ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
+"""Files that tell of a data set; with `state.json`, what `save_to_disk` of `datasets` writes beside the data."""
 TOLD = 3
 READABLE = (
     f"what can be read is {', '.join(SUFFIXES)}, compressed ({', '.join(UNPACKED)}) or not; plain text of another name "
@@ -111,28 +111,32 @@ def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) ->
         raise ConfigError(f"{folder} cannot be read: {error.strerror}; allow it, or remove it") from None
     saved = _saved(folder, {path.name for path in entries})
     for path in entries:
-        if path.name.startswith("."):
-            listing.leave_out(path, "hidden")
-        elif path.is_dir():
-            real = os.path.realpath(path)
-            if why := _why_not(path, real, cache, above):
-                listing.leave_out(path, why)
-            else:
-                yield from _walk(path, cache, (*above, real), listing)
-        elif saved is not None:
-            if path.name in saved:
-                yield path
-            elif path.name not in ABOUT:
-                listing.leave_out(path, "no part of the saved data set")
-        elif not format_of(path) and (path.suffix or path.exists()):
-            listing.leave_out(path, "of another kind")
-        else:
+        real = os.path.realpath(path) if path.is_dir() else None
+        if why := _why_no_file(path, saved) if real is None else _why_not(path, real, cache, above):
+            listing.leave_out(path, why)
+        elif real is None:
             _refuse_no_file(path)
             yield path
+        else:
+            yield from _walk(path, cache, (*above, real), listing)
+
+
+def _why_no_file(path: Path, saved: set[str] | None) -> str | None:
+    """Why a file is not read; None if it is, or should be. `saved` are those of a data set saved beside it."""
+    about = ABOUT if saved is None else ABOUT | {"state.json"}
+    reasons = {
+        "hidden": path.name.startswith("."),
+        "about a data set": path.name in about,
+        "no part of the saved data set": saved is not None and path.name not in saved,
+        "of another kind": not format_of(path) and (path.suffix or path.exists()),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _why_not(folder: Path, real: str, cache: str, above: Sequence[str]) -> str | None:
     """Why a folder is not read; None if it is."""
+    if folder.name.startswith("."):
+        return "hidden"
     if real in above:
         return "a link to a folder that it is in"
     return "data.cache_dir" if real == cache else what_of_ours(folder)
@@ -221,10 +225,11 @@ def _once(listing: Listing, files: list[Path]) -> list[Path]:
     known = {}
     for file in files:
         about = file.stat()
-        if (about.st_dev, about.st_ino) in known:
-            listing.leave_out(file, f"the same file as {known[about.st_dev, about.st_ino].name}")
+        key = (about.st_dev, about.st_ino) if about.st_ino else file  # some file systems number no files
+        if key in known:
+            listing.leave_out(file, f"the same file as {known[key].name}")
         else:
-            known[about.st_dev, about.st_ino] = file
+            known[key] = file
     return [*known.values()]
 
 

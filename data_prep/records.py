@@ -30,9 +30,10 @@ from .tables import Rows, arrow_rows, csv_head, csv_rows, parquet_rows
 BLOCK = 1 << 20
 MARK = "<|endoftext|>"
 BETWEEN_DOCUMENTS = re.compile(
-    rb"""(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*(?:\r?\n|$)|[.!?"']<\|endoftext\|>(?:\r?\n|$)|\n<\|endoftext\|>["\w]"""
+    rb"(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*(?:\r?\n|$)|[^\s`(\[{=:,]<\|endoftext\|>(?:\r?\n|$)|\n<\|endoftext\|>[\"\w]"
 )
-"""The mark on a line of its own, at the end of a line that ends a sentence, or before what begins one."""
+"""The mark on a line of its own, or joined to the end or the beginning of a line of text."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PAIR = ("prompt", "completion")
 DAMAGE = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
@@ -108,6 +109,8 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
         is_plain = path.suffix.lower() not in UNPACKED and format_of(path) in ("json", "text")  # others begin somehow
         yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
         return
+    if path.stat().st_size < 1000 and path.read_bytes().startswith(LFS_POINTER):
+        raise ConfigError(f"{name} is a pointer of Git LFS in the file's place; run `git lfs pull` where it comes from")
     try:
         for record in FORMATS[format_of(path) or "text"](path, fields, start):
             count = record.number + 1

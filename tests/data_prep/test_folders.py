@@ -184,6 +184,9 @@ def test_what_is_of_another_kind_is_told(corpus):
     (corpus / "pipe.jsonl").unlink()
     told = read(corpus, validation_source="fables")[2]
     assert "files read: 1 for training; not read: 0.md, 1.md, 2.md and 5 more (of another kind)" in told
+    write(corpus, "dataset_infos.json")
+    assert "0.md, 1.md, 2.md and 5 more (of another kind), dataset_infos.json (about a data set)" in read(corpus)[2]
+    (corpus / "dataset_infos.json").unlink()
     (corpus / "a.txt").unlink()
     assert "and 5 more (of another kind); what can be read is .txt, .jsonl" in refused(corpus)
     assert "plain text of another name is read once that ends in .txt" in refused(corpus)
@@ -298,6 +301,7 @@ MARKED = {
     "windows": "\r\n<|endoftext|>\r\n",
     "end of the line": "<|endoftext|>\n",
     "begin of the line": "\n<|endoftext|>",
+    "a closing quote": "\u201d<|endoftext|>\n",
 }
 
 
@@ -307,7 +311,7 @@ def test_documents_end_at_their_mark(corpus, form, compress):
     path = corpus / ("a.txt" if compress is bytes else "a.txt.gz")
     path.write_bytes(compress("".join(story + MARKED[form] for story in STORIES).encode()))
     train, validation, told = read(path, validation_documents=2)
-    assert validation + train == STORIES
+    assert [text.rstrip("\u201d") for text in validation + train] == STORIES
     assert told.startswith(f"{path}: documents of text end at <|endoftext|>, as in {path.name}; give data.sample_by to")
     asked = read(path, validation_documents=2, sample_by="paragraph")
     assert len(asked[0] + asked[1]) > len(STORIES)
@@ -328,6 +332,13 @@ def test_a_text_about_the_mark_is_a_text(corpus, text):
     train, _, told = read(corpus / "a.txt", validation_source="fables", validation_documents=1)
     assert train == [text]
     assert "<|endoftext|> within lines of a.txt is read as text; give data.sample_by='<|endoftext|>' if" in told
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.csv"])
+def test_a_pointer_in_the_place_of_a_file_is_no_text(corpus, name):
+    (corpus / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 12345\n")
+    with pytest.raises(ConfigError, match=r"is a pointer of Git LFS in the file's place; run `git lfs pull`"):
+        read(corpus / name, validation_documents=1)
 
 
 def test_files_in_another_encoding_are_named(corpus):
