@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from fields import Field, read_fields
 from files import told_by_the_system
 from sections import ConfigError, TokenizerSection
 from surroundings import made_fit, tell_launcher
-from written import read_written
+from written import ALIASES, parse_override, read_written
 
 ROOT = Path(__file__).resolve().parent
 
@@ -32,50 +32,6 @@ MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
-
-ALIASES = {
-    "batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "lr": "learning_rate",
-    "lr_scheduler": "lr_scheduler_type",
-    "scheduler": "lr_scheduler_type",
-    "warmup": "warmup_steps",
-    "warmup_ratio": "warmup_steps",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "iterations": "max_steps",
-    "grad_clip": "max_grad_norm",
-    "gradient_clipping": "max_grad_norm",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "grad_accum": "gradient_accumulation_steps",
-    "resume": "resume_from_checkpoint",
-    "overwrite_output_dir": "output_dir",
-    "logging_dir": "output_dir",
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "optimizer": "optim",
-    "num_workers": "dataloader_num_workers",
-    "n_layer": "num_hidden_layers",
-    "n_layers": "num_hidden_layers",
-    "layers": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_heads": "num_attention_heads",
-    "heads": "num_attention_heads",
-    "n_embd": "hidden_size",
-    "d_model": "hidden_size",
-    "width": "hidden_size",
-    "n_positions": "max_position_embeddings",
-    "dropout": "hidden_dropout",
-    "activation": "mlp",
-    "block_size": "context_length",
-    "seq_len": "context_length",
-    "max_length": "context_length",
-    "dataset": "source",
-}
-"""What other programs call a setting of ours."""
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
 RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
@@ -155,6 +111,16 @@ def load_experiment(
     experiment = kind(name=Path(run).absolute().name, **{key: classes[key](**own) for key, own in checked.items()})
     refuse_vain(experiment, given)
     return experiment
+
+
+def read_settings(overrides: Sequence[str], sections: Sequence[str]) -> dict[str, dict]:
+    """What `section.key=value` texts give each of these sections, for commands that have no experiment file."""
+    given = {section: {} for section in sections}
+    for name, value in (parse_override(text, partial(_is_text, kind=LanguageExperiment)) for text in overrides):
+        section, _, key = name.partition(".")
+        _refuse_unknown(section, given, section, "a section of this command")
+        given[section][key] = value
+    return {section: check_section(section, values) for section, values in given.items()}
 
 
 def _is_text(name: str, kind: type[Experiment]) -> bool:

@@ -62,11 +62,11 @@ class DataSection:
     revision: str | None = None
     """Which commit, tag or branch of a Hub data set; null means the source's own, or else the newest."""
     validation_source: str | None = None
-    """Where validation comes from; null means the source's own split, or else its first documents, held out."""
+    """Where validation comes from; null means the source's own split, or else documents held out from training."""
     train_documents: int | None = None
     """At most so many training documents; null means all (of an endless source, as many as its row says)."""
     validation_documents: int | None = 1000
-    """At most so many validation documents; null means all of the validation split."""
+    """At most so many validation documents; null means all of the split, or a tenth of a source that has none."""
     text_field: str | None = None
     """Column of the text, or path to it; null: `text`, or `prompt` and `completion`, with loss on the completion."""
     group_field: str | None = None

@@ -47,7 +47,8 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
     args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)
     config = members[0].model.config
-    contract.complete(config, members[0].equations.tokenizer)
+    equations = members[0].equations
+    contract.complete(config, equations.tokenizer, equations.identity(experiment.data.operation))
     resume.leave_if_finished(experiment, args, checkpoint)
     hardware = describe_hardware(args)
 
@@ -56,7 +57,7 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
         members,
         args=args,
         data_collator=CausalLMCollator(
-            members[0].equations.tokenizer.pad_token_id,
+            equations.tokenizer.pad_token_id,
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,
         ),

@@ -48,9 +48,9 @@ def train(experiment: LanguageExperiment, folder: Path):
     contract = resume.Contract(experiment, args, checkpoint)
     fit.check_tokenizer(experiment, start, foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample))
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
-    prepared = prepare(experiment.data, experiment.tokenizer, by_another=args.local_process_index > 0)
+    prepared = prepare(experiment.data, experiment.tokenizer, args.local_process_index > 0, contract.data_before)
     config = run.model_config(experiment, prepared.tokenizer, start)
-    contract.complete(config, prepared.tokenizer)
+    contract.complete(config, prepared.tokenizer, prepared.identity(experiment.data))
     length = experiment.data.context_length or config.max_position_embeddings
     positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
     train_set = prepared.order(experiment.data, length, positions)

@@ -14,6 +14,50 @@ from sections import ConfigError
 
 SECTIONS = "write `model:`, `data:`, `training:` and their keys"
 
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "iterations": "max_steps",
+    "grad_clip": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "grad_accum": "gradient_accumulation_steps",
+    "resume": "resume_from_checkpoint",
+    "overwrite_output_dir": "output_dir",
+    "logging_dir": "output_dir",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "optimizer": "optim",
+    "num_workers": "dataloader_num_workers",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "layers": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "heads": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "d_model": "hidden_size",
+    "width": "hidden_size",
+    "n_positions": "max_position_embeddings",
+    "dropout": "hidden_dropout",
+    "activation": "mlp",
+    "block_size": "context_length",
+    "seq_len": "context_length",
+    "max_length": "context_length",
+    "dataset": "source",
+}
+"""What other programs call a setting of ours."""
+
 
 def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], bool]) -> tuple[dict, dict]:
     """The sections with the overrides in place, and the overrides by key. `ConfigError` says what cannot be read.
@@ -21,7 +65,7 @@ def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], b
     Where a key `is_text`, its override is taken as it is, whatever YAML would make of it.
     """
     written = _read_file(path)
-    given = dict(_parse_override(text, is_text) for text in overrides)
+    given = dict(parse_override(text, is_text) for text in overrides)
     for key, value in given.items():
         # A mapping is replaced, as any other value.
         OmegaConf.update(written, key, escaped(value) if is_text(key) else value, merge=False)
@@ -72,7 +116,8 @@ def _refuse_shapeless(path: str, written):
             raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
 
 
-def _parse_override(text: str, is_text: Callable[[str], bool]) -> tuple[str, typing.Any]:
+def parse_override(text: str, is_text: Callable[[str], bool]) -> tuple[str, typing.Any]:
+    """Key and value of `section.key=value`, as YAML has it, or as it is where a key `is_text`."""
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")

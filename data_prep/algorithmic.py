@@ -4,6 +4,7 @@ usage: python -m data_prep.algorithmic CONFIG [section.key=value ...]
 """
 
 import difflib
+import hashlib
 import itertools
 import json
 import math
@@ -24,8 +25,7 @@ from sections import ConfigError, EquationsSection
 
 from .show import print_row
 
-SHOWN = 3
-DEFAULT_MODULUS = 97
+SHOWN, DEFAULT_MODULUS = 3, 97
 LARGEST_TOKEN = 1_000_000
 MOST_EQUATIONS = 5_000_000
 PERMUTATIONS = list(itertools.permutations(range(5)))
@@ -96,8 +96,12 @@ class Equations:
     """Tokens before the second number; 0 where that differs between equations."""
     operation: Operation
     modulus: int
-    seed: int
-    """The split's."""
+    seed: int  # the split's
+
+    def identity(self, name: str) -> dict:
+        """What they are told by, wherever the code of their operation lies; `name` is the operation's."""
+        digest = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:12]
+        return {"origin": f"data.operation={name}", "tokens": digest, "settings": {"data.operation": name}}
 
 
 def prepare_equations(section: EquationsSection, seed: int) -> Equations:

@@ -1,5 +1,6 @@
 """A prepared folder, opened: its tokenizer, and its splits as training examples."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from files import as_known, sha256
 from sections import ConfigError, DataSection
 
 from . import tokenizer as tokenizers
+from .contents import short
 from .published import MANIFEST, REQUEST
 from .reading import Reading, in_words
 from .sources import SOURCES
@@ -19,7 +21,8 @@ from .stream import GrowingTokens, Stream
 from .windows import Documents, Epochs, TokenArray, Windows
 from .writer import Journal
 
-PROMPTS = "the data has prompts, whose loss data.layout=packed would count; use layout=documents"
+SECTIONS = ("data", "tokenizer")
+PROMPTS = "the data has prompts, whose loss data.layout=packed would count; use data.layout=documents"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class SplitInfo:
     shards: list[dict] = field(default_factory=list)
     """Tokens, documents and SHA-256 of each."""
     finished: bool = True
-    """Whether this is all that its source holds."""
+    """Whether this is all that its source holds, or all that it is limited to."""
+    more: bool = False
+    """Whether it is limited, and its source holds more."""
 
     @classmethod
     def of(cls, journal: Journal) -> "SplitInfo":
@@ -64,6 +69,7 @@ class SplitInfo:
             revisions=journal.revisions,
             shards=journal.shards,
             finished=journal.finished,
+            more=journal.more,
         )
 
     def skipped(self) -> str:
@@ -122,14 +128,39 @@ class PreparedData:
                 if length != shard["tokens"]:
                     raise ConfigError(f"{path} is missing or damaged; prepare or fetch {self.folder} again")
 
+    @property
+    def _request(self) -> dict:
+        return json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))
+
     def origins(self) -> dict[str, list[str]]:
         """The `datasets` of the Hub that it was made from, and the `licenses` and `languages` that are known."""
-        made = json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))["data"]
+        made = self._request["data"]
         known = [SOURCES[name] for name in made["mixture"] or [made["source"]] if name in SOURCES]
         return {
             "datasets": sorted({name for info in self.info.values() for name in info.revisions}),
             "licenses": sorted({source.licence for source in known}),
             "languages": sorted({source.language for source in known if source.language}),
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """What its tokens can be told by: a hash of them, which further tokens change, and of what they are made of."""
+        told = {
+            name: [[shard["sha256"] for shard in info.shards], info.prompt_tokens] for name, info in self.info.items()
+        }
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        return [digest, self._request.get("fingerprint", self.folder.name)]
+
+    def identity(self, data: DataSection) -> dict:
+        """What a run on this is told by, wherever it lies: see `Trained`. A stream's tokens are not all there yet."""
+        tokens, fingerprint = self.names
+        journals = [Journal.load(self.folder / name) for name in ("validation", "train")]
+        return {
+            "origin": data.origin,
+            "tokens": fingerprint if data.streaming else tokens,
+            "folder": self.folder.name,
+            "files": [known and short(known) for journal in journals for known in journal.files],
+            "settings": {f"{name}.{key}": value for name in SECTIONS for key, value in self._request[name].items()},
         }
 
     @property
@@ -155,8 +186,7 @@ class PreparedData:
 
         The number is None for a stream, whose end is not known.
         """
-        about = {"data": self.folder.name, "data.context_length": length}
-        about |= {"data.layout": data.layout, "data.streaming": data.streaming}
+        about = {"data.context_length": length, "data.layout": data.layout, "data.streaming": data.streaming}
         if data.streaming:
             self._refuse_prompts("train")
             tokens = GrowingTokens(self.folder / "train", self.info["train"].shards, self.info["train"].finished)
@@ -168,13 +198,27 @@ class PreparedData:
         if self.info[split].prompt_tokens:
             raise ConfigError(PROMPTS)
 
+    def documents(self, split: str) -> str:
+        """How many a split has, and of how many if a limit left some out."""
+        count = self.info[split].documents
+        if not self.info[split].more:
+            return f"{count:,} documents"
+        name = "train_documents" if split == "train" else "validation_documents"
+        return f"{count:,} of at least {count + 1:,} documents (data.{name}={self._request['data'][name]})"
+
+    def describe_tokenizer(self) -> str:
+        """Its size, how far it compresses text, and a limit to what it learnt from if there was more."""
+        told = f"{len(self.tokenizer):,} tokens, {self.about_tokenizer['bytes_per_token']} bytes a token"
+        limit = tokenizers.limit_of(self.about_tokenizer)
+        return f"{told},{limit}" if limit else told
+
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""
-        lines = [f"folder        {self.folder}", f"tokenizer     {len(self.tokenizer):,} tokens"]
+        lines = [f"folder        {self.folder}", f"tokenizer     {self.describe_tokenizer()}"]
         for name, info in self.info.items():
             text = f"{info.text_bytes / 1e6:,.1f} MB of text, {info.text_bytes / info.tokens:.2f} bytes a token"
             so_far = "" if info.finished else " so far"
-            lines.append(f"{name:14}{info.documents:,} documents, {info.tokens:,} tokens{so_far}, {text}")
+            lines.append(f"{name:14}{self.documents(name)}, {info.tokens:,} tokens{so_far}, {text}")
             path = f": {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
             lines.append(f"{'':14}{info.skipped()} are skipped{path}")
         overlap = self.info["train"].in_validation_too

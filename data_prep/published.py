@@ -18,6 +18,7 @@ from files import sha256, write_json
 from hub import is_hub_name, patiently, refuse_anonymous
 from sections import ConfigError, DataSection, TokenizerSection
 
+from . import tokenizer as tokenizers
 from .sources import SOURCES, HubDataset, find_source
 from .stream import lock_of
 
@@ -53,7 +54,7 @@ The texts are those of {origin}, and so is their licence.
 
 
 def request(data: DataSection, section: TokenizerSection) -> dict:
-    """The settings that decide what is in a prepared folder."""
+    """The settings that decide what is in a prepared folder, as they are given: places are told, not compared."""
     return {"format": FORMAT, "data": data.contents(), "tokenizer": asdict(section)}
 
 
@@ -69,6 +70,8 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
         _refuse_other_settings(folder / REQUEST, data, section)
     elif data.mixture is None and data.source not in SOURCES and isinstance(find_source(data.source), HubDataset):
         folder = _fetched(data, section)
+    if folder is not None and section.kind == "pretrained":
+        _refuse_other_tokenizer(folder, data, section)
     if folder is None and constants.HF_HUB_OFFLINE:
         folder = _made_before(data, section)
     return folder
@@ -90,23 +93,42 @@ def _made_before(data: DataSection, section: TokenizerSection) -> Path | None:
     journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
     folders = [path.parent.parent for path in journals if (path.parent.parent / REQUEST).exists()]
     wanted = request(data, section)
-    return next(
-        (one for one in folders if _read(one / REQUEST) == wanted and (data.streaming or is_prepared(one))), None
-    )
+    return next((one for one in folders if is_asked_for(one, wanted) and (data.streaming or is_prepared(one))), None)
+
+
+def is_asked_for(folder: Path, wanted: dict) -> bool:
+    """Whether a folder was made by this `request`."""
+    made = _read(folder / REQUEST)
+    return {key: made[key] for key in wanted} == wanted
 
 
 def _refuse_other_settings(path: Path, data: DataSection, section: TokenizerSection):
-    """What is left out is as the folder's request says; what is given must be so too."""
+    """What is left out is as the folder's request says; what is given must be so too, but a tokenizer by its path."""
     made = _read(path)
     if made["format"] != FORMAT:
         raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source anew")
-    for name, given, default in [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]:
+    sections = [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]
+    for name, given, default in sections[: 1 if section.kind == "pretrained" else 2]:
         for key in vars(default).keys() & made[name].keys() - {"source", "revision"}:
             if getattr(given, key) not in (made[name][key], getattr(default, key)):
                 raise ConfigError(
                     f"{data.source} was prepared with {name}.{key}={made[name][key]}, and {getattr(given, key)} is "
                     "given; leave it out, or prepare the source anew"
                 )
+
+
+def _refuse_other_tokenizer(folder: Path, data: DataSection, section: TokenizerSection):
+    """`ConfigError` unless the tokenizer at `tokenizer.path`, if it is still there, is the folder's own."""
+    if _read(folder / REQUEST)["tokenizer"]["path"] == section.path and not Path(section.path).exists():
+        return
+    given, own = (
+        tokenizers.load_tokenizer(path).backend_tokenizer.to_str() for path in (section.path, str(folder / "tokenizer"))
+    )
+    if given != own:
+        raise ConfigError(
+            f"{data.source} was prepared with another tokenizer than tokenizer.path={section.path}; leave that out, or "
+            "prepare the source anew"
+        )
 
 
 def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:

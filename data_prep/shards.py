@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +20,9 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from files import sha256
 from hub import patiently
 from sections import ConfigError
+
+from .contents import CONTENTS, sampled
+from .records import format_of
 
 PATHS_A_REQUEST = 500
 PREFIX = ".kindling-shards-"
@@ -30,14 +34,16 @@ class LocalShard:
 
     path: Path
     size: int
-    modified: int
-    """Nanoseconds."""
+    sample: str
+    """A hash of its size and some of its content."""
 
     @classmethod
     def of(cls, path: Path) -> "LocalShard":
         """The file as it is now."""
-        about = path.stat()
-        return cls(path, about.st_size, about.st_mtime_ns)
+        try:
+            return cls(path, path.stat().st_size, sampled(path))
+        except PermissionError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}; allow it, or give another file") from error
 
     @property
     def name(self) -> str:
@@ -46,19 +52,43 @@ class LocalShard:
 
     @property
     def identity(self) -> list:
-        """What it must be for tokens made from it to be these."""
-        return [str(self.path.resolve()), self.size, self.modified]
+        """What it must be for tokens made from it to be these, as far as can be told without reading all of it."""
+        return [self.size, self.sample, format_of(self.path), self.path.suffix.lower()]
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of all of it, when this was first asked for."""
+        return CONTENTS.of(self.path)
+
+    @property
+    def known(self) -> str | None:
+        """The same, if it was asked for: before it is first read."""
+        return vars(self).get("content")
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """The path. `ConfigError` if the file is another one than when the corpus was opened, before or after."""
+        """The path. `ConfigError` if it holds something else than when the corpus was opened, before or after."""
         self._refuse_change()
         yield self.path
         self._refuse_change()
 
     def _refuse_change(self):
-        if not self.path.exists() or LocalShard.of(self.path) != self:
+        is_other = not self.path.exists() or (self.known is None and sampled(self.path) != self.sample)
+        if is_other or CONTENTS.of(self.path) != self.content:
             raise ConfigError(f"{self.path} has changed since it was first looked at; start again with files at rest")
+
+
+@dataclass(frozen=True)
+class Program:
+    """Code that computes documents, in the place of files."""
+
+    name: str
+    content: str
+
+    @property
+    def known(self) -> str:
+        """What it is, which is known without running it."""
+        return self.content
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,14 @@ class HubShard:
     @property
     def identity(self) -> list:
         """What it must be for tokens made from it to be these; the same at another commit is the same."""
-        return [self.name, self.size, self.sha256 or self.git_hash]
+        return [self.name, self.size, self.content]
+
+    @property
+    def content(self) -> str:
+        """A hash of all of it."""
+        return self.sha256 or self.git_hash
+
+    known = content
 
     @contextmanager
     def open(self) -> Iterator[Path]:

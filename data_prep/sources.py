@@ -13,19 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import xxhash
+
 from config import one_sentence
 from hub import patiently
 from sections import ConfigError, DataSection
 
 from . import fables
 from .folders import is_there, what_of_ours
+from .held_out import hold_out
 from .local_files import LocalFiles, split_of
 from .reading import Reading
 from .records import format_of
-from .shards import hub_shards
+from .shards import Program, hub_shards
 from .splits import Place, Split, mixed, one_after_another
-
-HELD_OUT_DOCUMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Generated:
                 yield {"text": self.document(seed, index)}, index + 1
 
         code = Path(self.code).read_text(encoding="utf-8")  # other words make other documents
-        return Split(read_from, {"code": code, "seed": seed}, self.floor)
+        program = Program(Path(self.code).name, xxhash.xxh3_128_hexdigest(f"{seed} {code}".encode()))
+        return Split(read_from, {"code": code, "seed": seed}, self.floor, shards=[program])
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,8 @@ SOURCES = {
 def open_corpus(data: DataSection) -> tuple[Split, Split]:
     """The training and the validation documents of an experiment.
 
-    Validation is `data.validation_source`, or the source's own validation split, or else its first documents, which
-    training then skips. `ConfigError` if a source is unknown or cannot be read.
+    Validation is `data.validation_source`, or the source's own validation split, or else is held out from training.
+    `ConfigError` if a source is unknown or cannot be read.
     """
     if data.mixture:
         return _open_mixture(data)
@@ -205,8 +207,7 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
     elif "validation" in splits:
         validation = splits["validation"]
     else:
-        held_out = data.validation_documents or HELD_OUT_DOCUMENTS
-        return train.cut(held_out, limit and held_out + limit), replace(train.cut(0, held_out), is_held_out=True)
+        return hold_out(train, data.validation_documents, limit)
     return train.cut(0, limit), validation.cut(0, data.validation_documents)
 
 

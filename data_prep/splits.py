@@ -13,7 +13,7 @@ from typing import Any
 from .long_text import Text
 from .reading import WITHOUT, Bad, Fault, Reading
 from .records import Fields, read_records
-from .shards import HubShard, LocalShard
+from .shards import HubShard, LocalShard, Program
 
 FEWEST_FILES = 4
 Place = Any
@@ -41,6 +41,10 @@ class Split:
     """Whether the rest of its source is another split, together with which its bad records are judged."""
     notes: tuple[str, ...] = ()
     """Sentences on how its source is read, for whoever prepares it."""
+    shards: Sequence[LocalShard | HubShard | Program] = ()
+    """What it is made of, in order."""
+    more: Callable[[Place], bool] | None = None
+    """Where a limit has cut it off: whether there is more after the place that it ends at."""
     thin: Callable[[int], "Split"] | None = None
     """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
@@ -72,11 +76,17 @@ class Split:
                 if count == stop:  # before the next one is asked for, which may need another shard
                     return
 
+        def more(place: Place) -> bool:
+            inner, count = place or (None, 0)
+            return count == stop and next(self.read_from(inner, Reading(1.0)), None) is not None
+
         if start == 0 and stop is None:
             return self
         documents = None if stop is None else stop - start
         identity = self.identity | {"start": start, "stop": stop}
-        return replace(self, read_from=read_from, identity=identity, documents=documents, thin=None)
+        ends = any(not isinstance(shard, Program) for shard in self.shards)
+        limits = {"documents": documents, "more": more if ends else None}
+        return replace(self, read_from=read_from, identity=identity, **limits, thin=None)
 
 
 def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
@@ -98,7 +108,7 @@ def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_
         chosen = [shards[index * len(shards) // count] for index in range(count)]
         return split_of_files(chosen, fields, bad_records)
 
-    return Split(read_from, identity, bad_records=bad_records, size=size, thin=thin)
+    return Split(read_from, identity, bad_records=bad_records, size=size, shards=shards, thin=thin)
 
 
 def _documents(shard, fields: Fields, start: int, reading: Reading, before: int) -> Iterator[tuple[dict, int]]:
@@ -161,7 +171,8 @@ def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) ->
     bad_records = max(split.bad_records for split in splits.values())
     revisions = {name: commit for split in splits.values() for name, commit in split.revisions.items()}
     notes = tuple(note for split in splits.values() for note in split.notes)
-    return Split(read_from, identity, bad_records=bad_records, revisions=revisions, notes=notes)
+    shards = [shard for split in splits.values() for shard in split.shards]
+    return Split(read_from, identity, bad_records=bad_records, revisions=revisions, notes=notes, shards=shards)
 
 
 def parts_of(document: dict) -> tuple[Text, Text]:
@@ -180,9 +191,10 @@ def nothing_in(name: str, split: Split, reading: Reading) -> str:
     passed = [part.before for part in parts if part.before and not part.records]
     reading = passed[0] if passed else reading
     documents, start = reading.documents, split.identity.get("start")
-    so_many = f" (it is {start:,})" if start else ""
+    so_many = f" in the place of {start:,}" if start else ""
     reasons = {
-        f"all {documents:,} documents are held out; lower data.validation_documents{so_many}": documents,
+        f"all {documents:,} documents are held out; give data.validation_documents=null for a tenth{so_many}, or "
+        "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,
         f"all {reading.empty:,} records are empty; {WITHOUT}": reading.empty,
         f"there is nothing in it; check data.source and data.{name}_documents": True,

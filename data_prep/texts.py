@@ -19,6 +19,8 @@ class Texts:
         self.split = split.thin(most_bytes) if split.thin and most_bytes else split
         self.most_documents, self.most_bytes = most_documents, most_bytes
         self.documents = self.bytes = 0
+        self.limit = f"tokenizer.train_bytes={most_bytes}" if len(self.split.shards) < len(split.shards) else None
+        """The setting that left some texts out, as far as they were read."""
         self.reading, self.is_whole = Reading(), self.split is split
 
     def __iter__(self) -> Iterator[Text]:
@@ -27,10 +29,14 @@ class Texts:
         by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
         with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
             for seen, (document, _) in enumerate(self.split.read_from(None, reading), start=1):
+                if self.documents == self.most_documents:
+                    self.limit = f"tokenizer.train_documents={self.most_documents}"
+                    break
                 text = text_of(document)
                 size = len(text.encode())
                 share = self._share_read(seen, reading)
                 if self.most_bytes and self.documents and self.bytes + size > self.most_bytes * share:
+                    self.limit = f"tokenizer.train_bytes={self.most_bytes}"
                     if share >= 1:
                         break
                     continue  # for now, so that texts come from all of what is read
@@ -38,8 +44,6 @@ class Texts:
                 self.bytes += size
                 bar.update(size if self.most_bytes else 1)
                 yield text
-                if self.documents == self.most_documents:
-                    break
             else:
                 if self.is_whole:
                     reading.judge()

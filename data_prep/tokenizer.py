@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from config import one_sentence
+from config import one_sentence, read_settings
 from files import file_name, refuse_unwritable
 from hub import find_folder
 from sections import ConfigError, DataSection, TokenizerSection
@@ -159,7 +159,7 @@ def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[
     else:
         texts = Texts(split, section.train_documents, section.train_bytes)
         tokenizer = wrap(TRAINERS[section.kind](texts, section.vocab_size))
-        count = {"documents": texts.documents, "text_bytes": texts.bytes}
+        count = {"documents": texts.documents, "text_bytes": texts.bytes, "limit": texts.limit}
         if texts.documents == 0:
             raise ConfigError(nothing_in("train", split, texts.reading))
     seconds = time.perf_counter() - started
@@ -187,11 +187,20 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
 def describe(about: dict) -> str:
     """A report in one line."""
     return (
-        f"tokenizer: {about['vocabulary']:,} tokens learnt from {about['documents']:,} documents "
-        f"({about['text_bytes'] / 1e6:,.1f} MB) in "
+        f"tokenizer: {about['vocabulary']:,} tokens{limit_of(about) or learnt_from(about)} in "
         f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
         f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
     )
+
+
+def learnt_from(about: dict) -> str:
+    """What the tokenizer of a report learnt from."""
+    return f" learnt from {about['documents']:,} documents ({about['text_bytes'] / 1e6:,.1f} MB)"
+
+
+def limit_of(about: dict) -> str:
+    """The same and which setting left something out, or nothing if none did."""
+    return f"{learnt_from(about)} of more ({about['limit']})" if about.get("limit") else ""
 
 
 def start_token(tokenizer) -> int:
@@ -236,7 +245,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, help="folder for the tokenizer (default: prepared/tokenizers/SOURCE-SIZE)"
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "settings", nargs="*", metavar="section.key=value", help="of data and tokenizer, such as data.bad_records=0.01"
+    )
+    return parser.parse_intermixed_args()
 
 
 @one_sentence("data_prep.tokenizer")
@@ -250,8 +262,11 @@ def main():
         raise ConfigError(f"{folder} exists already; choose another --output")
     refuse_unwritable(folder, f"--output {folder}")
     size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
-    section = TokenizerSection(vocab_size=arguments.vocab_size, train_documents=None, train_bytes=size)
-    data = DataSection(source=arguments.source, text_field=arguments.text_field, sample_by=arguments.sample_by)
+    given = read_settings(arguments.settings, ("data", "tokenizer"))
+    learning = {"vocab_size": arguments.vocab_size, "train_documents": None, "train_bytes": size}
+    reading = {"source": arguments.source, "text_field": arguments.text_field, "sample_by": arguments.sample_by}
+    section = TokenizerSection(**learning | given["tokenizer"])
+    data = DataSection(**reading | {"validation_documents": None} | given["data"])
     train, validation = open_corpus(data)
     print(*train.notes, sep="\n", end="\n" if train.notes else "")
     tokenizer, about = build_tokenizer(section, train, validation)

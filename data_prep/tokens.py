@@ -30,9 +30,21 @@ from files import file_name, no_empty_folders, room_for, write_json
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
+from .contents import CONTENTS, Trained
 from .encoder import Encoder
 from .prepared import PROMPTS, PreparedData, summary
-from .published import FORMAT, MANIFEST, REQUEST, find_prepared, publish, refuse_publishing, request
+from .published import (
+    FORMAT,
+    MANIFEST,
+    REQUEST,
+    find_prepared,
+    is_asked_for,
+    is_prepared,
+    publish,
+    refuse_publishing,
+    request,
+)
+from .shards import LocalShard
 from .sources import open_corpus
 from .stream import BLOCK_TOKENS, LOCKS, POLL_SECONDS, lock_of
 from .writer import Journal, SplitWriter
@@ -42,16 +54,21 @@ LOOKED_AT = 100
 """Documents of validation that are looked at before a vocabulary is learnt."""
 
 
-def prepare(data: DataSection, section: TokenizerSection, by_another: bool = False) -> "PreparedData":
+def prepare(
+    data: DataSection, section: TokenizerSection, by_another: bool = False, trained: dict | None = None
+) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
 
     With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
     after its last whole shard. A source that is prepared already is used as it is. With `by_another`, wait until
-    another process has prepared all this, however long it takes.
+    another process has prepared all this, however long it takes. What a checkpoint was `trained` on (the fields of
+    `Trained`) is compared before anything is prepared: `ConfigError` if a file holds something else now.
     """
     if (folder := find_prepared(data, section)) is not None:
         return PreparedData(folder)
     preparation = Preparation(data, section)
+    if trained is not None and not preparation.has_tokens(trained["tokens"]):
+        Trained(**trained).refuse_changes(preparation.shards, data.origin)
     if not by_another:
         print(*preparation.notes(), sep="", end="", flush=True)
     return preparation.make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)
@@ -65,12 +82,47 @@ class Preparation:
         self.data, self.section = data, section
         train, validation = open_corpus(data)
         self.splits = {"validation": validation, "train": train}
-        identity = {"format": FORMAT, "tokenizer": asdict(section), "train": train.identity, "val": validation.identity}
+        identity = {"format": FORMAT, "train": train.identity, "val": validation.identity}
+        identity["tokenizer"] = asdict(section) | {"path": None}  # its vocabulary is what it is
         if section.kind == "pretrained":
             identity["vocabulary"] = self._load_tokenizer().backend_tokenizer.to_str()
-        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        names = "-".join(Path(name).stem for name in data.mixture or [data.source])
-        self.folder = Path(data.cache_dir) / f"{file_name(names[:LONGEST_NAME])}-{section.kind}-{fingerprint}"
+        self._find_folder(identity)
+        if not self._is_of_these_files():  # which the samples do not tell apart
+            self._find_folder(identity | {"contents": [shard.content for shard in self.shards]})
+
+    @property
+    def shards(self) -> list:
+        """What the splits are made of, in order."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    def has_tokens(self, tokens: str) -> bool:
+        """Whether the tokens that a checkpoint was trained on, by `PreparedData.identity`, are there already."""
+        return is_prepared(self.folder) and tokens in PreparedData(self.folder).names
+
+    def _find_folder(self, identity: dict):
+        """The folder of this identity, whatever its source was called when it was made."""
+        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        cache, names = Path(self.data.cache_dir), self.data.mixture or [self.data.source]
+        names = "-".join(Path(name).stem for name in names)[:LONGEST_NAME]
+        there = sorted(cache.glob(f"[!.]*-{self.fingerprint}"))
+        self.folder = there[0] if there else cache / f"{file_name(names)}-{self.section.kind}-{self.fingerprint}"
+
+    def _is_of_these_files(self) -> bool:
+        """Whether each file that was read for the folder holds what it held then."""
+        CONTENTS.load(self.folder)
+        for name, split in self.splits.items():
+            for shard, content in zip(split.shards, Journal.load(self.folder / name).files, strict=False):
+                if content is not None and shard.content != content:
+                    return False
+        return True
+
+    def _note_files(self):
+        """Write down what the files held that were read so far."""
+        for name, split in self.splits.items():
+            (self.folder / name).mkdir(exist_ok=True)
+            journal = Journal.load(self.folder / name)
+            journal.note(split.shards)
+            journal.save(self.folder / name)
 
     def _load_tokenizer(self):
         """The one at `tokenizer.path`, or a copy that an earlier preparation has made, if there is none any more."""
@@ -79,7 +131,7 @@ class Preparation:
         except ConfigError:
             wanted = request(self.data, self.section)
             for path in Path(self.data.cache_dir).glob(f"[!.]*/{REQUEST}"):
-                if json.loads(path.read_text(encoding="utf-8")) == wanted:
+                if is_asked_for(path.parent, wanted):
                     return tokenizers.load_tokenizer(str(path.with_name("tokenizer")))
             raise
 
@@ -100,6 +152,7 @@ class Preparation:
         for name, split in self.splits.items():  # which an earlier preparation may have been less strict with
             if (journal := Journal.load(self.folder / name)).finished:
                 split.reading(counts=journal.reading).judge()
+        CONTENTS.save(self.folder, [shard.path for shard in self.shards if isinstance(shard, LocalShard)])
         return PreparedData(self.folder)
 
     def _has(self, until: int | None) -> bool:
@@ -125,7 +178,7 @@ class Preparation:
             self._refuse_unfit()
             self._make_tokenizer()
         if not (self.folder / REQUEST).exists():
-            write_json(self.folder / REQUEST, request(self.data, self.section))
+            write_json(self.folder / REQUEST, request(self.data, self.section) | {"fingerprint": self.fingerprint})
         self._make_tokens(until)
 
     def _has_work(self) -> bool:
@@ -152,6 +205,7 @@ class Preparation:
         staging = self.folder / ".tokenizer"
         shutil.rmtree(staging, ignore_errors=True)
         tokenizers.save(tokenizer, about, staging)
+        self._note_files()
         staging.rename(self.folder / "tokenizer")
         if self.section.kind != "pretrained":
             print(tokenizers.describe(about))

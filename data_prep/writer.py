@@ -8,7 +8,7 @@ hashes of its texts (`00000.hashes.npy`). `journal.json` says what there is so f
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,11 @@ class Journal:
     quarantine_bytes: int = 0
     revisions: dict[str, str] = field(default_factory=dict)
     """The commits of the Hub that were read, by data set."""
+    files: list[str | None] = field(default_factory=list)
+    """A hash of each file of the split, None for one that was not come to."""
     finished: bool = False
+    more: bool = False
+    """Whether it is finished because of a limit, and its source holds more."""
 
     @property
     def tokens(self) -> int:
@@ -70,6 +74,11 @@ class Journal:
         """The journal of a split's folder, or a new one."""
         path = folder / "journal.json"
         return as_known(cls, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
+
+    def note(self, shards: Sequence):
+        """Take over the hashes of the files that were come to by now."""
+        before = self.files or [None] * len(shards)
+        self.files = [shard.known or was for shard, was in zip(shards, before, strict=True)]
 
     def save(self, folder: Path):
         """Write it down, whole or not at all."""
@@ -144,6 +153,8 @@ class SplitWriter:
         else:
             (self.folder / f"{name}.npy").unlink()
         journal.reading = reading.counts()
+        journal.note(self.split.shards)
+        journal.more = bool(journal.finished and self.split.more and self.split.more(journal.place))
         journal.quarantine_bytes = (self.folder / "quarantine.jsonl").stat().st_size
         journal.save(self.folder)
 

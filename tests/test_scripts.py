@@ -502,10 +502,13 @@ def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, mon
         (["data.context_length=65"], "longer than model.max_position_embeddings=64"),
         (["data.source=missing.jsonl"], "neither a known source nor an existing file"),
         (["data.source=fabels"], "did you mean fables?"),
-        (["data.source=EMPTY"], "all 1 documents are held out; lower data.validation_documents"),
+        (
+            ["data.source=EMPTY"],
+            "all 1 documents are held out; give data.validation_documents=null for a tenth in the place of ",
+        ),
         (["data.layout=documents"], "raise it and model.max_position_embeddings"),
         (["tokenizer.vocab_size=100"], "must be at least 258"),
-        (["data.source=PAIRS"], "use layout=documents"),
+        (["data.source=PAIRS"], "use data.layout=documents"),
         ([f"sample.prompt={'word ' * 99}"], "shorten it"),
     ],
 )

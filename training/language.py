@@ -133,10 +133,10 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     at_most = "" if whole.is_exact else "at most "
     about = at_most or ("" if whole.targets % steps == 0 else "about ")
     return [
-        f"data        {experiment.data.origin}: {info['train'].documents:,} documents, {tokens:,} tokens{so_far}",
-        f"validation  {info['validation'].documents:,} documents, {info['validation'].tokens:,} tokens{_overlap(info)}",
+        f"data        {experiment.data.origin}: {prepared.documents('train')}, {tokens:,} tokens{so_far}",
+        f"validation  {prepared.documents('validation')}, {info['validation'].tokens:,} tokens{_overlap(info)}",
         f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
-        f"tokenizer   {len(prepared.tokenizer):,} tokens, {prepared.about_tokenizer['bytes_per_token']} bytes a token",
+        f"tokenizer   {prepared.describe_tokenizer()}",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
         f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, "
@@ -214,11 +214,10 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
-    size, about = len(prepared.tokenizer), prepared.about_tokenizer
     return {
-        "data": f"`{experiment.data.origin}`, {prepared.info['train'].documents:,} documents{_overlap(prepared.info)}",
+        "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared.info)}",
         "skipped": _skipped(prepared.info),
-        "tokenizer": f"{experiment.tokenizer.kind}, {size:,} tokens, {about['bytes_per_token']} bytes a token",
+        "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
         "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
         "training FLOPs": describe_flops(metrics),

@@ -22,6 +22,7 @@ from .arguments import WAITING, schedule
 from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .dropout import drawn_apart
 from .folder import LOCK
+from .places import CONTENTS, PLACES, brought, data_before, refuse_other_data
 from .processes import how_to_share
 from .pushes import publish_finished
 from .run import batch_size, folder_of, resolve
@@ -96,13 +97,17 @@ def _refuse_others(checkpoint: Path, folder: Path):
 
 def _origin(folder: Path) -> Path | None:
     """The checkpoint of another folder that a run went on from, until it has its own."""
-    origin = _read(folder / "provenance.json").get("resumed_from")
-    if origin and (why := damage(Path(origin))):
+    if (origin := _read(folder / "provenance.json").get("resumed_from")) is None:
+        return None
+    origin = Path(origin)
+    beside = folder.resolve().parent / origin.parent.name / origin.name  # as both runs are, if they were moved together
+    origin = beside if beside.is_dir() and not origin.is_dir() else origin
+    if why := damage(origin):
         raise ConfigError(
             f"{folder} has no checkpoint yet and went on from {origin}, which is damaged ({why}); restore that, or "
             "choose another training.output_dir"
         )
-    return origin and Path(origin)
+    return origin
 
 
 def _read(path: Path) -> dict:
@@ -161,11 +166,13 @@ class Contract(TrainerCallback, ExportableState):
         """`ConfigError` if the experiment, as far as it is known before any work, is not that of the checkpoint."""
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
         self.allowed = experiment.resume.allow or []
-        self.before, self.terms, self.length, self.done = {}, {}, {}, 0
+        self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
         if checkpoint is not None:
             state = read_state_of(checkpoint)
             self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
             self.done, self.steps_before = state.global_step, state.max_steps
+            self.position = state.stateful_callbacks.get("DataPosition", {}).get("attributes", {})
+        self.may_be_brought = brought(self.before.get("terms", {}), experiment.as_dict()["data"])
         self._refuse_unknown_names()
         self._refuse_waiting_schedules()
         self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
@@ -174,8 +181,19 @@ class Contract(TrainerCallback, ExportableState):
         if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
             build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
 
-    def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase):
-        """Add what is known by now of model and tokenizer; `ConfigError` if that is other than it was."""
+    @property
+    def data_before(self) -> dict | None:
+        """What the checkpoint was trained on, as `data_prep.tokens.prepare` compares it."""
+        data = self.before.get("data")
+        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in ("origin", "tokens", "files")}
+
+    def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase, data: dict):
+        """Add what is known by now of model, tokenizer and data; `ConfigError` if that is other than it was.
+
+        `data` has a hash of all `tokens`, the `settings` that they were made by, and what else names them.
+        """
+        refuse_other_data(self.checkpoint, data_before(self.before, self.position) or data, data)
+        self.data = data
         settings = resolve(self.experiment, self.args, config)["model"]
         self._hold({f"model.{name}": value for name, value in settings.items()})
         learnt = tokenizer.backend_tokenizer.to_str()
@@ -183,7 +201,7 @@ class Contract(TrainerCallback, ExportableState):
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`."""
-        return {"args": {}, "attributes": {"terms": self.terms, "length": self.length}}
+        return {"args": {}, "attributes": {"terms": self.terms, "length": self.length, "data": self.data}}
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         """Say from where the run goes on, and what is otherwise from now on."""
@@ -220,7 +238,7 @@ class Contract(TrainerCallback, ExportableState):
         terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
         was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
         for name, now in terms.items():
-            if was[name] != now and name not in (*self.allowed, *SHARING):
+            if was[name] != now and name not in (*self.allowed, *SHARING, *PLACES, *self.may_be_brought):
                 remedy = f", or with resume.allow=[{name}]" if _may_differ(name) else ""
                 raise ConfigError(
                     f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; "
@@ -249,7 +267,7 @@ class Contract(TrainerCallback, ExportableState):
         changes = [
             f"{name}={now} from now on, {was[name]} before"
             for name, now in self.terms.items()
-            if name in was and now != was[name]
+            if name in was and now != was[name] and name not in CONTENTS
         ]
         if any(was.get(name, self.terms[name]) != self.terms[name] for name in SHARING):
             changes += filter(None, [drawn_apart(self.args, self.terms.get("model.attention_dropout"))])

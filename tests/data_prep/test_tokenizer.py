@@ -260,7 +260,7 @@ def test_no_documents_is_an_error():
 UTF_16 = "a story of bears".encode("utf-16")
 ROW = b'{"text": "a"}\n'
 WITHOUT = [
-    ("a.jsonl", ROW * 9, {}, "all 9 documents are held out; lower data.validation_documents (it is 1,000)"),
+    ("a.jsonl", ROW * 9, {}, "all 9 documents are held out; give data.validation_documents=null for a "),
     ("a.jsonl", ROW * 9, {"text_field": "body"}, "9 of 9 records are no documents (the last: "),
     ("a.jsonl", ROW * 9, {"text_field": "body"}, "a.jsonl, record 9 (byte 112): body is no column; there are text); "),
     ("a.jsonl", b'{"text": 5}\n', {}, "a.jsonl, record 1: text is a number; it must be text); check data.source and"),
@@ -350,6 +350,62 @@ def test_one_text_is_learnt_from_whatever_the_budget():
 @pytest.mark.parametrize(("text", "size"), [("500MB", 5e8), ("2.2GB", 2.2e9), ("1e6", 1e6), ("12 kb", 12e3), ("7", 7)])
 def test_sizes_as_people_write_them(text, size):
     assert size_in_bytes(text) == size
+
+
+def learn(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["tokenizer.py", *map(str, words)])
+    tokenizer.main()
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 300, 1000])
+def test_a_corpus_of_any_size_can_be_learnt_from(tmp_path, monkeypatch, capsys, count):
+    """Of its own, without a validation split: nine tenths of it are."""
+    (tmp_path / "mine").mkdir()
+    rows = (f'{{"text": "the story of bear number {number}, who was brown"}}\n' for number in range(count))
+    (tmp_path / "mine" / "corpus.jsonl").write_text("".join(rows))
+    learn(monkeypatch, "--source", tmp_path / "mine", "--vocab-size", 300, "--output", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f" tokens learnt from {count if count < 10 else count - count // 10:,} documents (" in said
+    assert load_tokenizer(str(tmp_path / "out")).eos_token is not None
+
+
+def test_what_a_refusal_advises_can_be_done(tmp_path, monkeypatch, capsys):
+    """By the command that advises it: settings are called as they are everywhere."""
+    (tmp_path / "corpus.jsonl").write_text(10 * '{"text": "a", "body": "the story of a bear"}\n{"text": 5}\n')
+    words = ["--source", tmp_path / "corpus.jsonl", "--vocab-size", 270, "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit):
+        learn(monkeypatch, *words)
+    said = capsys.readouterr().err
+    assert "more than data.bad_records=0.001; mend the files, or raise the limit to 0.5" in said
+    with pytest.raises(SystemExit):
+        learn(monkeypatch, *words, "data.bad_record=0.6")
+    assert "data.bad_record is not a setting; did you mean bad_records?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        learn(monkeypatch, *words, "training.seed=1")
+    assert "training is not a section of this command; there are data, tokenizer" in capsys.readouterr().err
+    learn(monkeypatch, *words, "data.bad_records=0.6")
+    assert " tokens learnt from 9 documents (" in capsys.readouterr().out
+    learn(monkeypatch, *words[:-1], tmp_path / "other", "data.bad_records=0.6", "tokenizer.train_documents=4")
+    assert (
+        " tokens learnt from 4 documents (0.0 MB) of more (tokenizer.train_documents=4) in " in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ((None, None), None),
+        ((20, None), None),
+        ((19, None), "tokenizer.train_documents=19"),
+        ((None, 10_000), None),
+        ((None, 50), "tokenizer.train_bytes=50"),
+        ((30, 50), "tokenizer.train_bytes=50"),
+    ],
+)
+def test_a_limit_that_leaves_something_out_is_noted(limits, said):
+    texts = Texts(split_of(*(f"text {number:02}" for number in range(20))), *limits)
+    assert len(list(texts)) == texts.documents
+    assert texts.limit == said
 
 
 def test_what_is_no_size_is_refused():

@@ -17,6 +17,7 @@ import zstandard
 
 from data_prep import tokens, writer
 from data_prep.arrays import TokenFile, save_array
+from data_prep.contents import SEEN
 from data_prep.prepared import SplitInfo
 from data_prep.tokenizer import train_characters, wrap
 from data_prep.tokens import prepare
@@ -37,9 +38,10 @@ def test_prepared_once_and_found_again(corpus, tmp_path):
     section = TokenizerSection(kind="characters")
     prepared = prepare(corpus, section)
     assert (prepared.info["train"].documents, prepared.info["validation"].documents) == (15, 5)
-    before = {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*")}
+    files = [path for path in prepared.folder.rglob("*") if path.is_file() and path.name != SEEN]
+    before = {path: path.stat().st_mtime_ns for path in files}
     assert prepare(corpus, section).folder == prepared.folder
-    assert {path: path.stat().st_mtime_ns for path in prepared.folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in files} == before
     other = prepare(corpus, TokenizerSection(vocab_size=260))
     assert other.folder != prepared.folder
     (tmp_path / "corpus.jsonl").write_text('{"text": "changed"}\n' * 9)
@@ -71,7 +73,12 @@ REFUSED = [
     ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [ as a JSON array does; write one object a line instead"),
     ("empty.jsonl", b"", {}, "all 1 records are empty; check data.source and data.text_field"),
     ("some.jsonl", b'{"text": "a"}\n' * 20, {"group_field": "meta"}, "data.group_field=meta is in no document of"),
-    ("pairs.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 20, {}, "data.layout=packed would count; use layout=doc"),
+    (
+        "pairs.jsonl",
+        b'{"prompt": "a", "completion": "b"}\n' * 20,
+        {},
+        "data.layout=packed would count; use data.layout=doc",
+    ),
 ]
 
 
@@ -160,6 +167,35 @@ def test_a_preparation_says_what_it_made(corpus, tmp_path):
         "1 training documents are in validation too",
     ):
         assert words in lines
+
+
+@pytest.mark.parametrize(
+    ("settings", "train", "validation"),
+    [
+        ({}, "15 documents", "5 documents"),
+        ({"train_documents": 15}, "15 documents", "5 documents"),
+        ({"train_documents": 14}, "14 of at least 15 documents (data.train_documents=14)", "5 documents"),
+        ({"validation_documents": None}, "18 documents", "2 documents"),
+        ({"own": True, "validation_documents": 20}, "20 documents", "20 documents"),
+        ({"own": True}, "20 documents", "5 of at least 6 documents (data.validation_documents=5)"),
+    ],
+)
+def test_a_limit_that_leaves_documents_out_is_said(corpus, settings, train, validation):
+    """And no other: those that are held out are not left out."""
+    if settings.pop("own", False):
+        settings |= {"validation_source": corpus.source}
+    prepared = prepare(replace(corpus, **settings), TokenizerSection(kind="characters", train_documents=10))
+    assert prepared.documents("train") == train
+    assert prepared.documents("validation") == validation
+    lines = "\n".join(prepared.describe())
+    assert f"train         {train}, " in lines
+    assert f"validation    {validation}, " in lines
+    assert "learnt from 10 documents (0.0 MB) of more (tokenizer.train_documents=10)" in lines
+
+
+def test_an_endless_source_has_as_many_as_are_asked_for(tmp_path):
+    data = DataSection(train_documents=4, validation_documents=2, cache_dir=str(tmp_path))
+    assert prepare(data, TokenizerSection(kind="characters")).documents("train") == "4 documents"
 
 
 def test_an_interrupted_preparation_goes_on(corpus, monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 import train_algorithmic
 import train_lm
 from config import ConfigError, load_experiment
+from data_prep import tokens
 from training import algorithmic, resume
 from training.arguments import schedule
 from training.checkpoint import seal
@@ -181,16 +182,94 @@ def test_a_batch_can_be_shared_out_in_another_way(place, half, capsys):
         torch.testing.assert_close(ends[1][key], weight, rtol=0, atol=1e-5)
 
 
-def test_other_text_in_the_same_file_is_refused(place, half):
-    text, known = (place / "text.jsonl").read_text(), (place / "text.jsonl").stat()
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_other_text_in_the_same_file_is_refused(place, half, is_prepared):
+    """As long as it was, written when it was, by name; nothing is prepared."""
+    file, name = place / "text.jsonl", half(train_lm)
+    text, known = file.read_text(), file.stat()
+    file.write_text(text.replace("year 150 the river", "year 150 the raver"))
+    os.utime(file, ns=(known.st_atime_ns, known.st_mtime_ns))
+    cache = place / "prepared" if is_prepared else place / f"{name}-cache"
+    before = {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")}
+    with pytest.raises(ConfigError, match=rf"than {file.name} holds now: {file} has changed; put it back, give the pr"):
+        run(train_lm, place, name, GO_ON, f"data.cache_dir={cache}")
+    assert {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")} == before
+    assert not (place / f"{name}-cache").exists()
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("change", ["touched", "copied", "renamed", "cut in two", "prepared", "prepared and renamed"])
+def test_the_same_text_is_gone_on_with_wherever_it_lies(place, runs, half, tmp_path, change, capsys):
+    """And whenever it was written; tokens that are there are used."""
+    name, file, cache = half(train_lm), place / "text.jsonl", place / "prepared"
+    prepared = {path.name for path in cache.iterdir()}
+    (folder,) = (path for path in cache.iterdir() if (path / "manifest.json").exists())
+    given = []
+    if change == "touched":
+        os.utime(file)
+    elif change == "cut in two":  # other files, from which the same tokens are made
+        lines = file.read_text().splitlines(keepends=True)
+        (tmp_path / "1.jsonl").write_text("".join(lines[:50]))
+        (tmp_path / "2.jsonl").write_text("".join(lines[50:]))
+        prepare = load_experiment(str(place / "lm.yaml"), [f"data.source={tmp_path}", f"data.cache_dir={tmp_path}/c"])
+        given = [f"data.source={tokens.prepare(prepare.data, prepare.tokenizer).folder}"]
+    elif change.startswith("prepared"):
+        source = folder if change == "prepared" else shutil.copytree(folder, tmp_path / "elsewhere")
+        given = [f"data.source={source}"]
+    else:
+        (tmp_path / "far").mkdir()
+        copy = shutil.copy(file, tmp_path / "far" / ("text.jsonl" if change == "copied" else "book.jsonl"))
+        given = [f"data.source={copy}"]
+    run(train_lm, place, name, GO_ON, *given)
+    assert (place / name / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
+    assert {path.name for path in cache.iterdir()} == prepared
+    if given:
+        assert f"            {given[0]} from now on, {file} before\n" in capsys.readouterr().out
+
+
+def test_a_prepared_folder_of_other_tokens_is_refused_by_what_it_was_made_with(place, half, tmp_path):
+    other = load_experiment(str(place / "lm.yaml"), ["data.validation_documents=7", f"data.cache_dir={tmp_path}"])
+    folder = tokens.prepare(other.data, other.tokenizer).folder
+    given = ("data.validation_documents=7", f"data.source={folder}")
+    with pytest.raises(ConfigError, match=r"with data.validation_documents=5 and is resumed with 7; resume it as it w"):
+        run(train_lm, place, half(train_lm), GO_ON, *given)
+
+
+def test_a_run_of_the_former_version_goes_on_with_its_prepared_folder(place, runs, half, tmp_path):
+    """Whose name its checkpoints have in the place of what they were trained on."""
     name = half(train_lm)
-    (place / "text.jsonl").write_text(text.replace("river", "tide"))
+    path = place / name / "checkpoint-5" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    folder = state["stateful_callbacks"]["Contract"]["attributes"].pop("data")["folder"]
+    state["stateful_callbacks"]["DataPosition"]["attributes"]["data"] = folder
+    path.write_text(json.dumps(state))
+    seal(path.parent)
+    other = shutil.copytree(place / "prepared" / folder, tmp_path / "another")
+    with pytest.raises(ConfigError, match=rf"trained on other data than another holds now \({folder}, not"):
+        run(train_lm, place, name, GO_ON, f"data.source={other}")
+    run(train_lm, place, name, GO_ON, f"data.source={place / 'prepared' / folder}")
+    assert (place / name / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
+
+
+def test_an_operation_is_what_it_answers(place, tmp_path):
+    """Wherever its file lies, and whatever else stands there."""
+    code = "def twice(a, b):\n    return (a + 2 * b) % 5\n"
+    (tmp_path / "mine.py").write_text(code)
+    name = run(train_algorithmic, place, "own", f"data.operation={tmp_path / 'mine.py'}:twice").name
+    weights = (place / name / "model.safetensors").read_bytes()
+
+    def goes_on(written):
+        shutil.rmtree(place / name / "checkpoint-10", ignore_errors=True)
+        (place / name / "metrics.json").unlink(missing_ok=True)
+        (tmp_path / "moved.py").write_text(written)
+        run(train_algorithmic, place, name, GO_ON, f"data.operation={tmp_path / 'moved.py'}:twice")
+        return (place / name / "model.safetensors").read_bytes() == weights
+
+    assert goes_on(f"# moved\n{code}")
     with pytest.raises(
-        ConfigError, match=r"checkpoint-5 was trained with (data|tokenizer)=\S+ and is resumed with \S+"
+        ConfigError, match=r"was trained with data.operation=\S+mine.py:twice and is resumed with \S+mov"
     ):
-        run(train_lm, place, name, GO_ON)
-    (place / "text.jsonl").write_text(text)
-    os.utime(place / "text.jsonl", ns=(known.st_atime_ns, known.st_mtime_ns))
+        goes_on(code.replace("2", "3"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +329,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with_among_this_ones(place, 
     assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("given", ["the same", "true"])
+@pytest.mark.parametrize("given", ["the same", "true", "moved"])
 def test_in_a_new_folder_it_goes_on_from_where_it_came_also_if_killed_before_its_first_save(place, runs, given):
     name, origin = f"killed-early-{given[:3]}", runs[train_lm] / "checkpoint-5"
     folder = run(train_lm, place, name, f"training.resume_from_checkpoint={origin}")
@@ -259,6 +338,9 @@ def test_in_a_new_folder_it_goes_on_from_where_it_came_also_if_killed_before_its
             shutil.rmtree(path)
         elif path.name not in ("provenance.json", "experiment.yaml", "metrics.jsonl", "samples.jsonl"):
             path.unlink()
+    if given == "moved":  # both of them
+        about = (folder / "provenance.json").read_text()
+        (folder / "provenance.json").write_text(about.replace(f'"{place.resolve()}/', '"/gone/'))
     run(train_lm, place, name, f"training.resume_from_checkpoint={origin if given == 'the same' else 'true'}")
     assert (folder / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
     for path in folder.glob("checkpoint-*"):
