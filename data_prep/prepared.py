@@ -181,6 +181,16 @@ class PreparedData:
             return Windows(ids, length, _documents(ids.parts) if with_groups else None)
         return Documents(ids, _documents(ids.parts), length, with_groups)
 
+    def numbered(self, split: str, layout: str, length: int) -> Windows | Documents:
+        """As `examples`, but that the groups of all tokens are the numbers of the documents that they are of."""
+        ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
+        documents = _documents(ids.parts)
+        documents["group"] = np.arange(len(documents))
+        if layout == "packed":
+            self._refuse_prompts(split)
+            return Windows(ids, length, documents)
+        return Documents(ids, documents, length, with_groups=True)
+
     def order(self, data: DataSection, length: int, positions: Callable[[int | None, dict], dict]) -> Epochs:
         """The examples of a whole run, whose arguments `positions` tells for a number of examples and what they are.
 

@@ -2,31 +2,34 @@
 
 usage: python -m data_prep.show CONFIG [section.key=value ...]
 
-The picture is batch.png: a row an example, a cell a token; neighbouring documents differ in colour, tokens that carry
-no loss are pale, padding is white.
+Those of training are the first of the run, in the order of its seed. The picture is batch.png, in the run's folder if
+there is one and here if not: a row an example, a cell a token, a colour a document, pale where a token carries no loss,
+and a line where attention begins anew. It takes the place of no other file.
 """
 
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 
 from config import load_experiment, run_script, section_fields
+from experiment import LanguageExperiment
 from sections import ConfigError
 
 ROWS = 3
 SHOWN = 48
 DRAWN = 16
-PICTURE = Path("batch.png")
-COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00]])
+COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00], [0.00, 0.62, 0.45], [0.80, 0.47, 0.65], [0.34, 0.34, 0.34]])
+"""Of documents in the order of the corpus, in turn: neighbours differ."""
 PALE = 0.75 + 0.25 * COLOURS
+MADE_BY = {"Software": "python -m data_prep.show"}
 DEFAULT_POSITIONS = section_fields("model")["max_position_embeddings"].default
+DEFAULT_SEED = section_fields("training")["seed"].default
 
 
 def show(path: str, overrides: list[str]):
     """Print the first rows of the training and of the validation split, as the collator hands them to the model."""
     from .collator import build_collator
-    from .tokenizer import start_token
     from .tokens import prepare
 
     experiment = load_experiment(path, overrides)
@@ -39,16 +42,48 @@ def show(path: str, overrides: list[str]):
     length = experiment.window(experiment.model.get("max_position_embeddings", known))
     prepared = prepare(data, experiment.tokenizer)
     collate = build_collator(data, prepared.tokenizer)
-    for split, info in prepared.info.items():
-        examples = prepared.examples(split, data.layout, length)
+    run = order_of(experiment, prepared, length)
+    splits = {"train": run, "validation": prepared.numbered("validation", data.layout, length)}
+    for split, examples in splits.items():
+        info = prepared.info[split]
         print(f"\n{split}: {info.documents:,} documents, {info.tokens:,} tokens, {len(examples):,} examples")
         rows = range(min(ROWS, len(examples)))
         batch = collate([examples[row] for row in rows])
         for row in rows:
             print_row(row, {name: tensor[row].tolist() for name, tensor in batch.items()}, prepared.tokenizer)
-    examples = prepared.examples("train", data.layout, length)
-    batch = collate([examples[row] for row in range(min(DRAWN, len(examples)))])
-    print(f"\npicture: {draw_batch(batch, start_token(prepared.tokenizer), PICTURE)}")
+    batch = collate([run[row] for row in range(min(DRAWN, len(run)))])
+    print(f"\npicture: {draw_batch(batch, free_place(Path(experiment.training['output_dir'])))}")
+
+
+def order_of(experiment: LanguageExperiment, prepared, length: int):
+    """The training examples as the run takes them, the `groups` of whose tokens are the numbers of their documents.
+
+    Of a stream whose first block is still to be written, the examples as they are in the corpus.
+    """
+    data, seed = experiment.data, experiment.training.get("data_seed")
+    seed = experiment.training.get("seed", DEFAULT_SEED) if seed is None else seed
+    numbered = prepared.numbered("train", data.layout, length)
+    run = prepared.order(data, length, lambda *_: {"seed": seed, "stop": len(numbered)})
+    if not (run.is_known or run.tokens.has(run.end_of_block(0))):
+        return numbered
+    run.examples = numbered
+    return run
+
+
+def free_place(folder: Path) -> Path:
+    """Where a picture can go: into a folder if it is there, else here; under a name that no file but its own has."""
+    import PIL.Image
+
+    def is_ours(path: Path) -> bool:
+        try:
+            with PIL.Image.open(path) as image:
+                return image.info.get("Software") == MADE_BY["Software"]
+        except OSError:
+            return False
+
+    folder = folder if folder.is_dir() else Path()
+    names = (folder / f"batch{'' if number == 1 else f'-{number}'}.png" for number in count(1))
+    return next(path for path in names if not path.exists() or is_ours(path))
 
 
 def print_row(row: int, batch: dict[str, list[int]], tokenizer):
@@ -63,30 +98,56 @@ def print_row(row: int, batch: dict[str, list[int]], tokenizer):
         print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:5}  {pieces[i]!r}")
 
 
-def draw_batch(batch: dict, start: int, path: Path) -> Path:
-    """A picture of a batch: documents, which begin with token `start`, labels that are masked, and padding."""
+def draw_batch(batch: dict, path: Path) -> Path:
+    """A picture of a batch whose `groups` are numbers of documents: these, labels that are masked, and padding."""
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
 
-    ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
-    lengths = np.array([row.nonzero()[0].max(initial=0) + 1 for row in labels != -100])[:, None]
-    padding = np.arange(ids.shape[1]) >= lengths
-    document = np.cumsum((ids == start) & ~padding, axis=1) % 2
-    colours = np.where((labels == -100)[..., None], PALE[document], COLOURS[document])
+    documents, padding = batch["groups"].numpy(), batch["groups"].numpy() < 0
+    is_target = (batch["labels"] != -100).numpy()
+    is_target[:, 0] = False  # nothing predicts it
+    colours = np.where(is_target[..., None], COLOURS[documents % len(COLOURS)], PALE[documents % len(COLOURS)])
     colours[padding] = 1.0
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.25 * len(ids)), layout="constrained")
+    rows, width = documents.shape
+    figure, axes = plt.subplots(figsize=(10, 1.4 + 0.25 * rows), layout="constrained")
     axes.imshow(colours, aspect="auto", interpolation="nearest")
-    axes.set(
-        xlabel="position",
-        ylabel="example",
-        title=f"{len(ids)} examples, {int((labels[:, 1:] != -100).sum()):,} targets",
+    begins = (batch["position_ids"].numpy() == 0) & ~padding if "position_ids" in batch else np.zeros_like(padding)
+    row, place = begins.nonzero()
+    axes.vlines(place - 0.5, row - 0.5, row + 0.5, color="black", lw=1)
+    axes.set(xlabel="position", ylabel="example of the run", xlim=(-0.5, width - 0.5))
+    axes.set_title(
+        f"{rows} examples, {int(is_target.sum()):,} targets, {len(np.unique(documents[~padding])):,} documents"
     )
-    shades = {"one document": COLOURS[0], "the next": COLOURS[1], "no loss": PALE[0], "padding": "white"}
-    patches = [Patch(facecolor=colour, edgecolor="grey", label=label) for label, colour in shades.items()]
-    figure.legend(handles=patches, ncols=4, loc="outside lower center", frameon=False)
-    figure.savefig(path, dpi=110)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    _explain(
+        figure, np.unique(documents[~padding] % len(COLOURS)), (~is_target & ~padding).any(), padding.any(), len(row)
+    )
+    figure.savefig(path, dpi=110, metadata=MADE_BY)
     plt.close(figure)
     return path
+
+
+def _explain(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begins: int):
+    """A legend of what there is in the picture."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    entries = {"documents": tuple(Patch(facecolor=COLOURS[one]) for one in used)}
+    if has_masked:
+        entries["no loss"] = tuple(Patch(facecolor=PALE[one]) for one in used)
+    if has_padding:
+        entries["padding"] = Patch(facecolor="white", edgecolor="grey")
+    if begins:
+        entries["attention begins anew"] = Line2D([], [], color="black", marker="|", ls="", ms=12)
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+        handlelength=4,
+        ncols=len(entries),
+        loc="outside lower center",
+        frameon=False,
+    )
 
 
 if __name__ == "__main__":

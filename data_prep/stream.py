@@ -124,12 +124,12 @@ class Stream(Epochs):
     @property
     def horizon(self) -> int:
         """Ids that the run will ask for, if there are so many: whole blocks, so that a longer run reads the same."""
-        return self._end((self.stop - 1) // self.block)
+        return self.end_of_block((self.stop - 1) // self.block)
 
     def example(self, position: int) -> int:
         """Which window stands at a position of the run."""
         block, index = divmod(position, self.block)
-        self.tokens.wait_for(self._end(block))
+        self.tokens.wait_for(self.end_of_block(block))
         if self.tokens.finished and position >= len(self.examples):
             return super().example(position)
         before = block * self.block
@@ -159,7 +159,7 @@ class Stream(Epochs):
         """Ids of all windows, where the run goes through all of them."""
         return len(self.tokens) if self.tokens.finished and self.stop > len(self.examples) else None
 
-    def _end(self, block: int) -> int:
+    def end_of_block(self, block: int) -> int:
         """How many ids there must be for a block to be whole."""
         return (block + 1) * self.block * self.stride + 1
 

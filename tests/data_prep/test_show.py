@@ -1,13 +1,19 @@
 """Example batches are printed as the model gets them."""
 
 import json
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from config import load_experiment
 from data_prep.collator import CausalLMCollator
-from data_prep.show import draw_batch, show
+from data_prep.show import COLOURS, PALE, draw_batch, free_place, order_of, show
+from data_prep.tokens import prepare
+from data_prep.windows import TokenArray, Windows
+from data_prep.writer import DOCUMENT
 from sections import ConfigError
 
 CONFIG = """
@@ -55,12 +61,89 @@ def test_windows_that_cannot_be_are_refused_before_anything_is_prepared(tmp_path
     assert not (tmp_path / "prepared").exists()
 
 
-def test_the_picture_tells_documents_prompts_and_padding_apart(tmp_path):
-    end, pad = 0, 1
-    collate = CausalLMCollator(pad, mask_first_n=2)
-    batch = collate([{"input_ids": [end, 5, 6, end, 7, 8]}, {"input_ids": [end, 5, 6, 7]}])
-    path = draw_batch(batch, end, tmp_path / "batch.png")
-    colours = {tuple(colour) for row in matplotlib.image.imread(path)[:, :, :3].round(2) for colour in row}
-    for document in np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00]]):
-        assert tuple(document.astype(np.float32)) in colours
-    assert len(colours) > 4
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """A function: a batch to the colours of its cells, the title, the legend and the places of lines."""
+
+    kept, save = [], Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        kept.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+
+    def draw(batch):
+        draw_batch(batch, tmp_path / "batch.png")
+        axes, lines = kept[-1].axes[0], kept[-1].axes[0].collections[0].get_segments()
+        return {
+            "colours": axes.images[0].get_array().data,
+            "title": axes.get_title(),
+            "legend": [text.get_text() for text in kept[-1].legends[0].texts],
+            "lines": [float(line[0][0]) for line in lines],
+        }
+
+    return draw
+
+
+def kinds(colours):
+    """Each cell as the document's colour, as its pale one plus 10, or as 99 for white."""
+    known = np.concatenate([COLOURS, PALE, np.ones((1, 3))])
+    nearest = np.abs(colours[..., None, :] - known).sum(-1).argmin(-1)
+    return np.select([nearest < 5, nearest < 10], [nearest, nearest + 5], 99).tolist()
+
+
+def test_a_picture_of_windows_gives_each_document_its_colour_in_all_rows(drawn):
+    """Documents share the token between them, which ends the one before; a document goes on in the next row."""
+    ids = np.array([9, 1, 2, 9, 3, 9, 4, 5, 6, 9])
+    about = np.array([(0, 0, 0), (3, 0, 1), (5, 0, 2)], dtype=DOCUMENT)
+    windows = Windows(TokenArray([ids], [10]), 5, about)
+    seen = drawn(CausalLMCollator(1, document_start_id=9)([windows[i] for i in range(3)]))
+    assert kinds(seen["colours"]) == [[10, 0, 0, 0, 1], [11, 1, 2, 2, 2], [12, 2, 99, 99, 99]]
+    assert seen["title"] == "3 examples, 9 targets, 3 documents"
+    assert seen["legend"] == ["documents", "no loss", "padding", "attention begins anew"]
+    assert seen["lines"] == [-0.5, 2.5, -0.5, 0.5, -0.5, 0.5]
+
+
+def test_a_picture_of_prompts_is_pale_up_to_what_is_learnt(drawn):
+    examples = [
+        {"input_ids": [0, 5, 6, 7, 0], "prompt_length": 3, "groups": np.zeros(5, int)},
+        {"input_ids": [0, 5, 0], "prompt_length": 2, "groups": np.full(3, 6)},
+    ]
+    seen = drawn(CausalLMCollator(1)(examples))
+    assert kinds(seen["colours"]) == [[10, 10, 10, 0, 0], [11, 11, 1, 99, 99]]
+    assert seen["legend"] == ["documents", "no loss", "padding"]
+
+
+CORPUS = "\n".join(json.dumps({"text": f"{number:03}" + "x" * (number % 7)}) for number in range(40))
+
+
+@pytest.mark.parametrize("layout", ["documents", "packed"])
+@pytest.mark.parametrize("given", ["training.seed=5", "training.data_seed=5"])
+def test_what_is_shown_comes_first_in_the_run(tmp_path, capsys, monkeypatch, layout, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text(CORPUS)
+    (tmp_path / "show.yaml").write_text(CONFIG % ("corpus.jsonl", "corpus.jsonl", "prepared"))
+    experiment = load_experiment("show.yaml", [f"data.layout={layout}", given])
+    prepared = prepare(experiment.data, experiment.tokenizer)
+    run = prepared.order(experiment.data, 32, lambda count, _: {"seed": 5, "stop": count})
+    ours = order_of(experiment, prepared, 32)
+    assert [ours[i]["input_ids"].tolist() for i in range(len(run))] == [
+        run[i]["input_ids"].tolist() for i in range(len(run))
+    ]
+    show("show.yaml", [f"data.layout={layout}", given])
+    first = "|".join(prepared.tokenizer.decode([token]) for token in run[0]["input_ids"])
+    assert f"targets\n{first}" in capsys.readouterr().out
+
+
+def test_a_picture_goes_to_the_run_and_over_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert free_place(run) == Path("batch.png")
+    run.mkdir()
+    (run / "batch.png").write_bytes(b"somebody's own")
+    matplotlib.image.imsave(run / "batch-2.png", np.zeros((2, 2, 3)))
+    assert free_place(run) == run / "batch-3.png"
+    batch = CausalLMCollator(1)([{"input_ids": [0, 5, 0], "groups": np.zeros(3, int)}])
+    assert draw_batch(batch, free_place(run)) == free_place(run) == run / "batch-3.png"
+    assert (run / "batch.png").read_bytes() == b"somebody's own"

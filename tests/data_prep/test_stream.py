@@ -89,7 +89,7 @@ def test_the_order_does_not_depend_on_how_far_the_writer_is(tmp_path_factory, sh
         for written in range(1, len(shards) + 1):
             ids = write_shards(folder, shards[:written], finished=data.draw(st.booleans()) and written == len(shards))
             run = Stream(ids, 4, seed=5, stop=40)
-            there = [place for place in range(40) if ids.has(run._end(place // run.block))]
+            there = [place for place in range(40) if ids.has(run.end_of_block(place // run.block))]
             assert [run.example(place) for place in there] == [order[place] for place in there]
             assert [run.passes(place) for place in there if not ids.finished] == [0.0] * len(there) * (not ids.finished)
 
