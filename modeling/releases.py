@@ -23,7 +23,9 @@ class KindlingKwargs(TransformersKwargs, total=False):
     shift_labels: torch.LongTensor | None
     ignore_index: int
     return_dict: bool | None
-    # Continuous batching.
+    # Continuous batching; `max_seqlen` is the older name of `max_length`.
+    max_seqlen_q: int | None
+    max_seqlen_k: dict | None
     read_index: list[torch.Tensor] | None
     write_index: list[torch.Tensor] | None
     block_table: torch.Tensor | None

@@ -9,7 +9,14 @@ import logging
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast, StaticCache, pipeline
+from transformers import (
+    ContinuousBatchingConfig,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    StaticCache,
+    pipeline,
+)
 
 from modeling.releases import CACHE
 
@@ -102,6 +109,18 @@ def test_generation_goes_on_from_a_cache(model, unequal, cache):
     mask = torch.nn.functional.pad(batch["attention_mask"], (0, 3), value=1)
     again = {"input_ids": first, "attention_mask": mask, CACHE: past, "disable_compile": True}
     assert torch.equal(model.generate(**again, **GREEDY | {"max_new_tokens": 5}), whole)
+
+
+@pytest.mark.parametrize("family", ["kindling_llama", "kindling_gpt"])
+def test_continuous_batching_says_what_single_prompts_do(start, family):
+    """With its own cache of pages, which each release hands over in another way."""
+    model = start(family, num_hidden_layers=2, num_key_value_heads=2, initializer_range=0.3)
+    prompts = [[1, 5, 9, 7], [3, 4, 60, 61, 62, 63, 64]]
+    alone = [model.generate(torch.tensor([ids]), **GREEDY)[0, len(ids) :].tolist() for ids in prompts]
+    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)  # by default it takes nearly all memory
+    settings = GenerationConfig(**GREEDY, eos_token_id=-1, pad_token_id=0)
+    said = model.generate_batch(prompts, generation_config=settings, continuous_batching_config=small)
+    assert sorted(one.generated_tokens for one in said.values()) == sorted(alone)
 
 
 @pytest.mark.parametrize("way", ["greedy", "static cache", "beams", "without cache"])
