@@ -21,7 +21,10 @@ from training.folder import claimed
 CPU = "configs/accelerate/cpu.yaml"
 STEPS, BATCH = 10, 8
 EXPERIMENT = {
-    "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 512},
+    "model": {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 512,
+        "embedding_dropout": 0.1, "hidden_dropout": 0.1, "attention_dropout": 0.1,
+    },
     "tokenizer": {"vocab_size": 400, "train_documents": 60},
     "data": {"source": "fables", "layout": "documents", "train_documents": 60, "validation_documents": 21},
     "training": {

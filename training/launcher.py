@@ -108,4 +108,4 @@ def tell_what_was_not_taken(asked: Mapping[str, str], args: TrainingArguments):
     for name, value in asked.items() if int(os.environ.get("RANK", 0)) == 0 else ():
         word, _, where = OF_THE_EXPERIMENT[name]
         if value.lower() != str(has[name]).lower():
-            print(f"launcher    {word}={value} is not taken but {has[name]}, for {where} in the experiment decide that")
+            print(f"launcher    {word}={value} has no effect: the experiment decides ({where}), and says {has[name]}")
