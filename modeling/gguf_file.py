@@ -141,17 +141,15 @@ def _refuse_other_tokenizers(state):
     """`ValueError` for all but GPT-2's byte-level BPE, with other merges and tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    found = {"normalizer": (state.get("normalizer"), (None,))}
-    found |= {f"model.{name}": (state["model"].get(name), known) for name, known in GPT2_BPE.items()}
+    found = {f"model.{name}": (state["model"].get(name), known) for name, known in GPT2_BPE.items()}
+    found["normalizer"] = state.get("normalizer"), (None,)
     before = state.get("pre_tokenizer") or {}
     found |= {f"pre_tokenizer.{name}": (before.get(name), known) for name, known in GPT2_PRE_TOKENIZER.items()}
     wrong = [f"{name}={value}" for name, (value, known) in found.items() if value not in known]
     if not wrong and set(bytes_to_unicode().values()) - set(state["model"]["vocab"]):
         wrong = ["a vocabulary without some of the 256 bytes"]
     if wrong:
-        raise ValueError(
-            f"a tokenizer with {', '.join(wrong)} {NO_PLACE} GPT-2's byte-level BPE; use the checkpoint as it is"
-        )
+        raise ValueError(f"a tokenizer with {wrong[0]} {NO_PLACE} GPT-2's byte-level BPE; use the checkpoint as it is")
 
 
 def _refuse_other_ends(model, end):

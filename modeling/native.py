@@ -135,7 +135,7 @@ def convert(source: str, out: Path, gguf: bool = False) -> str:
     gguf = gguf or out.suffix == ".gguf"
     if gguf:
         import_gguf()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (out.suffix == ".gguf" or not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already; give a new or an empty folder")
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ValueError(f"there is no folder {source}; give one with a checkpoint, or a Hub id")

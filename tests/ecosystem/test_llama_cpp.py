@@ -146,7 +146,11 @@ def test_the_command_writes_a_file_or_a_folder(folders, monkeypatch, capsys, tmp
         count = GPT2LMHeadModel.from_pretrained(folders["stock-gpt2"]).num_parameters()
         says = f"{tmp_path / words[0]}: GPT2LMHeadModel, {count:,} parameters, with its tokenizer\n"
         assert capsys.readouterr().out == says
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.gguf", "b", "model.gguf"]
+    (tmp_path / "c.gguf").mkdir()
+    for name in ("a.gguf", "b", "c.gguf"):
+        with pytest.raises(ValueError, match=f"{name} exists already"):
+            convert(str(folders["gpt"]), tmp_path / name, gguf=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.gguf", "b", "c.gguf", "model.gguf"]
 
 
 def with_spaces(tokenizer):
@@ -175,7 +179,12 @@ REFUSED = [
     ("kindling_llama", {}, with_spaces, "a tokenizer with normalizer={"),
     ("kindling_llama", {}, with_another_end, "has no place in a GGUF file, which has a start token or none"),
     ("kindling_llama", {}, with_a_whole_word, "the token 'Once', which takes spaces or whole words, has no place in"),
-    ("kindling_llama", {}, "characters", "a tokenizer with model.type=WordLevel, "),
+    (
+        "kindling_llama",
+        {},
+        "characters",
+        "a tokenizer with model.type=WordLevel has no place in a GGUF file, which has",
+    ),
     ("kindling_llama", {}, "none", "there is no tokenizer, which a GGUF file holds"),
 ]
 
