@@ -7,6 +7,7 @@ from config import KINDS, ROOT, load_experiment
 from experiment import AlgorithmicExperiment, Experiment
 from experiments.cells import Cell
 from experiments.runs import Run
+from experiments.summaries import is_milestone
 from sections import ConfigError
 
 EVEN = 1.5
@@ -37,8 +38,8 @@ def _experiment(cell: Cell, script: str) -> Experiment | None:
         return None
 
 
-def describe_looks(runs: list[Run], cells: list[Cell], script: str) -> list[str]:
-    """How far apart evaluations were, by the steps recorded or else by the settings, and what follows of that."""
+def describe_looks(runs: list[Run], cells: list[Cell], script: str, metrics: list[str]) -> list[str]:
+    """How far apart evaluations were, by the steps recorded or else by the settings, and what follows for `metrics`."""
     by_cell = {cell.name: cell for cell in cells}
     found: dict[str, list[str]] = {}
     for name, group in itertools.groupby(runs, lambda run: run.cell):
@@ -49,10 +50,12 @@ def describe_looks(runs: list[Run], cells: list[Cell], script: str) -> list[str]
         return []
     is_one = sum(map(len, found.values())) == len({run.cell for run in runs}) and len(found) == 1
     parts = [text if is_one else f"{text} ({', '.join(names)})" for text, names in found.items()]
-    return [
-        f"Evaluations are {'; '.join(parts)}. A step is that of the first evaluation to show it, and the worst is the "
-        "worst evaluation: more of them can only find earlier steps and lower values."
-    ]
+    follows = (
+        " A step is that of the first evaluation to show it, and the worst is the worst evaluation: more of them can "
+        "only find earlier steps and lower values."
+    )
+    depends = any(is_milestone(name) or name.startswith("worst_") for name in metrics)
+    return [f"Evaluations are {'; '.join(parts)}.{follows if depends else ''}"]
 
 
 def spacing(run: Run) -> str:

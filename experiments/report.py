@@ -80,8 +80,9 @@ def _split(column: str) -> tuple[str, str]:
 
 
 def _count(row: Row) -> str:
-    steps = [f"{run.diverged:,}" for run in row.runs if run.diverged is not None]
-    return f"{len(row.runs)}" + (f", {len(steps)} diverged at step {', '.join(steps)}" if steps else "")
+    steps = [run.diverged for run in row.runs if run.diverged is not None]
+    at = ", ".join(f"{step:,}" for step in sorted(set(steps)))
+    return f"{len(row.runs)}" + (f", {len(steps)} diverged at step {at}" if steps else "")
 
 
 def _line(cells: list[str]) -> str:
@@ -95,9 +96,9 @@ def caption(rows: list[Row], columns: list[str], sweep: Sweep, kept: dict[str, d
     changed = [c.name for c in sweep.cells if c.name in shown and _is_otherwise(c, kept)]
     missing = [cell.name for cell in sweep.cells if cell.name not in shown]
     lines = [
-        " ".join(explanation(rows, columns)),
+        *filter(None, [" ".join(explanation(rows, columns))]),
         *([describe_seeds(sweep.cells, sweep.script)] if any(len(row.runs) > 1 for row in rows) else []),
-        *describe_looks(runs, sweep.cells, sweep.script),
+        *describe_looks(runs, sweep.cells, sweep.script, names),
     ]
     if "wall_seconds" in names:
         lines.append("Wall seconds are a cell's, start and saving included, all its replicas together.")

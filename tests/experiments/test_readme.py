@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from config import ROOT
 from experiments import claims, readme, report
 from experiments.claims import MARK, rewrite_claims
-from experiments.kept import write_kept
+from experiments.kept import read_kept, write_kept
 from experiments.readme import RESULTS, pages, rewrite
 from experiments.runs import Run
 from sections import ConfigError
@@ -21,6 +23,21 @@ def test_tables_and_numbers_are_up_to_date(page):
     text = page.read_text(encoding="utf-8")
     assert rewrite(text) == text
     assert len(MARK.findall(text)) == len(re.findall(r"<!-- \S+/", text)), "a mark that is not understood"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in RESULTS.glob("*/cells.json")), ids=lambda path: path.name
+)
+def test_tables_of_results_are_those_of_their_cells(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / folder.name)
+    monkeypatch.setattr(report.figures, "draw", lambda *_: SimpleNamespace(savefig=lambda *_, **__: None))
+    sweep = ROOT / "configs" / "sweeps" / f"{folder.name}.yaml"
+    given = [str(sweep), "--runs", str(tmp_path / "none"), "--out", str(tmp_path / folder.name)]
+    report.main(report.parse_arguments(given))
+    for name in ("table.md", "cells.json", "provenance.json"):
+        if (folder / name).exists():
+            assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes(), name
+    assert read_kept(tmp_path / folder.name) == read_kept(folder)
 
 
 @pytest.fixture

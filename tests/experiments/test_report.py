@@ -229,7 +229,7 @@ def test_a_cell_that_diverged_is_shown_with_the_step(runs):
     out = report_of(runs, text)
     lines = (out / "table.md").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("| other"))
-    assert line == "| other |  | 2, 2 diverged at step 31, 31 | diverged, diverged | diverged, diverged | " + (
+    assert line == "| other |  | 2, 2 diverged at step 31 | diverged, diverged | diverged, diverged | " + (
         "diverged (0 of 2) | diverged (0 of 2) |"
     )
     assert not any("not finished" in line for line in lines)
@@ -345,6 +345,14 @@ def test_what_seeds_draw(settings, text):
 def test_what_seeds_draw_of_text():
     cell = Cell("a", {}, "configs/lm/demo.yaml", {}, Path())
     assert describe_seeds([cell], "train_lm.py").endswith("which draw initial weights and order.")
+
+
+def test_what_looks_mean_is_said_where_a_column_depends_on_them(runs):
+    write_evaluations(runs / "recipe=paper", range(10, 400, 10))
+    text = (
+        report_of(runs, SWEEP.replace('[steps_to_grok, "test_accuracy:min"]', "[test_accuracy]")) / "table.md"
+    ).read_text()
+    assert "at most 10 steps apart (recipe=paper).\n" in text
 
 
 def test_what_others_found_stands_beside(runs):
