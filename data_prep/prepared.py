@@ -88,7 +88,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Floor:
-    """Exact entropy of a split's text, in nats a target token and in bits per byte."""
+    """The exact -log p of a split's text under its source, in nats per target and in bits per byte."""
 
     loss: float
     bits_per_byte: float

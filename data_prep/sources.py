@@ -117,7 +117,7 @@ SOURCES = {
         fables.nats,
         fables.__file__,
         default_documents=50_000,
-        about="seeded children's stories whose entropy is known exactly; needs no network",
+        about="seeded children's stories whose probability is known exactly; needs no network",
         language="en",
     ),
     "uniform_integers": Generated(

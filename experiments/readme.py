@@ -17,13 +17,18 @@ from sections import ConfigError
 
 def demo_table() -> str:
     """What `make demo` came to."""
-    metrics, provenance = _read("demo")
+    (metrics, provenance), source = _read("demo"), _json("fables.json")
     above = metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] - 1
     return _table(
         ("validation loss", f"{metrics['eval_loss']:.3f} nats a token (floor {metrics['floor_loss']:.3f})"),
         (
             "bits per byte",
             f"{metrics['eval_bits_per_byte']:.3f} (floor {metrics['floor_bits_per_byte']:.3f}: {above:.0%} above it)",
+        ),
+        (
+            "entropy of the source",
+            f"{source['bits_per_byte']:.4f} ± {source['standard_error']:.4f} bits per byte, estimated from "
+            f"{source['stories']:,} [other stories](experiments/results/fables.json)",
         ),
         ("time", f"{metrics['seconds'] / 60:.1f} minutes on {_hardware(provenance)}"),
     )

@@ -72,7 +72,7 @@ class MetricsFile(TrainerCallback):
 
 
 class Curves(TrainerCallback):
-    """`curves.png`, drawn anew at each evaluation. `floor` has the exact `loss` no model can beat, or is None."""
+    """`curves.png`, drawn anew at each evaluation. `floor` has the `loss` that only luck beats, or is None."""
 
     def __init__(self, folder: Path, floor):
         self.path = folder / "curves.png"

@@ -184,7 +184,7 @@ def _results(metrics: dict) -> dict:
     if "eval_bits_per_byte" in metrics:
         rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
     if metrics["floor_bits_per_byte"] is not None:
-        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the source's exact entropy)"
+        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the exact -log p of the validation text)"
     return rows
 
 
