@@ -41,6 +41,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     values.setdefault("use_cpu", wants_cpu() or not torch.accelerator.is_available())
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
+    values["report_to"] = values.get("report_to") or "none"  # null, for which transformers would look in its list
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]
     refuse_half_launched(values["use_cpu"])

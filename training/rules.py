@@ -71,7 +71,7 @@ RULES = (
     ),
     (
         ("optim_args",),
-        lambda value: all(key.strip() and equals for key, equals, _ in map(_halves, value.split(","))),
+        lambda value: not value or all(key.strip() and equals for key, equals, _ in map(_halves, value.split(","))),
         "no list of options; write key=value,key=value, or leave it out",
     ),
     (("hub_model_id",), lambda value: value != "", "empty; leave it out, or give a name"),

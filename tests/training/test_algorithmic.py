@@ -23,6 +23,7 @@ from sections import (
     OptimizerSection,
     ResumeSection,
 )
+from tests.night import by_day
 from training.algorithmic import (
     AlgorithmicTrainer,
     EvaluateLogSpaced,
@@ -85,18 +86,18 @@ MUON = {"optimizer": {"muon_learning_rate": [0.01, 0.04], "muon_weight_decay": [
     ids=["adamw", "clipped characters", "padded untied", "muon", "grokfast", "initialisation"],
 )
 def test_each_replicas_numbers_are_those_of_the_same_run_alone(make_experiment, replicas, settings):
-    experiment = make_experiment(replicas, **settings)
-    together = make_trainer(experiment, [EvaluateLogSpaced(10, 50)])
+    experiment = make_experiment(replicas, max_steps=20, **settings)
+    together = make_trainer(experiment, [EvaluateLogSpaced(10, 20)])
     together.train()
     members = experiment.replicated()
     assert len(together.members) == math.prod(len(v) for lists in replicas.values() for v in lists.values())
     for member, one in zip(members, together.members, strict=True):
-        alone = make_trainer(member, [EvaluateLogSpaced(10, 50)])
+        alone = make_trainer(member, [EvaluateLogSpaced(10, 20)])
         alone.train()
         for name, parameter in alone.members[0].model.named_parameters():
             torch.testing.assert_close(one.model.get_parameter(name), parameter, rtol=1e-5, atol=1e-5, msg=name)
         rows, own_rows = evaluations(together, member.name), evaluations(alone, member.name)
-        assert [row["step"] for row in rows] == sorted(log_spaced(10, 50))
+        assert [row["step"] for row in rows] == sorted(log_spaced(10, 20))
         for row, own in zip(rows, own_rows, strict=True):
             assert row["train_loss"] == pytest.approx(own["train_loss"], abs=1e-5, rel=1e-5)
             assert row["test_loss"] == pytest.approx(own["test_loss"], abs=1e-5, rel=1e-5)
@@ -187,9 +188,13 @@ def _first_order(batches):
     return batches.orders_Rn[0]
 
 
-@pytest.mark.parametrize("step", [7, 14], ids=["mid-epoch", "between epochs"])
-@pytest.mark.parametrize("optimizer", [{}, {"kind": "muon", "grokfast_lambda": 1.0}], ids=["adamw", "muon, grokfast"])
-@pytest.mark.parametrize("replicas", [None, {"training": {"seed": [0, 1]}}], ids=["one", "two"])
+FILTERED_MUON, TWO = {"kind": "muon", "grokfast_lambda": 1.0}, {"training": {"seed": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "optimizer", "step"),  # in the middle of an epoch, and between two
+    by_day([(None, {}, 7), (TWO, FILTERED_MUON, 14), (TWO, {}, 7)], [None, TWO], [{}, FILTERED_MUON], [7, 14]),
+)
 def test_a_resumed_run_is_the_uninterrupted_run(make_experiment, tmp_path, optimizer, replicas, step):
     saving = {"save_strategy": "steps", "save_steps": 7, "max_steps": 20, "save_total_limit": None}
     experiment = make_experiment(replicas, optimizer=optimizer, lr_scheduler_type="linear", **saving)

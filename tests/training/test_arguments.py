@@ -46,6 +46,8 @@ def test_the_lowest_is_the_best(arguments, metric, asked_for):
         "training.include_num_input_tokens_seen=no",
         "training.deepspeed=null",
         "training.report_to=none",
+        "training.report_to=null",
+        "training.optim_args=",
         "training.torch_compile_mode=reduce-overhead",
         "training.torch_compile_backend=inductor",
         "training.lr_scheduler_type=reduce_lr_on_plateau",

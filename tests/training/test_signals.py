@@ -20,12 +20,15 @@ from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
 from sections import ConfigError
+from tests.night import by_day
 from training import reliable, saving, signals, state
 from training.checkpoint import MANIFEST, damage, newest_whole
 from training.trainer import KindlingTrainer
 
 from .test_checkpoint import OPTIONS, go_on, in_a_child, kept, same
 from .test_position import Ledger, prepare, train, weights, windows_of
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
 
 NEVER = {"save_strategy": "no", "max_steps": 6}
 
@@ -89,8 +92,14 @@ def test_a_hang_up_that_nohup_has_ignored_stays_so(tmp_path, whole):
     assert in_a_child(work) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("phase", ["data", "forward", "backward", "optimizer", "save"])
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    by_day(
+        [("data", TERM), ("forward", INT), ("backward", TERM), ("optimizer", INT), ("save", TERM)],
+        ["data", "forward", "backward", "optimizer", "save"],
+        [TERM, INT],
+    ),
+)
 def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, number):
     options = {"save_steps": 3} if phase == "save" else NEVER
     assert stopped(tmp_path, number, phase, **options) == 128 + number
@@ -156,8 +165,7 @@ def evaluated_whole(tmp_path_factory):
     return weights(trainer), evaluations(trainer)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize(("step", "number"), by_day([(4, TERM), (6, INT)], [4, 6], [TERM, INT]))
 def test_an_evaluation_is_cut_off_and_made_up_for(tmp_path, evaluated_whole, capfd, step, number):
     """Also where the signal comes again while it is made up for; the checkpoint is then not written anew."""
     written = set()
@@ -321,7 +329,12 @@ def test_the_handlers_of_others_are_put_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("deaths", "ends", "accumulation"), [([3], 0, 1), ([2, 4, 6], 0, 2), ([2, 4, 6, 8], 1, 1), ([2, 4, 6, 8], 1, 2)]
+    ("deaths", "ends", "accumulation"),
+    [
+        ([2, 4, 6], 0, 2),
+        ([2, 4, 6, 8], 1, 1),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [([3], 0, 1), ([2, 4, 6, 8], 1, 2)]),
+    ],
 )
 def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulation):
     """At the very same batch; the fourth time, the run is saved and ends."""
@@ -349,11 +362,10 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
 
 
-@pytest.mark.parametrize(("deaths", "ends"), [(1, 0), (4, 1)])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_a_worker_that_dies_in_an_evaluation_is_replaced(tmp_path, evaluated_whole, capfd, deaths, ends, persistent):
+@pytest.mark.parametrize(("deaths", "persistent"), by_day([(1, False), (4, True)], [1, 4], [False, True]))
+def test_a_worker_that_dies_in_an_evaluation_is_replaced(tmp_path, evaluated_whole, capfd, deaths, persistent):
     """The evaluation begins again; the fourth time the run is saved, and owes it."""
-    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": persistent}
+    ends, workers = int(deaths > 3), {"dataloader_num_workers": 1, "dataloader_persistent_workers": persistent}
 
     class Killing(Batch):
         def on_prediction_step(self, args, state, control, **kwargs):  # noqa: ARG002
@@ -409,8 +421,7 @@ def test_what_a_worker_raises_is_no_death(tmp_path, kind, workers):
     assert trainer.restarts == 0
 
 
-@pytest.mark.parametrize("phase", ["data", "evaluation"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("phase", "workers"), by_day([("data", 1), ("evaluation", 0)], ["data", "evaluation"], [0, 1]))
 def test_a_run_whose_data_or_evaluation_fails_is_saved(tmp_path, evaluated_whole, capfd, phase, workers):
     """Of a stream that has failed, say; or whose evaluation takes too much memory."""
 
@@ -551,7 +562,7 @@ def signalled(number: int) -> Callable[[int], None]:
     return lambda step: os.killpg(0, number) if step == 2 else None
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers, capfd):
     """And on a step that is no number in one of them; which one it was is said of both."""
     assert in_two_processes(tmp_path, signalled(signal.SIGTERM), dataloader_num_workers=workers) == [143, 143]

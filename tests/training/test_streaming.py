@@ -1,5 +1,6 @@
 """Streamed runs that are killed: the same documents in the same order, none lost, none twice, and the same weights."""
 
+import itertools
 import json
 import math
 import os
@@ -85,14 +86,17 @@ def refuse_lost_and_repeated(steps: list[list[list[int]]], batch: int):
 
 
 @pytest.mark.parametrize(
-    ("workers", "accumulation"),
-    [(2, 3), *(pytest.param(*both, marks=pytest.mark.slow) for both in [(0, 1), (0, 3), (1, 1), (1, 3), (2, 1)])],
+    ("kills", "workers", "accumulation"),
+    [
+        ([9, 13], 2, 3),  # before a save and after one
+        *(pytest.param(KILLS, *one, marks=pytest.mark.slow) for one in itertools.product((0, 1, 2), (1, 3))),
+    ],
 )
-def test_five_kills_lose_nothing_and_repeat_nothing(tmp_path, workers, accumulation):
+def test_kills_lose_nothing_and_repeat_nothing(tmp_path, kills, workers, accumulation):
     options = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}
     steps, weights, _ = train(tmp_path / "whole", **options)
-    killed_steps, killed_weights, kills = train(tmp_path / "killed", *KILLS, **options)
-    assert kills == len(KILLS)
+    killed_steps, killed_weights, count = train(tmp_path / "killed", *kills, **options)
+    assert count == len(kills)
     assert killed_steps == steps
     refuse_lost_and_repeated(steps, 4 * accumulation)
     assert all(torch.equal(weights[name], killed_weights[name]) for name in weights)
