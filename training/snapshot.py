@@ -21,7 +21,7 @@ from .checkpoint import RANDOM_STATE, STATE, damage, named, seal, step_of
 
 CODE = {
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
-    "accounting.py",
+    "accounting.py", "releases.py",
 }  # fmt: skip
 MODEL = CODE | {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",

@@ -246,12 +246,9 @@ def test_training_never_stops_for_the_hub(strategies):
     """It refuses everything; it is broken until the end, or for a while; it is slow, or silent for good."""
     folder, run_script, *_ = strategies
     fail(folder, "403")
-    refused, left, again, back, later, patient, slow, silent, nobody, resumed = run_script("""
+    refused, back = run_script("""
         faults = pathlib.Path("hub/faults.json")
         say(*train("refused", "training.hub_strategy=every_save"))
-        from training.snapshot import SNAPSHOT
-        say([str(path) for path in pathlib.Path("canary").rglob(f"{SNAPSHOT}*")])
-        say(*train("refused", "training.resume_from_checkpoint=true"))
 
         from training.pushes import Publisher
         finish = Publisher.finish
@@ -261,9 +258,26 @@ def test_training_never_stops_for_the_hub(strategies):
         Publisher.finish = come_back
         faults.write_text(json.dumps({"rate": 1, "kinds": ["500"], "seed": 0}))
         say(*train("back", "training.hub_strategy=every_save"))
-        Publisher.finish = finish
+    """)
+    told, code = refused
+    assert [f"step {step} is not published: " in told for step in (2, 4, 6)] == [True, True, True]
+    assert code.startswith("not published: the run is finished, whole and in")
+    assert "python -m training.publish" in code
+    steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 6
+    assert not list((folder / "canary").rglob(f"{snapshot.SNAPSHOT}*"))
+    fail(folder, "403")
+    again = run_script("""say(*train("refused", "training.resume_from_checkpoint=true"))""")
+    assert again == [["", code]]  # finished, and not published yet
+    (folder / "hub" / "faults.json").unlink()
 
+    assert "step 2 is not published: " in back[0]
+    assert back[1] == 0
+    assert (folder / "hub/models/someone/back/model.safetensors").exists()
+
+    later, patient, slow, silent, nobody, resumed = run_script("""
         say(*published("canary/refused", "--to", "later"))
+        faults = pathlib.Path("hub/faults.json")
         faults.write_text('{"rate": 1, "kinds": ["500"], "seed": 0}')
         command = [sys.executable, "-m", "training.publish", "canary/refused", "--to", "patient"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
@@ -281,19 +295,6 @@ def test_training_never_stops_for_the_hub(strategies):
         faults.unlink()
         say(*train("refused", "training.resume_from_checkpoint=true"))
     """)
-    told, code = refused
-    assert [f"step {step} is not published: " in told for step in (2, 4, 6)] == [True, True, True]
-    assert code.startswith("not published: the run is finished, whole and in")
-    assert "python -m training.publish" in code
-    steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
-    assert max(steps) == 6
-    assert left == [[]]
-    assert again == ["", code]  # finished, and not published yet
-
-    assert "step 2 is not published: " in back[0]
-    assert back[1] == 0
-    assert (folder / "hub/models/someone/back/model.safetensors").exists()
-
     assert resumed == ["", 0]
     assert (folder / "hub/models/someone/refused/model.safetensors").exists()
     assert later[0] == 0
