@@ -25,6 +25,7 @@ def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
     if origins:
         (out / PROVENANCE).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
+    (out / EVALUATIONS).unlink(missing_ok=True)
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (out / EVALUATIONS).write_bytes(gzip.compress(text.encode(), 9, mtime=0))

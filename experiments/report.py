@@ -184,7 +184,7 @@ def main(arguments: argparse.Namespace):
         "",
         *caption(rows, wanted["columns"], sweep, kept),
     ]
-    drawn, left = {}, []
+    drawn, left = {}, [f"kept     {', '.join(kept)}: not run here, but in the report that lay in {out}"] if kept else []
     for name, settings in wanted["figures"].items():
         if kept and settings.get("kind") == "curves" and not all(run.evaluations for run in runs):
             left.append(f"left as it was  {out / name}.png: not all evaluations were kept in {out / EVALUATIONS}")

@@ -251,7 +251,7 @@ def test_a_replica_that_diverged_beside_others_is_shown(runs):
     assert "| Muon | two | 2, 1 diverged at step 120 | diverged (140 to diverged; 1 of 2) | 99.50 |" in lines
 
 
-def test_what_a_report_has_kept_is_as_good_as_the_runs(runs):
+def test_what_a_report_has_kept_is_as_good_as_the_runs(runs, capsys):
     """Without the runs the same table comes of it; a cell that is run anew takes the place of what was kept."""
     write_evaluations(runs / "recipe=ours" / "seed=0,weight_decay=2.0", (10, 20, 30, 40))
     out = report_of(runs)
@@ -264,6 +264,7 @@ def test_what_a_report_has_kept_is_as_good_as_the_runs(runs):
     assert len(rows) == 4
     shutil.rmtree(runs / "recipe=ours")
     assert {path.name: path.read_bytes() for path in report_of(runs).iterdir() if path.suffix != ".png"} == before
+    assert "kept     recipe=ours: not run here" in capsys.readouterr().out
     write_run(runs / "recipe=ours", 77)
     assert "| Muon | 1 | 77 | 99.50 |" in (report_of(runs) / "table.md").read_text()
 
