@@ -220,6 +220,7 @@ def test_a_mistake_is_one_sentence_of_all_processes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_run_has_is_refused_to_all_processes(tmp_path):
     words = settings(tmp_path, "run", *SHARED)
     with claimed(tmp_path / "run"):

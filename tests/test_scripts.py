@@ -611,6 +611,7 @@ def test_prompted_answers_are_learnt(tmp_path):
     assert "eval_bits_per_byte" not in metrics  # nats of completions over bytes of everything would mean nothing
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_root")
 def test_real_stories_train(samples, tmp_path):
     small = ["model.hidden_size=64", "model.num_hidden_layers=1", "model.num_attention_heads=4"]

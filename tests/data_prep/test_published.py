@@ -246,6 +246,7 @@ def test_offline_a_stream_goes_on_with_what_it_has(hub):
     assert run(script, HF_HUB_OFFLINE="1") == [online]
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_now_and_then_takes_and_gives_the_same(corpus, hub):
     folder, run = hub
     made = prepare(corpus, CHARACTERS)

@@ -59,6 +59,7 @@ def test_a_completion_is_what_the_run_says(server, export, greedy, tokenizer):
     assert answer["usage"]["prompt_tokens"] == len(tokenizer("Once upon")["input_ids"])
 
 
+@pytest.mark.slow
 def test_an_architecture_that_is_not_transformers_own_is_not_served(server, run):
     """When this fails, transformers serves them, and the README's table can say so."""
     with pytest.raises(urllib.error.HTTPError, match="500"):

@@ -134,7 +134,7 @@ def test_a_run_is_a_plain_loop_over_a_stock_model_and_optimiser(make_experiment)
         torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("tokens", ["numbers", "characters", "padded"])
+@pytest.mark.parametrize("tokens", ["numbers", "characters", pytest.param("padded", marks=pytest.mark.slow)])
 def test_accuracy_is_what_the_model_generates(make_experiment, tokens):
     experiment = make_experiment(data={"tokens": tokens, "modulus": 13, "train_fraction": 0.5}, max_steps=120)
     trainer = make_trainer(experiment)

@@ -298,6 +298,7 @@ def kill_at_random(folder, expected, kills: int):
         assert same([p.detach() for p in final.parameters()], expected)
 
 
+@pytest.mark.slow
 def test_six_kills_at_random(run, tmp_path):
     kill_at_random(tmp_path, run[1], 6)
 
