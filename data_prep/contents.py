@@ -93,11 +93,16 @@ class Trained:
     checkpoint: str
     origin: str
     tokens: str
+    folder: str
+    """Of the prepared tokens, in `data.cache_dir`."""
     files: list[str | None]
     """In order, None for a file that was not come to. Nothing at all where it is not known."""
 
-    def refuse_changes(self, shards: Sequence, origin: str):
-        """`ConfigError` if these files, which `origin` has, are not those that the checkpoint was trained on."""
+    def refuse_changes(self, shards: Sequence, origin: str, cache: Path):
+        """`ConfigError` if these files, which `origin` has, are not those that the checkpoint was trained on.
+
+        What was prepared of those may be in `cache`.
+        """
         if not self.files:
             return
         if len(shards) != len(self.files):
@@ -111,9 +116,11 @@ class Trained:
             what = f"{', '.join(changed[:NAMED])}{others} {'has' if len(changed) == 1 else 'have'} changed"
         if origin != self.origin:
             what = f"it was {self.origin}, and {what}"
+        is_there = (cache / self.folder / "tokenizer").exists()
+        tokens = f", give data.source={cache / self.folder}, which has its tokens" if is_there else ""
         raise ConfigError(
-            f"{self.checkpoint} was trained on other text than {origin} holds now: {what}; put it back, give the "
-            "prepared folder of what it was trained on as data.source, or choose another training.output_dir"
+            f"{self.checkpoint} was trained on other text than {origin} holds now: {what}; put it back{tokens}, or "
+            "choose another training.output_dir"
         )
 
 

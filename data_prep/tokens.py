@@ -68,7 +68,7 @@ def prepare(
         return PreparedData(folder)
     preparation = Preparation(data, section)
     if trained is not None and not preparation.has_tokens(trained["tokens"]):
-        Trained(**trained).refuse_changes(preparation.shards, data.origin)
+        Trained(**trained).refuse_changes(preparation.shards, data.origin, Path(data.cache_dir))
     if not by_another:
         print(*preparation.notes(), sep="", end="", flush=True)
     return preparation.make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)

@@ -12,6 +12,8 @@ CONTENTS = (
     *("data.seed", "tokenizer.kind", "tokenizer.vocab_size", "tokenizer.train_documents", "tokenizer.train_bytes"),
 )
 """What a prepared folder brings itself, as data.source."""
+TOLD = ("origin", "tokens", "folder", "files")
+"""What a checkpoint says of its data that is compared before anything is prepared."""
 
 
 def brought(before: dict, data: dict) -> tuple[str, ...]:

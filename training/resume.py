@@ -22,7 +22,7 @@ from .arguments import WAITING, schedule
 from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .dropout import drawn_apart
 from .folder import LOCK
-from .places import CONTENTS, PLACES, brought, data_before, refuse_other_data
+from .places import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
 from .processes import how_to_share
 from .pushes import publish_finished
 from .run import batch_size, folder_of, resolve
@@ -185,7 +185,7 @@ class Contract(TrainerCallback, ExportableState):
     def data_before(self) -> dict | None:
         """What the checkpoint was trained on, as `data_prep.tokens.prepare` compares it."""
         data = self.before.get("data")
-        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in ("origin", "tokens", "files")}
+        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in TOLD}
 
     def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase, data: dict):
         """Add what is known by now of model, tokenizer and data; `ConfigError` if that is other than it was.

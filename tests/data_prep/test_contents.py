@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -152,14 +153,45 @@ def test_what_has_changed_is_named(tmp_path):
 
     def said(shards, files, origin="corpus"):
         with pytest.raises(ConfigError) as error:
-            Trained("runs/a/checkpoint-5", "corpus", "", files).refuse_changes(shards, origin)
+            Trained("runs/a/checkpoint-5", "corpus", "", "corpus-bpe-1", files).refuse_changes(shards, origin, tmp_path)
         return str(error.value)
 
-    Trained("", "corpus", "", files).refuse_changes(shards, "elsewhere")
-    Trained("", "corpus", "", []).refuse_changes(shards, "elsewhere")
-    Trained("", "corpus", "", [None, *files[1:]]).refuse_changes([LocalShard.of(paths[1]), *shards[1:]], "corpus")
+    others = [LocalShard.of(paths[1]), *shards[1:]]
+    for known, there in ((files, shards), ([], shards), ([None, *files[1:]], others)):
+        Trained("", "corpus", "", "", known).refuse_changes(there, "elsewhere", tmp_path)
     assert f"holds now: {paths[0]} has changed; put it back" in said(shards, ["x", *files[1:]])
     assert f"{paths[0]}, {paths[1]}, {paths[2]} and 3 more have changed" in said(shards, ["x"] * 6)
     assert "it has more files" in said(shards, files[1:])
     assert "it has fewer files" in said(shards[1:], files)
     assert f"than fables holds now: it was corpus, and {paths[0]}, " in said(shards, ["x"] * 6, "fables")
+    (tmp_path / "corpus-bpe-1" / "tokenizer").mkdir(parents=True)
+    tokens = tmp_path / "corpus-bpe-1"
+    assert f"put it back, give data.source={tokens}, which has its tokens, or choose" in said(shards, ["x"] * 6)
+
+
+def test_a_tokenizer_and_the_parts_of_a_mixture_may_lie_elsewhere(corpus, tmp_path):
+    learnt = prepare(corpus, CHARACTERS).folder / "tokenizer"
+    for place in ("here", "there"):
+        shutil.copytree(tmp_path / "corpus", tmp_path / place / "corpus")
+        shutil.copytree(learnt, tmp_path / place / "tokenizer")
+    made = [
+        prepare(
+            replace(corpus, mixture={str(tmp_path / place / "corpus"): 2, "fables": 1}, train_documents=30),
+            TokenizerSection(kind="pretrained", path=str(tmp_path / place / "tokenizer")),
+        )
+        for place in ("here", "there")
+    ]
+    assert made[0].folder == made[1].folder
+
+
+def test_a_prepared_folder_takes_its_tokenizer_by_any_path(corpus, tmp_path):
+    """As `model.path` gives it; another one is refused."""
+    made = prepare(corpus, CHARACTERS)
+    copy = shutil.copytree(made.folder / "tokenizer", tmp_path / "copy")
+    data = DataSection(source=str(made.folder))
+    assert prepare(data, TokenizerSection(kind="pretrained", path=str(copy))).folder == made.folder
+    other = prepare(replace(corpus, train_documents=20, sample_by="ine"), CHARACTERS).folder / "tokenizer"
+    with pytest.raises(
+        ConfigError, match=r"was prepared with another tokenizer than tokenizer.path=\S+; leave that out"
+    ):
+        prepare(data, TokenizerSection(kind="pretrained", path=str(other)))
