@@ -14,6 +14,7 @@ from experiments.kept import read_kept, write_kept
 from experiments.readme import RESULTS, pages, rewrite
 from experiments.runs import Run
 from sections import ConfigError
+from training.grokking import milestones
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -38,6 +39,22 @@ def test_tables_of_results_are_those_of_their_cells(folder, tmp_path, monkeypatc
         if (folder / name).exists():
             assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes(), name
     assert read_kept(tmp_path / folder.name) == read_kept(folder)
+
+
+def test_milestones_of_results_are_those_of_the_evaluations_kept():
+    runs = [
+        run
+        for path in RESULTS.glob("*/evaluations.jsonl.gz")
+        for cell in read_kept(path.parent)[0].values()
+        for run in cell
+    ]
+    whole = [run for run in runs if run.evaluations and run.diverged is None]
+    assert len(whole) >= 20
+    for run in whole:
+        found = milestones(run.evaluations)
+        for key, value in found.items():
+            assert run.metrics[key] == (value if value is None else pytest.approx(value, rel=1e-5)), key
+        assert run.evaluations[-1]["step"] == run.metrics["steps"]
 
 
 @pytest.fixture
