@@ -43,15 +43,19 @@ class Watch:
     def __enter__(self):
         self._depth += 1
         if self._depth == 1 and self.others and "MASTER_ADDR" in os.environ:
-            self._left.clear()
-            store = TCPStore(
-                os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
-                timeout=timedelta(seconds=2 * self.limit),
-            )  # fmt: skip
-            self._exchange(store, 0)  # before any step: from now on it is missed if it falls silent
-            self._thread = threading.Thread(target=self._watch, args=(store,), name="watch", daemon=True)
-            self._thread.start()
+            with suppress(Exception):  # no store of that kind: then nobody is watched
+                self._start()
         return self
+
+    def _start(self):
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+            timeout=timedelta(seconds=2 * self.limit),
+        )  # fmt: skip
+        self._exchange(store, 0)  # before any step: from now on it is missed if it falls silent
+        self._left.clear()
+        self._thread = threading.Thread(target=self._watch, args=(store,), name="watch", daemon=True)
+        self._thread.start()
 
     def __exit__(self, kind, *_):
         self._depth -= 1
