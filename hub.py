@@ -1,15 +1,19 @@
 """Asking the Hugging Face Hub: patiently while a failure may pass, and in one sentence where it will not."""
 
+import errno
 import itertools
 import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import constants, errors, get_token
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi, constants, errors, get_token
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import get_session, validate_repo_id
 
 from sections import ConfigError
 
@@ -17,6 +21,7 @@ LOGGER = logging.getLogger(__name__)
 ATTEMPTS = 8
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
+OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 PERMANENT = (
     errors.RepositoryNotFoundError,
     errors.RevisionNotFoundError,
@@ -24,7 +29,16 @@ PERMANENT = (
     errors.HFValidationError,
     errors.OfflineModeIsEnabled,
 )
+CHECK_SECONDS = 10.0
+"""How long the Hub may take to answer whether it has something."""
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ReadTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+"""The HTTP library's errors, of whatever version, of a server that is not there. One that hangs up in between is."""
 Result = TypeVar("Result")
+
+_found: set[tuple[str, str]] = set()
+"""Names and kinds of what the Hub was asked for already."""
+_why_unreachable = ""
+"""What went wrong when the Hub was looked for; from then on this process has what the cache has, as offline."""
 
 
 def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Result:
@@ -39,7 +53,7 @@ def patiently(what: str, action: Callable[[], Result], done: str = "read") -> Re
             raise
         except Exception as error:  # from OSError to the HTTP library's own, of whatever version
             if attempt == ATTEMPTS or not _may_pass(error):
-                reason = " ".join(without_token(str(error)).split()) or type(error).__name__
+                reason = _why_unreachable or " ".join(without_token(str(error)).split()) or type(error).__name__
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise ConfigError(
                     f"{what} cannot be {done}{tried}: {reason}; check its name, your rights and your connection"
@@ -59,10 +73,58 @@ def _may_pass(error: Exception) -> bool:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if constants.HF_HUB_OFFLINE or any(isinstance(error, (*PERMANENT, DatasetNotFoundError)) for error in chain):
         return False
+    if any(isinstance(error, OSError) and error.errno in OF_THE_DISK for error in chain):
+        return False
     statuses = [error.response.status_code for error in chain if isinstance(error, errors.HfHubHTTPError)]
     if statuses:
         return statuses[0] in (408, 429) or statuses[0] >= 500
     return any(isinstance(error, OSError) or type(error).__module__.startswith("http") for error in chain)
+
+
+def refuse_absent(name: str, kind: str = "model"):
+    """`ConfigError` unless the Hub has a `kind` of this name, or may have it: one request, before any that is retried.
+
+    Where the Hub cannot be reached, this process is offline from then on: what the cache has is read, at once.
+    """
+    if (name, kind) in _found:
+        return
+    if not constants.HF_HUB_OFFLINE:
+        _look(lambda: HfApi().repo_info(name, repo_type=kind, timeout=CHECK_SECONDS), name, kind)
+    if _why_unreachable and kind == "model" and not _is_cached(name):
+        raise ConfigError(f"{name} cannot be read: {_why_unreachable}; check its name and your connection")
+    _found.add((name, kind))
+
+
+def refuse_unreachable(what: str):
+    """`ConfigError` if the Hub, which `what` needs, cannot be reached."""
+    if not constants.HF_HUB_OFFLINE:
+        _look(lambda: get_session().head(constants.ENDPOINT, timeout=CHECK_SECONDS), what, "site")
+    if _why_unreachable:
+        raise ConfigError(f"{what}: {_why_unreachable}; check your connection")
+
+
+def _look(ask: Callable, name: str, kind: str):
+    """Ask the Hub once. That it fails otherwise than by being absent, or the name being unknown, says nothing."""
+    global _why_unreachable
+    try:
+        ask()
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise ConfigError(
+            f"{name} cannot be read: it is no folder here and no {kind} of the Hub; check its name and your rights"
+        ) from None
+    except Exception as error:  # the HTTP library's own, of whatever version
+        if not any(base.__name__ in UNREACHABLE for base in type(error).__mro__):
+            return
+        reason = " ".join(without_token(str(error)).split()) or type(error).__name__
+        _why_unreachable = f"it is not here, and the Hub cannot be reached ({reason})"
+        constants.HF_HUB_OFFLINE = True
+        if "datasets.config" in sys.modules:  # which has copied it
+            sys.modules["datasets.config"].HF_HUB_OFFLINE = True
+
+
+def _is_cached(name: str) -> bool:
+    folder = repo_folder_name(repo_id=name, repo_type="model")
+    return any((Path(constants.HF_HUB_CACHE) / folder / "snapshots").glob("*"))
 
 
 def without_token(text: str) -> str:
@@ -95,6 +157,7 @@ def find_folder(path: str) -> str:
         raise ValueError(f"{path} is a file, no folder")
     if path[:1] in "./~" or not is_hub_name(path):
         raise ValueError(f"there is no folder {path}")
+    refuse_absent(path)
     return path
 
 
@@ -112,7 +175,7 @@ def refuse_anonymous():
     """`ConfigError` if nobody is there whom the Hub would let push."""
     if get_token() is None:
         raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and not _why_unreachable:
         raise ConfigError("HF_HUB_OFFLINE=1 forbids to push to the Hub; unset it, or leave the push out")
 
 

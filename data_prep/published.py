@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
 
 from files import sha256, write_json
-from hub import is_hub_name, patiently, refuse_anonymous
+from hub import is_hub_name, patiently, refuse_absent, refuse_anonymous, refuse_unreachable
 from sections import ConfigError, DataSection, TokenizerSection
 
 from . import tokenizer as tokenizers
@@ -68,7 +68,11 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
     if data.mixture is None and is_prepared(Path(data.source).expanduser()):
         folder = Path(data.source).expanduser()
         _refuse_other_settings(folder / REQUEST, data, section)
-    elif data.mixture is None and data.source not in SOURCES and isinstance(find_source(data.source), HubDataset):
+        return folder
+    for source in map(find_source, data.mixture or [data.source]):
+        if isinstance(source, HubDataset):
+            refuse_absent(source.id, "dataset")  # which goes offline where there is no Hub
+    if data.mixture is None and data.source not in SOURCES and isinstance(find_source(data.source), HubDataset):
         folder = _fetched(data, section)
     if folder is not None and section.kind == "pretrained":
         _refuse_other_tokenizer(folder, data, section)
@@ -186,6 +190,7 @@ def refuse_publishing(name: str, data: DataSection):
     if not is_hub_name(name) or "/" not in name:
         raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
     refuse_anonymous()
+    refuse_unreachable(name)
     if data.streaming:
         raise ConfigError("a stream may never be whole; publish with data.streaming=false")
 

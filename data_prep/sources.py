@@ -16,7 +16,7 @@ from pathlib import Path
 import xxhash
 
 from config import one_sentence
-from hub import patiently
+from hub import patiently, refuse_absent
 from sections import ConfigError, DataSection
 
 from . import fables
@@ -83,6 +83,7 @@ class HubDataset:
 
     def splits(self, data: DataSection) -> dict[str, Split]:
         """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
+        refuse_absent(self.id, "dataset")
         commit, files = patiently(self.id, lambda: self._files(data))
         shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
         splits = {name: split_of(self, found, data) for name, found in shards.items()}

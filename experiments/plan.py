@@ -9,6 +9,7 @@ The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with mod
 
 from config import build, load_experiment, run_script
 from experiment import LanguageExperiment
+from hub import find_folder
 from sections import ConfigError
 
 
@@ -57,6 +58,7 @@ def model_config(experiment: LanguageExperiment):
 
     values = {key: value for key, value in experiment.model.items() if value is not None}
     if "path" in values:
+        build(find_folder, "model.path", {"path": values["path"]})
         return build(read_config, "model.path", {"source": values.pop("path"), **values})
     family = FAMILIES[values.pop("type")]
     if experiment.tokenizer.kind == "bpe":

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
 from data_prep.splits import parts_of
 from data_prep.tokenizer import start_token
-from hub import is_hub_name
+from hub import is_hub_name, refuse_absent
 from modeling.loading import load_causal_lm
 from sections import COLDEST, SEEDS, ConfigError
 
@@ -100,6 +100,8 @@ def load_model(name: str):
     if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
         raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name
+    if path == name and not folder.is_dir():
+        refuse_absent(name)
     disable_progress_bar()
     try:
         # Said explicitly, for otherwise transformers asks on stdin whether to run a stranger's code.

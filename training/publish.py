@@ -120,7 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--to", metavar="NAME", help="USER/NAME, or NAME below your own (default: the run's own)")
     parser.add_argument("--private", action="store_true", help="for nobody else to see, if it is new")
     parser.add_argument("--replace", action="store_true", help="in the place of another run that has this name")
-    parser.add_argument("--tries", type=int, default=hub.ATTEMPTS, help="how often, with growing waits (default: 8)")
+    parser.add_argument("--tries", type=int, help="how often, with growing waits (default: 8)")
     parser.add_argument("--timeout", type=float, default=60, help="seconds of silence to put up with (default: 60)")
     return parser.parse_args()
 
@@ -132,7 +132,9 @@ def main():
         raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
     if not 0 < arguments.timeout < math.inf:
         raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
-    hub.ATTEMPTS = max(arguments.tries, 1)
+    if arguments.tries is None:  # typed by somebody who waits for the answer
+        hub.refuse_unreachable(f"{arguments.run} is not published")
+    hub.ATTEMPTS = max(arguments.tries or hub.ATTEMPTS, 1)
     give_up_after(arguments.timeout)
     print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from config import ROOT
+from hub import ATTEMPTS
 
 from .snapshot import remove_left_snapshots, snapshot
 
@@ -114,7 +115,7 @@ def publish_finished(folder: Path, name: str | None, private: bool | None):
     it later."""
     command = _command(folder, name, private)
     done = subprocess.run(
-        [*command, str(folder.resolve())],
+        [*command, "--tries", str(ATTEMPTS), str(folder.resolve())],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         encoding="utf-8",
