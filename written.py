@@ -1,6 +1,8 @@
 """An experiment as it is written: a YAML file, and `section.key=value` overrides that follow it."""
 
+import importlib.util
 import io
+import os
 import re
 import typing
 from collections.abc import Callable, Sequence
@@ -70,9 +72,21 @@ def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], b
         # A mapping is replaced, as any other value.
         OmegaConf.update(written, key, escaped(value) if is_text(key) else value, merge=False)
     try:
-        return OmegaConf.to_container(written, resolve=True), given
+        sections = OmegaConf.to_container(written, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(sections.get("data"), dict) and isinstance(source := sections["data"].get("source"), str):
+        sections["data"]["source"] = shipped(source)
+    return sections, given
+
+
+def shipped(path: str) -> str:
+    """The path; of one of Kindling's own files, configs/..., where it lies, if there is none of its name here."""
+    parts = Path(path).parts
+    if parts[:1] == ("configs",) and not os.path.exists(path) and (package := importlib.util.find_spec("configs")):
+        places = (Path(folder, *parts[1:]) for folder in package.submodule_search_locations)
+        return next((str(place) for place in places if place.is_file()), path)
+    return path
 
 
 def escaped(value):
@@ -85,6 +99,7 @@ def escaped(value):
 
 
 def _read_file(path: str) -> DictConfig:
+    path = shipped(path)
     try:
         if Path(path).is_dir():
             raise ConfigError(f"{path} is a folder; give the experiment file in it")

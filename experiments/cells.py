@@ -36,9 +36,15 @@ from yaml import YAMLError
 from config import KINDS, ROOT, load_experiment
 from files import file_name, read_mapping, read_rows, write_json
 from sections import ConfigError
+from written import shipped
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
 SET_BY_THE_SWEEP = ("training.output_dir", "training.resume_from_checkpoint")
+
+
+def work() -> Path:
+    """What runs and configurations are relative to: the checkout, or the present folder where Kindling is installed."""
+    return Path.cwd() if any(ROOT.glob("kindling_lm-*.dist-info")) else ROOT
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class Cell:
     @property
     def overrides(self) -> list[str]:
         return [f"{key}={text}" for key, text in self.settings.items()]
+
+    @property
+    def config_path(self) -> Path:
+        """Where its configuration lies, which may come with Kindling."""
+        return next((path for path in (work() / self.config, ROOT / self.config) if path.exists()), Path(self.config))
 
     @property
     def log(self) -> Path:
@@ -151,7 +162,7 @@ def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = Non
     last = dict(_parse_override(text) for text in overrides)
     rows = _grid_rows(mapping("grid", written.get("grid")))
     rows += [({"cell": cell}, more) for cell, more in _axis("cells", mapping("cells", written.get("cells")))]
-    folder = runs or ROOT / "runs" / "sweeps" / name
+    folder = runs or work() / "runs" / "sweeps" / name
     cells = [_cell(axes, first | settings | last, folder) for axes, settings in rows]
     if not cells:
         raise ConfigError(f"{path} has no cells; write `grid:` with axes, or `cells:` with named rows of settings")
@@ -165,6 +176,7 @@ def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = Non
 
 
 def _read(path: str) -> dict:
+    path = shipped(path)
     if not Path(path).is_file():
         raise ConfigError(f"there is no sweep file {path}; `ls configs/sweeps` shows the ones that come with Kindling")
     try:
@@ -235,14 +247,14 @@ def check(sweep: Sweep):
         raise ConfigError(f"script: {sweep.script} is not known; write one of {', '.join(KINDS)}")
     for cell in sweep.cells:
         try:
-            load_experiment(str(ROOT / cell.config), cell.overrides, KINDS[sweep.script])
+            load_experiment(str(cell.config_path), cell.overrides, KINDS[sweep.script])
         except ConfigError as error:
             raise ConfigError(f"the cell {cell.name}: {error}") from None
 
 
 def describe(cell: Cell) -> dict:
     """What makes a cell the same run again: what its file holds (comments are free to change) and its settings."""
-    held = OmegaConf.to_container(OmegaConf.load(ROOT / cell.config))
+    held = OmegaConf.to_container(OmegaConf.load(cell.config_path))
     digest = hashlib.sha256(json.dumps(held, sort_keys=True, default=str).encode()).hexdigest()
     return {"config": cell.config, "config_sha256": digest, "overrides": cell.settings}
 

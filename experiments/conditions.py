@@ -3,7 +3,7 @@
 import itertools
 import statistics
 
-from config import KINDS, ROOT, load_experiment
+from config import KINDS, load_experiment
 from experiment import AlgorithmicExperiment, Experiment
 from experiments.cells import Cell
 from experiments.runs import Run
@@ -33,7 +33,7 @@ def _drawn(experiment: Experiment) -> set[str]:
 def _experiment(cell: Cell, script: str) -> Experiment | None:
     """What a cell runs; None if its file has changed, and no longer fits."""
     try:
-        return load_experiment(str(ROOT / cell.config), cell.overrides, KINDS[script])
+        return load_experiment(str(cell.config_path), cell.overrides, KINDS[script])
     except ConfigError:
         return None
 

@@ -24,9 +24,9 @@ import json
 import shlex
 from pathlib import Path
 
-from config import ROOT, one_sentence
+from config import one_sentence
 from experiments import figures
-from experiments.cells import Cell, Sweep, differences, mapping, read_sweep
+from experiments.cells import Cell, Sweep, differences, mapping, read_sweep, work
 from experiments.conditions import describe_looks, describe_seeds
 from experiments.kept import EVALUATIONS, PROVENANCE, read_kept, was_run_otherwise, write_kept
 from experiments.runs import REMEDY, Row, Run, group, has_diverged, read_runs
@@ -170,7 +170,7 @@ def _read_beside(sweep: Sweep) -> dict[str, dict]:
 def main(arguments: argparse.Namespace):
     sweep = read_sweep(arguments.sweep, runs=arguments.runs)
     wanted = read_report(sweep)
-    out = arguments.out or ROOT / "runs" / "sweeps" / sweep.name / "report"
+    out = arguments.out or work() / "runs" / "sweeps" / sweep.name / "report"
     refuse_folder(out, sweep.cells)
     runs, origins, kept = gather(sweep.cells, out)
     if not runs:

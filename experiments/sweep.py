@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from tqdm import tqdm
 
 from config import ROOT, one_sentence
-from experiments.cells import Cell, check, describe, lock, read_sweep, refuse_changed
+from experiments.cells import Cell, check, describe, lock, read_sweep, refuse_changed, work
 from sections import ConfigError
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -154,7 +154,8 @@ def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
         if not lock_soon(log) or cell.finished:
             return None
         goes_on = cell.folder.exists()
-        command = [script, cell.config, *cell.overrides, f"training.output_dir={cell.folder.relative_to(ROOT)}"]
+        command = [cell.config, *cell.overrides, f"training.output_dir={cell.folder.relative_to(work())}"]
+        command.insert(0, script if (work() / script).exists() else str(ROOT / script))
         command += ["training.resume_from_checkpoint=true"] if goes_on else []
         record = describe(cell) | {
             "command": shlex.join(["python", *command]),
@@ -166,7 +167,7 @@ def start(cell: Cell, script: str, jobs: int) -> subprocess.Popen | None:
         print(f"\n$ {record['command']}", file=log, flush=True)
         # In a session of its own, so that Ctrl-C comes to it once: from `stop`, as SIGTERM.
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment(jobs), start_new_session=True,
+            [sys.executable, *command], cwd=work(), env=environment(jobs), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     cell.write_record(record | {"pid": process.pid})

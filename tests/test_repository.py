@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data_prep": {"config", "experiment", "files", "hub", "sections", "data_prep"},
     "training": {"checks", "config", "experiment", "files", "hub", "sections", "written", "modeling", "training"}
     | {"data_prep"},
-    "experiments": {"config", "experiment", "files", "hub", "sections", "modeling", "experiments"},
+    "experiments": {"config", "experiment", "files", "hub", "sections", "written", "modeling", "experiments"},
 }
 
 

@@ -100,7 +100,7 @@ def load_model(name: str):
     if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
         raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name
-    if path == name and not folder.is_dir():
+    if not folder.is_dir():
         refuse_absent(name)
     disable_progress_bar()
     try:
