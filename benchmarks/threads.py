@@ -100,7 +100,7 @@ def main():
     about = {"chosen": WAITING, "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2), "rounds": rounds}
     rows = measure(rounds)
     for row in rows:
-        print(row["model"], row["place"], row["ratio_to_default"], row["milliseconds"]["default"], "ms")
+        print(row["model"], row["place"], row["ratio_to_default"], row["milliseconds"]["default"], "ms", flush=True)
     path = ROOT / "experiments" / "results" / "threads.json"
     path.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
