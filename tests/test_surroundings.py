@@ -146,5 +146,5 @@ def _is_text(node: ast.Call) -> bool:
     if name == "open" and ast.unparse(node.func) not in ("os.open", "gzip.open", "shard.open"):
         places = node.args[0 if isinstance(node.func, ast.Attribute) else 1 :]
         mode = words.get("mode") or next((getattr(place, "value", None) for place in places), "r")
-        return "b" not in mode
+        return isinstance(mode, str) and "b" not in mode  # one that is not written there is not known
     return words.get("text") is True or words.get("universal_newlines") is True
