@@ -52,7 +52,7 @@ FILES = {
     "metrics.jsonl", "model.safetensors", "provenance.json", "samples.jsonl", "tokenizer.json",
     "tokenizer_config.json", "checkpoint-10", "checkpoint-20",
     "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
-    "modeling_kindling.py",
+    "modeling_kindling.py", "releases.py",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ MODEL_FILES = {
     "README.md", "config.json", "curves.png", "experiment.yaml", "generation_config.json", "metrics.json",
     "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "accounting.py", "attention.py", "configuration_kindling.py", "generation.py", "layers.py", "loading.py",
-    "modeling_kindling.py",
+    "modeling_kindling.py", "releases.py",
 }  # fmt: skip
 
 
