@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WAITING = {"GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait for one another, which benchmarks/threads.py has measured."""
+"""How long OpenMP's threads spin for one another, where others may want the core: see benchmarks/threads.py."""
 WAITING_OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 LOST_READER = 141
 """The exit code of a program whose reader went away: 128 + SIGPIPE."""

@@ -75,8 +75,10 @@ def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], b
         sections = OmegaConf.to_container(written, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if isinstance(sections.get("data"), dict) and isinstance(source := sections["data"].get("source"), str):
-        sections["data"]["source"] = shipped(source)
+    data = sections.get("data")
+    for key in ("source", "validation_source"):
+        if isinstance(data, dict) and isinstance(data.get(key), str):
+            data[key] = shipped(data[key])
     return sections, given
 
 
