@@ -43,6 +43,7 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
     keep_freed_memory()
     grokking.refuse_unsupported(experiment)
     checkpoint = resume.checkpoint_to_resume(experiment)
+    arguments.keep_precision(experiment, checkpoint)
     members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)

@@ -43,6 +43,7 @@ def train(experiment: LanguageExperiment, folder: Path):
 
     keep_freed_memory()
     checkpoint = resume.checkpoint_to_resume(experiment)
+    arguments.keep_precision(experiment, checkpoint)
     start = run.check_shape(experiment, run.start_of(experiment, checkpoint))
     args = arguments.training_arguments(experiment)
     contract = resume.Contract(experiment, args, checkpoint)

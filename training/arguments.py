@@ -23,6 +23,7 @@ from modeling.configuration_kindling import FAMILIES
 from sections import ConfigError
 
 from .best import WAITING, check_best, check_delay
+from .checkpoint import read_state_of
 from .hardware import has_bf16
 from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
 from .processes import refuse_half_launched
@@ -33,6 +34,15 @@ LONG = 10**6
 CONSTANT = ("constant", "constant_with_warmup")
 STOCK = ("adamw_torch", "adamw_torch_fused")
 """PyTorch's AdamW, which Muon and Grokfast have beside them or beneath."""
+
+
+def keep_precision(experiment: Experiment, checkpoint: str | None):
+    """Set the precision to that of the checkpoint, where none is given: other hardware would choose another."""
+    if checkpoint is None or experiment.training.keys() & {"bf16", "fp16"}:
+        return
+    contract = read_state_of(checkpoint).stateful_callbacks.get("Contract", {})
+    if (bf16 := contract.get("attributes", {}).get("terms", {}).get("training.bf16")) is not None:
+        experiment.training["bf16"] = bf16
 
 
 def training_arguments(experiment: Experiment) -> TrainingArguments:

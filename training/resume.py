@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xxhash
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from config import DROPOUTS, build, section_fields, sections_of
@@ -19,7 +19,7 @@ from modeling.loading import refuse_unsafe_files
 from sections import ConfigError
 
 from .arguments import WAITING, schedule
-from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
+from .checkpoint import NAME, damage, named, newest_whole, read_state_of, refuse_damaged, step_of
 from .dropout import drawn_apart
 from .folder import LOCK
 from .places import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
@@ -148,11 +148,6 @@ def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoin
             f"{checkpoint} has the model alone, for the run had training.save_only_model=True, so that nothing can go "
             "on from it as it was; train anew, or train_lm.py with model.path, in another training.output_dir"
         )
-
-
-def read_state_of(checkpoint: str) -> TrainerState:
-    """What the Trainer knew when it wrote a checkpoint."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
 
 
 class Contract(TrainerCallback, ExportableState):

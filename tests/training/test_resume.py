@@ -13,11 +13,11 @@ from transformers import TrainingArguments
 
 import train_algorithmic
 import train_lm
-from config import ConfigError, load_experiment
+from config import KINDS, ConfigError, load_experiment
 from data_prep import tokens
-from training import algorithmic, resume
+from training import algorithmic, arguments, resume
 from training.arguments import schedule
-from training.checkpoint import seal
+from training.checkpoint import read_state_of, seal
 from training.trainer import KindlingTrainer
 
 from .test_checkpoint import in_a_child
@@ -106,6 +106,24 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
 
 
 # ---- as what it was
+
+
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_the_precision_is_the_checkpoints_on_other_hardware(place, runs, script, monkeypatch):
+    """Unless one is given, which is compared as any other setting."""
+    monkeypatch.setattr(arguments, "has_bf16", lambda _use_cpu: True)
+    kind = KINDS[f"{script.__name__}.py"]
+
+    def chosen(checkpoint, **given):
+        experiment = load_experiment(str(place / f"{'lm' if script is train_lm else 'equations'}.yaml"), [], kind)
+        del experiment.training["bf16"]
+        experiment.training.update(given)
+        arguments.keep_precision(experiment, checkpoint)
+        return arguments.training_arguments(experiment).bf16
+
+    assert chosen(None)
+    assert not chosen(str(runs[script] / "checkpoint-5"))
+    assert chosen(str(runs[script] / "checkpoint-5"), bf16=True)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +315,7 @@ def test_what_is_allowed_takes_effect(place, runs, half, capsys):
     before, after = rows(runs[train_lm], "learning_rate"), rows(folder, "learning_rate")
     assert [after[step] for step in range(1, 6)] == [before[step] for step in range(1, 6)]
     assert [after[step] for step in range(6, 11)] == pytest.approx([before[step] / 2 for step in range(6, 11)])
-    groups = json.dumps(resume.read_state_of(str(folder / "checkpoint-10")).stateful_callbacks["Contract"])
+    groups = json.dumps(read_state_of(str(folder / "checkpoint-10")).stateful_callbacks["Contract"])
     assert '"training.weight_decay": 0.0' in groups
     state = folder / "checkpoint-10" / "optimizer.safetensors"
     assert b'[\\"weight_decay\\", 0.0]' in state.read_bytes()
