@@ -105,15 +105,17 @@ class Watch:
         for rank, state in states.items():
             who = f"process {rank} ({state['process']} on {state['host']})"
             since = {}
-            for thing in ("beat", "progress"):
-                value, since[thing] = known.get((rank, thing), (None, now))
-                if value != state[thing]:
+            # Falling behind is a change: what all of them did for long, as an evaluation, is no waiting.
+            told = {"beat": state["beat"], "progress": (state["progress"], state["progress"] < furthest)}
+            for thing, value in told.items():
+                before, since[thing] = known.get((rank, thing), (None, now))
+                if value != before:
                     since[thing] = now
-                known[rank, thing] = state[thing], since[thing]
+                known[rank, thing] = value, since[thing]
             self._suspects |= now - since["beat"] > 3 * self.pause
             if now - since["beat"] > self.limit:
                 found[rank] = f"{who} {_silent(now - since['beat'])}"
-            elif state["progress"] < furthest and now - since["progress"] > self.limit:
+            elif told["progress"][1] and now - since["progress"] > self.limit:
                 found[rank] = f"{who} has been waited for by others for {now - since['progress']:,.0f} seconds"
         return found
 

@@ -54,6 +54,17 @@ def test_where_all_are_at_the_same_place_nobody_is_waited_for():
     assert found(watch_of(), *looks) == {}
 
 
+def test_only_the_time_behind_others_is_waiting():
+    """After an evaluation of hours the first process has samples to draw, when others have the next batch."""
+    together, ahead = {0: [7, 1, 0], 2: [7, 1, 0]}, {0: [7, 1, 0], 2: [8, 1, 0]}
+    looks = [
+        (now, {rank: state(now, *progress) for rank, progress in states.items()})
+        for now, states in ((0, together), (5000, together), (5005, ahead), (5080, ahead), (5081, ahead))
+    ]
+    assert found(watch_of(rank=1), *looks[:4]) == {}
+    assert found(watch_of(rank=1), *looks) == {0: "process 0 (5 on there) has been waited for by others for 76 seconds"}
+
+
 def test_one_that_catches_up_is_not():
     looks = [(0, {1: state(0, 6, 2)}), (70, {1: state(70, 7, 0, 0)}), (140, {1: state(140, 7, 0, 1)})]
     assert found(watch_of(), *looks) == {}
