@@ -12,7 +12,7 @@ DOCUMENTS = 1000
 SHARE = 10
 """And no more than one in so many; of fewer documents, that part of each."""
 LOOKED_THROUGH = 1 << 28
-"""Bytes of files that are read at most to count documents."""
+"""Bytes of files from which on no more documents are counted, if there are enough to hold one out whole."""
 
 
 def hold_out(split: Split, asked: int | None, limit: int | None) -> tuple[Split, Split]:
@@ -34,7 +34,7 @@ def _a_tenth(split: Split) -> int | None:
     count, reading, is_text = 0, Reading(1.0), True
     for document, _ in split.read_from(None, reading):
         count, is_text = count + 1, is_text and "text" in document
-        if count == DOCUMENTS * SHARE or reading.bytes > LOOKED_THROUGH:
+        if count == DOCUMENTS * SHARE or (count >= SHARE and reading.bytes > LOOKED_THROUGH):
             break
     else:
         if count < SHARE and is_text:

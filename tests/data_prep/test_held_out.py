@@ -40,6 +40,16 @@ def test_of_fewer_than_ten_it_is_the_last_tenth_of_each(tmp_path, count):
     assert [len(part) for part in open_rows(tmp_path, rows, train_documents=1)] == [1, count]
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(1, 1), (3, 3), (12, 1), (40, 1)])
+def test_documents_of_any_length_are_counted(tmp_path, monkeypatch, count, held_out):
+    """One document may be longer than what is looked through: it is cut, not held out whole."""
+    monkeypatch.setattr("data_prep.held_out.LOOKED_THROUGH", 100)
+    rows = [{"text": "word " * 100}] * count
+    train, validation = open_rows(tmp_path, rows)
+    assert len(validation) == held_out
+    assert len(train) == (count if count < 10 else count - held_out)
+
+
 def test_what_was_asked_for_is_held_out(tmp_path):
     rows = [{"text": str(number)} for number in range(9)]
     assert open_rows(tmp_path, rows, validation_documents=7) == [rows[7:], rows[:7]]
