@@ -1,6 +1,7 @@
 """Which files of a folder are a corpus, and for which split; what else lies there is told with the reason.
 
-Links are followed. Hidden files are not read, nor what Kindling keeps itself: runs, prepared tokens, tokenizers.
+Links are followed. Hidden files are not read, nor what Kindling keeps itself: runs and sweeps of them, prepared tokens,
+tokenizers.
 """
 
 import filecmp
@@ -26,6 +27,7 @@ OWN = {
     "a run": ("experiment.yaml", "provenance.json"),
     "prepared tokens": ("request.json", "tokenizer"),
     "a tokenizer": ("tokenizer.json",),
+    "a report": ("cells.json", "table.md"),
 }
 """What Kindling's own folders hold."""
 ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
@@ -127,10 +129,18 @@ def _why_no_file(path: Path, saved: set[str] | None) -> str | None:
     reasons = {
         "hidden": path.name.startswith("."),
         "about a data set": path.name in about,
+        "of a sweep": _is_of_a_sweep(path),
         "no part of the saved data set": saved is not None and path.name not in saved,
         "of another kind": not format_of(path) and (path.suffix or path.exists()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _is_of_a_sweep(path: Path) -> bool:
+    """Whether a file is what a sweep notes of a cell, beside what the cell has printed."""
+    if path.suffix != ".json" or not path.with_suffix(".log").is_file() or not path.is_file():
+        return False
+    return b'"config_sha256"' in path.read_bytes()
 
 
 def _why_not(folder: Path, real: str, cache: str, above: Sequence[str]) -> str | None:
@@ -178,13 +188,10 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
 
 
 def _tell_apart(listing: Listing, named: dict[Path, str | None]):
-    """Put files into splits as their names tell; what tells none is for training, and so are tests where none else is.
-
-    Tests are left out where other files are for training or should be.
-    """
-    told = set(named.values())
+    """Put files into splits as their names tell; what tells none is for training, and so are tests where all are."""
+    is_all_tests = set(named.values()) == {"test"}
     for file, split in named.items():
-        if split == "test" and ("train" in told or told == {"test", "validation"}):
+        if split == "test" and not is_all_tests:
             listing.leave_out(file, "for testing")
         else:
             listing.splits["validation" if split == "validation" else "train"].append(file)
