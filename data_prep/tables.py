@@ -80,20 +80,26 @@ def csv_head(path: Path, stream: BinaryIO) -> list[str]:
 
 
 def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, tell) -> Rows:
-    """As above, of CSV whose first line names the columns. A row that cannot be read is bad by itself."""
+    """As above, of CSV whose first line names the columns. A row that cannot be read is bad by itself.
+
+    Each of its lines counts as a bad row, for an open quote may have taken in any number of them.
+    """
     reader = _csv_reader(path, stream)
     head = next(reader, [])
     columns, number = _known(path, columns, head), 0
     while True:
+        before = reader.line_num
         try:
             values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             values = error
-        if number >= start:
-            yield number, _csv_row(head, values, columns), tell()
-        number += 1
+        row = _csv_row(head, values, columns)
+        after = number + (reader.line_num - before if isinstance(row, Bad) else 1)
+        for place in range(max(number, start), after):
+            yield place, row, tell()
+        number = after
 
 
 def _csv_reader(path: Path, stream: BinaryIO) -> Iterator[list[str]]:

@@ -133,6 +133,16 @@ def test_names_tell_splits(corpus, name):
     assert (f"not read: {name} (for testing)" in told) == (NAMES[name] is None)
 
 
+@pytest.mark.parametrize("others", [["a.txt"], ["a.txt", "valid.txt"], ["train.txt"], ["train.txt", "valid.txt"]])
+def test_tests_are_not_trained_on(corpus, others):
+    write(corpus, "test.txt")
+    assert read(corpus, validation_source="fables")[0] == ["test.txt"]  # nothing else could be meant
+    write(corpus, *others)
+    train, _, told = read(corpus, validation_source="fables")
+    assert train == others[:1]
+    assert "not read: test.txt (for testing)" in told
+
+
 @pytest.mark.parametrize("name", ["training-validation.txt", "train_val/a.jsonl", "train.test.jsonl"])
 def test_a_name_of_two_splits_is_refused(corpus, name):
     write(corpus, "a.jsonl", name)
@@ -173,6 +183,14 @@ def test_what_kindling_keeps_is_not_read(corpus):
         assert "run (a run), words (a tokenizer)" in told
     assert prepare(other, section).info == prepare(data, section).info
     assert "run is the folder of a run, not of texts" in refused(corpus / "run")
+
+
+def test_what_sweeps_keep_is_not_read(corpus):
+    write(corpus, "a.jsonl", "b.json", "b.log", "sweep/seed=0.1.log", "report/cells.json", "report/table.md")
+    (corpus / "sweep" / "seed=0.1.json").write_text('{"config_sha256": "0"}')
+    train, _, told = read(corpus, validation_source="fables")
+    assert train == ["a.jsonl", "b.json"]
+    assert "report (a report), sweep/seed=0.1.json (of a sweep)" in told
 
 
 def test_what_is_of_another_kind_is_told(corpus):
@@ -265,6 +283,20 @@ def test_csv_is_read_row_by_row(corpus, compression):
     (corpus / "a.csv").write_text("id,speaker\n1,b\n")
     with pytest.raises(ConfigError, match=r"a\.csv: text is no column; there are id, speaker"):
         read(corpus / "a.csv", validation_documents=1)
+
+
+@pytest.mark.parametrize(("last", "lost"), [("", 500), ('a quote", and more\n', 501)])
+def test_rows_that_a_quote_takes_in_are_counted(corpus, last, lost):
+    rows = [f"row {i}\n" for i in range(1000)]
+    rows[500] = '"an open quote\n'
+    (corpus / "a.csv").write_text("text\n" + "".join(rows) + last)
+    split, _ = open_corpus(DataSection(source=str(corpus / "a.csv"), validation_source="fables"))
+    reading = Reading(1.0)
+    assert len(list(split.read_from(None, reading))) == 500
+    assert (reading.records, reading.faults) == (500 + lost, lost)
+    assert len(list(split.read_from((0, 700), Reading(1.0)))) == 0
+    with pytest.raises(ConfigError, match=r"500 of 1,000 records are no documents"):
+        list(split)
 
 
 @pytest.mark.parametrize("form", ["one", "splits"])
