@@ -37,11 +37,10 @@ def train(experiment: LanguageExperiment, folder: Path):
     from data_prep.foreseen import foreseen_tokenizer
     from data_prep.stream import write_on
     from data_prep.tokens import prepare
-    from training import arguments, callbacks, fit, language, position, pushes, resume, room, run
-    from training.hardware import describe_hardware, keep_freed_memory
+    from training import arguments, callbacks, fit, hardware, language, position, pushes, resume, room, run
     from training.trainer import KindlingTrainer
 
-    keep_freed_memory()
+    hardware.keep_freed_memory()
     checkpoint = resume.checkpoint_to_resume(experiment)
     arguments.keep_precision(experiment, checkpoint)
     start = run.check_shape(experiment, run.start_of(experiment, checkpoint))
@@ -62,7 +61,7 @@ def train(experiment: LanguageExperiment, folder: Path):
     resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:
         write_on(experiment.data, experiment.tokenizer, train_set)
-    hardware = describe_hardware(args)
+    machine = hardware.describe_hardware(args)
     disable_progress_bar()  # of each file that is written; the training's own stays
     set_seed(args.seed)
     publisher = pushes.Publisher(args, folder)
@@ -76,15 +75,15 @@ def train(experiment: LanguageExperiment, folder: Path):
         callbacks=[position.DataPosition(train_set), contract, *report.callbacks(), publisher],
         text_bytes=report.text_bytes,
         group_bytes=report.group_bytes,
-        peak_flops=hardware["peak_flops"],
+        peak_flops=machine["peak_flops"],
         optimizer=experiment.optimizer,
         guard=experiment.guard,
     )
     callbacks.show_progress(trainer, callbacks.Progress(report.floor, report.samples))
     if args.should_save:
         room.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
-        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
-        print("\n".join(language.announcement(experiment, trainer, prepared, length, hardware)))
+        run.write_provenance(run.resolve(experiment, args, config), folder, machine, checkpoint)
+        print("\n".join(language.announcement(experiment, trainer, prepared, length, machine)))
     trainer.train(resume_from_checkpoint=checkpoint)
     report.finish(trainer)
     publisher.finish()
