@@ -193,6 +193,8 @@ def nothing_in(name: str, split: Split, reading: Reading) -> str:
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" in the place of {start:,}" if start else ""
     reasons = {
+        f"{documents:,} documents are too short for a part of each to be held out; give more text, or "
+        "data.validation_source": documents and "last tenth" in split.identity,
         f"all {documents:,} documents are held out; give data.validation_documents=null for a tenth{so_many}, or "
         "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,

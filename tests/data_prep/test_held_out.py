@@ -40,6 +40,15 @@ def test_of_fewer_than_ten_it_is_the_last_tenth_of_each(tmp_path, count):
     assert [len(part) for part in open_rows(tmp_path, rows, train_documents=1)] == [1, count]
 
 
+def test_texts_too_short_to_cut_are_refused_as_such(tmp_path):
+    (tmp_path / "corpus.txt").write_text("a\n\nb\n\nc")
+    data = DataSection(
+        source=str(tmp_path / "corpus.txt"), validation_documents=None, cache_dir=str(tmp_path / "prepared")
+    )
+    with pytest.raises(ConfigError, match=r"3 documents are too short for a part of each to be held out; give more te"):
+        prepare(data, TokenizerSection(kind="characters"))
+
+
 @pytest.mark.parametrize(("count", "held_out"), [(1, 1), (3, 3), (12, 1), (40, 1)])
 def test_documents_of_any_length_are_counted(tmp_path, monkeypatch, count, held_out):
     """One document may be longer than what is looked through: it is cut, not held out whole."""
