@@ -33,7 +33,6 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
 LIMITS = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 """Of version 2 and 1 of Linux' control groups: where those of memory are, and the file that has a group's limit."""
-CPU_INFO = Path("/proc/cpuinfo")
 
 CPU_SIZES, SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192)
 """Widths of the matrices that a processor and other devices are measured by."""
