@@ -16,6 +16,8 @@ set, whose name is a data.source then.
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -103,7 +105,7 @@ class Preparation:
         """The folder of this identity, whatever its source was called when it was made."""
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         cache, names = Path(self.data.cache_dir), self.data.mixture or [self.data.source]
-        names = "-".join(Path(name).stem for name in names)[:LONGEST_NAME]
+        names = "-".join(map(_called, names))[:LONGEST_NAME]
         there = sorted(cache.glob(f"[!.]*-{self.fingerprint}"))
         self.folder = there[0] if there else cache / f"{file_name(names)}-{self.section.kind}-{self.fingerprint}"
 
@@ -221,6 +223,11 @@ class Preparation:
         if train.write(validation.hashes(), until).finished:
             source = {"source": self.data.mixture or self.data.source}
             write_json(self.folder / MANIFEST, source | summary(self.folder))
+
+
+def _called(source: str) -> str:
+    """A source in the name of a folder: the last part of its path without what a shell would read otherwise."""
+    return re.sub(r"[^\w.+-]+", "_", Path(os.path.abspath(source)).stem).strip("_-") or "texts"
 
 
 def main(path: str, overrides: list[str]):

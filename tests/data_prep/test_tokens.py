@@ -48,6 +48,16 @@ def test_prepared_once_and_found_again(corpus, tmp_path):
     assert prepare(corpus, section).folder != prepared.folder
 
 
+@pytest.mark.parametrize("source", [".", "../corpus", "../corpus/", "*.jsonl", "a b.jsonl"])
+def test_a_prepared_folder_has_a_name_for_any_shell(tmp_path, monkeypatch, source):
+    (tmp_path / "corpus").mkdir()
+    monkeypatch.chdir(tmp_path / "corpus")
+    Path("a b.jsonl").write_text('{"text": "a"}\n' * 20)
+    data = DataSection(source=source, validation_documents=5, cache_dir=str(tmp_path / "prepared"))
+    name, kind, _ = prepare(data, TokenizerSection(kind="characters")).folder.name.split("-")
+    assert (name, kind) == ({"*.jsonl": "texts", "a b.jsonl": "a_b"}.get(source, "corpus"), "characters")
+
+
 def test_what_another_process_prepares_is_waited_for(corpus, monkeypatch, tmp_path):
     waits, section = Event(), TokenizerSection(kind="characters")
     monkeypatch.setattr(tokens, "POLL_SECONDS", 0.01)
