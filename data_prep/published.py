@@ -189,10 +189,10 @@ def refuse_publishing(name: str, data: DataSection):
     """Before any work: `ConfigError` if tokens cannot be published as `name`."""
     if not is_hub_name(name) or "/" not in name:
         raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
-    refuse_anonymous()
-    refuse_unreachable(name)
     if data.streaming:
         raise ConfigError("a stream may never be whole; publish with data.streaming=false")
+    refuse_anonymous()
+    refuse_unreachable(name)
 
 
 def publish(folder: Path, name: str):

@@ -3,8 +3,10 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 
 from data_prep import published
 from data_prep.tokens import prepare
@@ -259,12 +261,18 @@ def test_a_hub_that_fails_now_and_then_takes_and_gives_the_same(corpus, hub):
 def test_what_cannot_be_published_is_said_before_any_work(corpus, monkeypatch):
     monkeypatch.setattr("hub.get_token", lambda: "hf_of_someone")
     monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+    monkeypatch.setattr(
+        "hub.get_session", lambda: SimpleNamespace(head=lambda url, timeout: asked.append((url, timeout)))
+    )
     published.refuse_publishing("someone/tokens", corpus)
+    assert asked == [(constants.ENDPOINT, 10.0)]
     for name in ("", "tokens", "a/b/c", "data.seed=1"):
         with pytest.raises(ConfigError, match=r"names no data set; write USER/NAME"):
             published.refuse_publishing(name, corpus)
     with pytest.raises(ConfigError, match=r"publish with data.streaming=false"):
         published.refuse_publishing("someone/tokens", replace(corpus, streaming=True))
+    assert len(asked) == 1
     monkeypatch.setattr("hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE=1 forbids to push"):
         published.refuse_publishing("someone/tokens", corpus)
