@@ -58,7 +58,9 @@ def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) ->
     if section == "training":
         package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
         fields = read_fields(package / "training_args.py", "TrainingArguments", package / "trainer_utils.py")
-        return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME}
+        # transformers' annotation knows texts alone, its documentation a switch.
+        fsdp = dataclasses.replace(fields["fsdp"], accepts=["bool", *fields["fsdp"].accepts])
+        return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME, "fsdp": fsdp}
     if section == "replicas":
         return {
             f"{other}.{key}": Field(["list"], None, "Values to train side by side.")

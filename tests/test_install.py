@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,8 +57,6 @@ def build(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """A folder with Kindling as it is installed."""
-    if int(version("setuptools").split(".")[0]) < 77:
-        pytest.skip("building needs setuptools 77")
     folder = tmp_path_factory.mktemp("wheel")
     zipfile.ZipFile(build(folder)).extractall(folder / "site")
     return folder / "site"

@@ -258,6 +258,7 @@ OF_TEXT = [
     ("training.accelerator_config={split_batches: true}", "training.accelerator_config={'split_batches': True}",
      "leave it out"),
     ("training.fsdp=full_shard", "training.fsdp=full_shard", "needs several GPUs"),
+    ("training.fsdp=true", "training.fsdp=True", "needs several GPUs"),
     ("training.fsdp_config={version: 2}", "training.fsdp_config={'version': 2}", "no effect without training.fsdp"),
     ("training.report_to=[none, tensorboard]", "training.report_to=['none', 'tensorboard']", "by itself"),
     (f"{SPARING}=nonsense", "training.gradient_checkpointing_kwargs=nonsense is no mapping", "{use_reentrant: false}"),
