@@ -30,7 +30,6 @@ def main(path: str, overrides: list[str]):
 
 def train(experiment: LanguageExperiment, folder: Path):
     """Run an experiment whose folder is ours."""
-    from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     from data_prep.collator import build_collator
@@ -63,7 +62,6 @@ def train(experiment: LanguageExperiment, folder: Path):
         write_on(experiment.data, experiment.tokenizer, train_set)
     machine = hardware.describe_hardware(args)
     disable_progress_bar()  # of each file that is written; the training's own stays
-    set_seed(args.seed)
     publisher = pushes.Publisher(args, folder)
     trainer = KindlingTrainer(
         model=run.build_model(config, args, start),

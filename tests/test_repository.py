@@ -21,8 +21,9 @@ from training.run import build_config, check_shape
 
 PYTHON = sorted(
     path
-    for path in ROOT.glob("**/*.py")
-    if path.relative_to(ROOT).parts[0] not in {".venv", ".venv-floors", "tests", "runs", "prepared"}
+    for room in ROOT.iterdir()
+    if not room.name.startswith(".") and room.name not in {"tests", "runs", "prepared", "build"}
+    for path in (room.rglob("*.py") if room.is_dir() else [room] if room.suffix == ".py" else [])
 )
 ROOMS = {"modeling", "data_prep", "training", "experiments"}
 ROOTS = {"checks", "config", "effects", "experiment", "fields", "files", "hub", "sections", "surroundings", "written"}

@@ -23,11 +23,11 @@ from modeling.configuration_kindling import FAMILIES
 from sections import ConfigError
 
 from .best import WAITING, check_best, check_delay
-from .checkpoint import read_state_of
 from .hardware import has_bf16
 from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
 from .processes import refuse_half_launched
 from .rules import check_compile_mode, check_each, check_pairs
+from .run import read_state_of
 
 LONG = 10**6
 """Steps of a run whose length only its data will tell."""

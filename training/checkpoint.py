@@ -19,7 +19,6 @@ from pathlib import Path
 import xxhash
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import TrainerState
 
 from files import flush
 from sections import ConfigError
@@ -262,8 +261,3 @@ def ending_where_the_disk_is_full() -> Iterator[None]:
 def disk_error(error: Exception) -> bool:
     """Whether an error is of the disk: Rust's, of safetensors and tokenizers, are not all `OSError`s."""
     return isinstance(error, OSError | SafetensorError) or "os error" in str(error)
-
-
-def read_state_of(checkpoint: str) -> TrainerState:
-    """What the Trainer knew when it wrote a checkpoint."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))

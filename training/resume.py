@@ -19,13 +19,13 @@ from modeling.loading import refuse_unsafe_files
 from sections import ConfigError
 
 from .arguments import WAITING, schedule
-from .checkpoint import NAME, damage, named, newest_whole, read_state_of, refuse_damaged, step_of
+from .checkpoint import NAME, damage, named, newest_whole, refuse_damaged, step_of
 from .dropout import drawn_apart
 from .folder import LOCK
 from .places import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
 from .processes import how_to_share
 from .pushes import publish_finished
-from .run import batch_size, folder_of, resolve
+from .run import batch_size, folder_of, read_state_of, resolve
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
 LENGTH = ("training.max_steps", "training.num_train_epochs")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerState, TrainingArguments, set_seed
 
 from config import DROPOUTS, ROOT, build, section_fields
 from experiment import Experiment
@@ -95,7 +95,8 @@ def build_config(section: dict, derived: dict, start: str | None = None) -> Kind
 
 
 def build_model(config: KindlingConfig, args: TrainingArguments, start: str | None = None) -> PreTrainedModel:
-    """The model to train, in the attention that trains fastest, its weights random or those of a checkpoint."""
+    """The model to train, in the attention that trains fastest, its weights a checkpoint's or drawn by the seed."""
+    set_seed(args.seed)
     attention = attention_implementation(args, config.attention_dropout)
     # In float32, whatever a checkpoint was saved in: lower precision is autocast's.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
@@ -116,6 +117,11 @@ def refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
 def folder_of(experiment: Experiment) -> Path:
     """The run folder."""
     return Path(experiment.training["output_dir"])
+
+
+def read_state_of(checkpoint: str) -> TrainerState:
+    """What the Trainer knew when it wrote a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
 
 
 def batch_size(args: TrainingArguments) -> int:

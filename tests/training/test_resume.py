@@ -17,7 +17,8 @@ from config import KINDS, ConfigError, load_experiment
 from data_prep import tokens
 from training import algorithmic, arguments, resume
 from training.arguments import schedule
-from training.checkpoint import read_state_of, seal
+from training.checkpoint import seal
+from training.run import read_state_of
 from training.trainer import KindlingTrainer
 
 from .test_checkpoint import in_a_child
