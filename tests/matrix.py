@@ -146,12 +146,13 @@ def test(row: Row) -> dict[str, list[int]]:
 
 
 def _count(report: Path) -> list[int]:
-    """Tests that passed and that failed; a run that ended without a report has failed."""
+    """Tests that passed and that failed; a run that ended without a report, or in which none passed, has failed."""
     if not report.is_file():
         return [0, 1]
     suite = ElementTree.parse(report).getroot().find("testsuite").attrib
     failed = int(suite["failures"]) + int(suite["errors"])
-    return [int(suite["tests"]) - failed - int(suite["skipped"]), failed]
+    passed = int(suite["tests"]) - failed - int(suite["skipped"])
+    return [passed, failed or int(passed == 0)]
 
 
 def table(outcomes: dict[Row, dict[str, list[int]]]) -> str:

@@ -64,6 +64,15 @@ def test_a_row_is_tested_once_for_the_same_sources(monkeypatch, tmp_path):
     assert "| 6.1.0 | 2.20.0 | 2 passed, **2 failed** |" in matrix.table({row: outcome})
 
 
+@pytest.mark.parametrize(("counts", "found"), [((5, 1, 1, 1), [2, 2]), ((3, 0, 0, 3), [0, 1]), ((3, 0, 0, 1), [2, 0])])
+def test_a_column_in_which_nothing_passed_has_failed(tmp_path, counts, found):
+    words = " ".join(
+        f'{name}="{n}"' for name, n in zip(("tests", "failures", "errors", "skipped"), counts, strict=True)
+    )
+    (tmp_path / "report.xml").write_text(f"<testsuites><testsuite {words}/></testsuites>")
+    assert matrix._count(tmp_path / "report.xml") == found
+
+
 def test_every_file_of_the_matrix_is_there():
     for names in matrix.COLUMNS.values():
         assert all((matrix.ROOT / "tests" / name).is_file() for name in names)
