@@ -64,21 +64,25 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
     Offline (HF_HUB_OFFLINE=1) also one of this machine that was prepared with the same settings before, or begun if it
     is streamed; its source is not looked at. `ConfigError` if `data.source` was prepared with other settings.
     """
-    folder = None
-    if data.mixture is None and is_prepared(Path(data.source).expanduser()):
-        folder = Path(data.source).expanduser()
+    folder = Path(data.source).expanduser()
+    if data.mixture is None and is_prepared(folder):
         _refuse_other_settings(folder / REQUEST, data, section)
-        return folder
-    for source in map(find_source, data.mixture or [data.source]):
-        if isinstance(source, HubDataset):
-            refuse_absent(source.id, "dataset")  # which goes offline where there is no Hub
-    if data.mixture is None and data.source not in SOURCES and isinstance(find_source(data.source), HubDataset):
-        folder = _fetched(data, section)
+    else:
+        folder = _on_the_hub(data, section)
     if folder is not None and section.kind == "pretrained":
         _refuse_other_tokenizer(folder, data, section)
     if folder is None and constants.HF_HUB_OFFLINE:
         folder = _made_before(data, section)
     return folder
+
+
+def _on_the_hub(data: DataSection, section: TokenizerSection) -> Path | None:
+    """A published one; `ConfigError` if the Hub does not have one of the sources at all."""
+    for source in map(find_source, data.mixture or [data.source]):
+        if isinstance(source, HubDataset):
+            refuse_absent(source.id, "dataset")  # which goes offline where there is no Hub
+    is_named = data.mixture is None and data.source not in SOURCES
+    return _fetched(data, section) if is_named and isinstance(find_source(data.source), HubDataset) else None
 
 
 def is_prepared(folder: Path) -> bool:
