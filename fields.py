@@ -43,7 +43,8 @@ class Field:
     @property
     def type_name(self) -> str:
         """The accepted types as a reader of YAML would write them."""
-        names = ["|".join(map(str, kind)) if isinstance(kind, tuple) else kind for kind in self.accepts]
+        kinds = [kind for kind in self.accepts if kind != "int" or "float" not in self.accepts]
+        names = ["|".join(map(str, kind)) if isinstance(kind, tuple) else kind for kind in kinds]
         return " or ".join("null" if name == "None" else name for name in names)
 
 

@@ -109,9 +109,9 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
         is_plain = path.suffix.lower() not in UNPACKED and format_of(path) in ("json", "text")  # others begin somehow
         yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
         return
-    if path.stat().st_size < 1000 and path.read_bytes().startswith(LFS_POINTER):
-        raise ConfigError(f"{name} is a pointer of Git LFS in the file's place; run `git lfs pull` where it comes from")
     try:
+        if path.stat().st_size < 1000 and path.read_bytes().startswith(LFS_POINTER):
+            raise ConfigError(f"{name} is a pointer of Git LFS, not the file; run `git lfs pull` where it comes from")
         for record in FORMATS[format_of(path) or "text"](path, fields, start):
             count = record.number + 1
             yield record

@@ -433,7 +433,7 @@ def test_settings_of_generation_change_the_text(tiny):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere/at-all"], "cannot be loaded"),
+        (["nowhere/at-all"], "nowhere/at-all cannot be "),
         (["./nowhere"], "there is no folder"),
         (["RUN", "--file", "missing.txt"], "missing.txt is not there; give a text file"),
         (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),

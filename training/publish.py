@@ -132,6 +132,8 @@ def main():
         raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
     if not 0 < arguments.timeout < math.inf:
         raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
+    if arguments.to is not None:
+        hub.refuse_name(arguments.to)
     if arguments.tries is None:  # typed by somebody who waits for the answer
         hub.refuse_unreachable(f"{arguments.run} is not published")
     hub.ATTEMPTS = max(arguments.tries or hub.ATTEMPTS, 1)

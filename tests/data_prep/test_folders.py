@@ -369,7 +369,7 @@ def test_a_text_about_the_mark_is_a_text(corpus, text):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.csv"])
 def test_a_pointer_in_the_place_of_a_file_is_no_text(corpus, name):
     (corpus / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 12345\n")
-    with pytest.raises(ConfigError, match=r"is a pointer of Git LFS in the file's place; run `git lfs pull`"):
+    with pytest.raises(ConfigError, match=r"is a pointer of Git LFS, not the file; run `git lfs pull`"):
         read(corpus / name, validation_documents=1)
 
 

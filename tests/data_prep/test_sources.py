@@ -70,10 +70,8 @@ def test_a_folder_is_read_whole_and_nothing_else(tmp_path):
     (tmp_path / "README.md").write_text("not a document")
     (tmp_path / "dev.jsonl").write_bytes(json_lines(["held out"]))
     train, validation = open_corpus(DataSection(source=str(tmp_path)))
-    assert sorted(texts_of(train)) == ["b.jsonl", "deep/c.jsonl", "test_drive.jsonl"]
+    assert sorted(texts_of(train)) == ["b.jsonl", "deep/c.jsonl"]
     assert texts_of(validation) == ["held out"]
-    (tmp_path / "train.jsonl").write_bytes(json_lines(["train"]))
-    assert "test_drive.jsonl" not in texts_of(open_corpus(DataSection(source=str(tmp_path)))[0])
 
 
 def test_another_column_is_other_data(tmp_path):

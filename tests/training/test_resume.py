@@ -475,7 +475,7 @@ def test_a_finished_run_needs_no_checkpoint(place, half, capsys):
     """All are damaged; of another length, it is not finished."""
     name = half(train_lm, finished=True)
     for path in (place / name).glob("checkpoint-*"):
-        (path / "notes.txt").touch()
+        (path / "more.safetensors").touch()
     with pytest.raises(SystemExit) as end:
         run(train_lm, place, name, GO_ON)
     assert end.value.code == 0
