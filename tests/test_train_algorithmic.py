@@ -209,6 +209,16 @@ def test_replicas_have_no_model_of_their_own(several):
         load_model(str(several))
 
 
+def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path):
+    from training.generation import load_model
+
+    for name in ("checkpoint-9", "checkpoint-10", "another"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"give the folder of one, such as .*checkpoint-10$"):
+        load_model(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def adder(tmp_path_factory):
     """One layer, addition modulo 97 from 70 % of the equations, 400 steps."""
