@@ -195,7 +195,8 @@ def _check_value(field: Field, where: str, value):
 def _refuse_unknown(key: str, known, where: str, what: str):
     if key not in known:
         nearest = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(list(known)[:12])}, ..."
+        names = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {names}"
         raise ConfigError(f"{where} is not {what}; {hint}")
 
 

@@ -194,6 +194,13 @@ def test_a_mistake_is_one_sentence_from_a_loaders_worker_too(capsys, workers):
     assert capsys.readouterr().err == "train_lm.py: what was given, what is allowed, what to do\n"
 
 
+def test_a_short_list_of_settings_is_said_to_be_whole(example):
+    with pytest.raises(ConfigError, match=r"resume\.stop is not a setting; there are extend, allow$"):
+        load_experiment(example, ["resume.stop=1"])
+    with pytest.raises(ConfigError, match=r"model\.zzz is not a setting; there are path, type, .*, \.\.\.$"):
+        load_experiment(example, ["model.zzz=1"])
+
+
 def test_a_constructors_complaint_is_one_sentence():
     with pytest.raises(
         ConfigError, match=r"^model: num_attention_heads=7 does not divide hidden_size=64; choose one of 1"
