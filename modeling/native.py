@@ -250,7 +250,7 @@ def main():
     try:
         print(convert(arguments.source, arguments.out, arguments.gguf))
     except (OSError, ValueError, StrictDataclassError) as error:
-        parser.exit(2, " ".join(str(error).split()) + "\n")
+        parser.exit(2, f"modeling.native: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":

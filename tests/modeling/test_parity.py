@@ -353,6 +353,7 @@ def test_command_refuses_and_leaves_nothing(start, tokenizer, monkeypatch, capsy
         printed = capsys.readouterr()
         assert (stopped.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
         assert sorted(tmp_path.rglob("*")) == before
+        assert printed.err.startswith("modeling.native: ")
         return printed.err
 
     assert f"there is no folder {source}; give one with a checkpoint, or a Hub id" in refused()
