@@ -244,7 +244,8 @@ def _text(value) -> str:
 def check(sweep: Sweep):
     """Check the configuration of every cell; `ConfigError` names the first cell that is off."""
     if sweep.script not in list(KINDS):  # it may be anything that YAML has
-        raise ConfigError(f"script: {sweep.script} is not known; write one of {', '.join(KINDS)}")
+        what = "there is no script" if sweep.script is None else f"script: {sweep.script} is not known"
+        raise ConfigError(f"{what}; write one of {', '.join(KINDS)}")
     for cell in sweep.cells:
         try:
             load_experiment(str(cell.config_path), cell.overrides, KINDS[sweep.script])

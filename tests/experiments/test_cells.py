@@ -126,6 +126,8 @@ def test_every_configuration_is_checked(sweep_file):
     check(read_sweep(sweep_file()))
     with pytest.raises(ConfigError, match=r"script: train\.py is not known; write one of train_lm\.py"):
         check(read_sweep(sweep_file(SWEEP.replace("train_algorithmic.py", "train.py"))))
+    with pytest.raises(ConfigError, match=r"there is no script; write one of train_lm\.py"):
+        check(read_sweep(sweep_file(SWEEP.replace("script: train_algorithmic.py\n", ""))))
     with pytest.raises(ConfigError, match=r"script: \['a'\] is not known; write one of train_lm\.py"):
         check(read_sweep(sweep_file(SWEEP.replace("script: train_algorithmic.py", "script: [a]"))))
     with pytest.raises(ConfigError, match=r"the cell longest: training\.max_step is not a setting; did you mean"):
