@@ -27,7 +27,8 @@ TABLE = ROOT / "experiments" / "results" / "matrix.md"
 ABOUT = """# Releases of transformers and torch
 
 `make matrix`: how many tests passed, and how many failed where any did. Each row is an environment of its own, with
-whatever else pip installs for it today; the table `COLUMNS` of `tests/matrix.py` has the tests of each column.
+what pip installs for that transformers today and else with the pinned packages; the table `COLUMNS` of
+`tests/matrix.py` has the tests of each column.
 """
 
 COLUMNS = {
@@ -92,27 +93,33 @@ def rows() -> list[Row]:
 
 
 def make(row: Row):
-    """The row's environment; torch lies in one of its own, which all rows with the same torch see."""
-    with_torch = HOME / f"torch-{row.torch}"
-    _environment(with_torch, [f"torch=={row.torch}"])
+    """The row's environment; torch and all but transformers lie in one that rows with the same torch share."""
+    shared = HOME / f"torch-{row.torch}"
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     others = [text for text in dependencies if not re.match(r"(torch|transformers)\b", text)]
-    _environment(row.folder, [f"transformers=={row.transformers}", *others, *TOOLS], sees=with_torch)
+    HOME.mkdir(exist_ok=True)
+    pins = (ROOT / "constraints.txt").read_text()
+    (HOME / "pins.txt").write_text(re.sub(r"^torch==.*\n", "", pins, flags=re.MULTILINE))
+    _environment(shared, [f"torch=={row.torch}"], [*others, *TOOLS, "--constraint", str(HOME / "pins.txt")])
+    _environment(row.folder, [], [f"transformers=={row.transformers}"], sees=shared)
 
 
-def _environment(folder: Path, requirements: list[str], sees: Path | None = None):
-    ready = folder / "ready.txt"
-    if ready.is_file() and ready.read_text().split("\n") == requirements:
+def _environment(folder: Path, first: list[str], then: list[str], sees: Path | None = None):
+    """A virtual environment, which may see another's packages; `first` comes from TORCH_INDEX if that is set."""
+    ready, wanted = folder / "ready.txt", "\n".join([*first, *then])
+    if ready.is_file() and ready.read_text() == wanted:
         return
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     if sees is not None:
         (packages,) = sees.glob("lib/python*/site-packages")
         (own,) = folder.glob("lib/python*/site-packages")
-        (own / "torch.pth").write_text(f"{packages}\n")
+        (own / "shared.pth").write_text(f"{packages}\n")
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    index = ["--index-url", os.environ["TORCH_INDEX"]] if sees is None and os.environ.get("TORCH_INDEX") else []
-    subprocess.run([*pip, *index, *requirements], check=True)
-    ready.write_text("\n".join(requirements))
+    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    if first:
+        subprocess.run([*pip, *index, *first], check=True)
+    subprocess.run([*pip, *then], check=True)
+    ready.write_text(wanted)
 
 
 def sources() -> str:
