@@ -20,12 +20,11 @@ LONGEST_NAME = 200
 """Bytes of a file's name; file systems have room for 255, and others are made of it, as `.NAME.json.new`."""
 
 
-def write_whole(path: Path, text: str):
-    """Write a text file, on the disk when it returns; until then the one that was there before is whole."""
+def write_whole(path: Path, content: str | bytes):
+    """Write a file, on the disk when it returns; until then the one that was there before is whole."""
     staging = path.with_name(f".{path.name}.new")
     try:
-        with staging.open("w", encoding="utf-8") as file:
-            file.write(text)
+        staging.write_bytes(content.encode() if isinstance(content, str) else content)
         flush(staging)
         staging.replace(path)
         flush(path.parent)

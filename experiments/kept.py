@@ -12,23 +12,24 @@ from pathlib import Path
 
 from experiments.cells import SET_BY_THE_SWEEP, Cell
 from experiments.runs import NO_RESULT, Run
-from files import read_mapping, told_of
+from files import read_mapping, told_of, write_whole
 
 CELLS, EVALUATIONS, PROVENANCE = "cells.json", "evaluations.jsonl.gz", "provenance.json"
 REMEDY = "delete it, and make the report anew from the runs"
 
 
 def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
-    """Write the three files."""
+    """Write the three files; what was there is whole until each is, for it may be all that is left of the runs."""
     numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
-    (out / CELLS).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    if origins:
-        (out / PROVENANCE).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
-    (out / EVALUATIONS).unlink(missing_ok=True)
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (out / EVALUATIONS).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+        write_whole(out / EVALUATIONS, gzip.compress(text.encode(), 9, mtime=0))
+    else:
+        (out / EVALUATIONS).unlink(missing_ok=True)
+    if origins:
+        write_whole(out / PROVENANCE, json.dumps(origins, indent=1) + "\n")
+    write_whole(out / CELLS, json.dumps(numbers, indent=1) + "\n")
 
 
 def _thin(row: dict) -> dict:

@@ -16,7 +16,7 @@ report that lies in there has kept them. The sweep file says what is shown:
 
 A row is a cell, or a group of replicas; runs that differ in nothing but seeds are one. Columns are what a run's
 metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together. A run
-that the guard has ended is shown too, with the step from which on its loss or gradient was not finite.
+that the guard has ended is shown too, with the step from which on it did not let it train.
 """
 
 import argparse

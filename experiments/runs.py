@@ -29,7 +29,7 @@ class Run:
 
     @property
     def diverged(self) -> int | None:
-        """The step from which on its losses or gradients were not finite."""
+        """The first of the steps that the guard ended the run for: non-finite losses or gradients, or spikes."""
         return self.metrics.get("diverged")
 
     def curve(self, name: str) -> dict[int, float]:
@@ -101,7 +101,7 @@ def read_runs(cell: Cell) -> list[Run]:
 
 
 def has_diverged(cell: Cell) -> bool:
-    """Whether its run was ended for losses or gradients that were not finite."""
+    """Whether the guard ended its run, for non-finite losses or gradients, or for spikes."""
     return not cell.finished and (cell.folder / DIVERGED).exists()
 
 

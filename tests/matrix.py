@@ -124,11 +124,8 @@ def _environment(folder: Path, first: list[str], then: list[str], sees: Path | N
 
 def sources() -> str:
     """A hash of all that a row's outcome depends on, but its packages."""
-    paths = [
-        *(ROOT / "modeling").glob("*.py"),
-        *(ROOT / "training").glob("*.py"),
-        *(ROOT / "tests").rglob("conftest.py"),
-    ]
+    paths = [path for room in (".", "modeling", "training", "data_prep") for path in (ROOT / room).glob("*.py")]
+    paths += (ROOT / "tests").rglob("conftest.py")
     paths += [ROOT / "tests" / name for names in COLUMNS.values() for name in names]
     digest = hashlib.sha256()
     for path in sorted(paths):

@@ -299,7 +299,7 @@ def test_curves_whose_evaluations_were_not_kept_are_left_as_they_are(runs, capsy
 
 def test_a_report_is_written_beside_its_runs_and_not_over_results(runs, tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text(SWEEP)
-    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "work", lambda: tmp_path)
     report.main(report.parse_arguments([str(tmp_path / "s.yaml"), "--runs", str(runs)]))
     assert (tmp_path / "runs" / "sweeps" / "s" / "report" / "table.md").exists()
 
