@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from modeling.releases import NEWEST
 from tests import matrix
 
 INDEX = {
@@ -75,3 +76,11 @@ def test_a_row_is_tested_once_for_the_same_sources(monkeypatch, tmp_path):
 def test_every_file_of_the_matrix_is_there():
     for names in matrix.COLUMNS.values():
         assert all((matrix.ROOT / "tests" / name).is_file() for name in names)
+
+
+def test_the_table_in_the_repository_is_green_up_to_the_release_that_the_code_names():
+    text = matrix.TABLE.read_text()
+    assert "failed**" not in text
+    minors = {matrix.minor(line.split()[1]) for line in text.splitlines() if line.startswith("| 5")}
+    oldest, newest = matrix.minor(matrix.floor("transformers")), matrix.minor(NEWEST)
+    assert minors == {(5, number) for number in range(oldest[1], newest[1] + 1)}
