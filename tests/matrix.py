@@ -171,7 +171,6 @@ def table(outcomes: dict[Row, dict[str, list[int]]]) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["newest"], help="one row: the newest transformers with the newest torch")
-    parser.add_argument("--make", action="store_true", help="only make the environments")
     arguments = parser.parse_args()
     wanted = rows()[:1] if arguments.only else rows()
     outcomes, began = {}, time.monotonic()
@@ -179,10 +178,7 @@ def main():
         print(f"transformers {row.transformers}, torch {row.torch} ({i} of {len(wanted)}, "
               f"{(time.monotonic() - began) / 60:.0f} min so far)", flush=True)  # fmt: skip
         make(row)
-        if not arguments.make:
-            outcomes[row] = test(row)
-    if arguments.make:
-        return
+        outcomes[row] = test(row)
     print(table(outcomes))
     if not arguments.only:
         TABLE.write_text(f"{ABOUT}\n{table(outcomes)}\n", encoding="utf-8")
