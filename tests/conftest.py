@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 import pytest
 import torch
 from hypothesis import settings
+from transformers.utils import logging
 
 torch.set_num_threads(1)
 settings.register_profile("kindling", deadline=None)  # a busy machine is no fault
@@ -26,6 +27,23 @@ LONG = (
 def pytest_collection_modifyitems(items):
     """These first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def process_as_found(monkeypatch):
+    """What a command sets for its own process is set back, so that no test depends on those before it."""
+    environment, folder = dict(os.environ), Path.cwd()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    yield
+    monkeypatch.undo()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    logging.set_verbosity(verbosity)
+    (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
 
 
 @pytest.fixture(scope="session")

@@ -204,15 +204,13 @@ def test_ids_outside_the_vocabulary_are_refused_before_the_first_step(model, tok
     assert not calls
 
 
-def test_a_number_of_new_tokens_alone_is_no_warning(model, tokens, caplog):
+def test_a_number_of_new_tokens_alone_is_no_warning(model, tokens, caplog, monkeypatch):
     """The limit that we set is not a second wish; two wishes of the caller's are."""
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model.generate(tokens(), **GREEDY)
     assert not caplog.messages
     model.generate(tokens(), **GREEDY, max_length=30)
     assert "Both `max_new_tokens`" in caplog.text
-    logger.removeHandler(caplog.handler)
 
 
 # ---- through the pipeline
