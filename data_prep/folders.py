@@ -128,12 +128,17 @@ def _why_no_file(path: Path, saved: set[str] | None) -> str | None:
     about = ABOUT if saved is None else ABOUT | {"state.json"}
     reasons = {
         "hidden": path.name.startswith("."),
-        "about a data set": path.name in about,
+        "about a data set": path.name in about or _is_readme(path),
         "of a sweep": _is_of_a_sweep(path),
         "no part of the saved data set": saved is not None and path.name not in saved,
         "of another kind": not format_of(path) and (path.suffix or path.exists()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _is_readme(path: Path) -> bool:
+    """Whether a file is the text that tells of those beside it, such as a data set's card."""
+    return path.name.lower().partition(".")[0] == "readme" and format_of(path) == "text"
 
 
 def _is_of_a_sweep(path: Path) -> bool:
@@ -179,7 +184,7 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
     kept = []
     for file in files:
         with told_of(file, "get the file again"):
-            columns = columns_of(file) if format_of(file) == "csv" else {text}
+            columns = columns_of(file, [text, text.split(".")[0], *PAIR]) if format_of(file) == "csv" else {text}
         if {text, text.split(".")[0]} & columns or set(PAIR) <= columns:
             kept.append(file)
         else:

@@ -35,6 +35,11 @@ BETWEEN_DOCUMENTS = re.compile(
 """The mark on a line of its own, or joined to the end or the beginning of a line of text."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PAIR = ("prompt", "completion")
+OTHER_ENCODINGS = {
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),  # with which UTF-32's begins
+}
+"""Byte order marks."""
 DAMAGE = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
@@ -174,11 +179,11 @@ def _csv(path: Path, columns: Sequence[str], start: int) -> Rows:
         yield from csv_rows(path, stream, columns, start, file.tell)
 
 
-def columns_of(path: Path) -> set[str]:
-    """The columns that the first line of a CSV file names."""
+def columns_of(path: Path, wanted: Sequence[str]) -> set[str]:
+    """The columns that the first line of a CSV file names; `wanted` helps to tell what stands between them."""
     with path.open("rb") as file, _unpacked(path, file) as stream:
         _skip_byte_order_mark(path, stream)
-        return set(csv_head(path, stream))
+        return set(csv_head(path, stream, wanted))
 
 
 def marks_documents(path: Path, most: int) -> bool | None:
@@ -252,9 +257,9 @@ def _between(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _skip_byte_order_mark(path: Path, stream: BinaryIO) -> int:
     """Its bytes, which are no text, if the stream begins with one. `ConfigError` if it is that of another encoding."""
-    begin = stream.peek(3)
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{path.name} is UTF-16, which its byte order mark says; save it as UTF-8")
+    begin = stream.peek(4)
+    if other := next((name for name, marks in OTHER_ENCODINGS.items() if begin.startswith(marks)), None):
+        raise ConfigError(f"{path.name} is {other}, which its byte order mark says; save it as UTF-8")
     return len(stream.read(3)) if begin.startswith(codecs.BOM_UTF8) else 0
 
 
@@ -288,7 +293,7 @@ FORMATS = {
     "csv": _rows(_csv),
 }
 SUFFIXES = {
-    ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow",
-    ".csv": "csv", ".tsv": "csv",
+    ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text", ".rst": "text", ".jsonl": "json",
+    ".ndjson": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
 SAMPLES = {"line": _lines, "paragraph": _paragraphs, "document": _whole}

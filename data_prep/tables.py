@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .reading import Bad
 
 ROWS_A_BATCH = 1000
 LARGEST_FIELD = 2**31 - 1
+DELIMITERS = ",;\t|"
+"""Of CSV: the second is what Excel writes where a comma is in numbers."""
 END_OF_STREAM, END_OF_FILE = b"\0\0\0\0", b"ARROW1"
 Rows = Iterator[tuple[int, dict | Bad | None, int]]
 """Dictionaries, each with its number and the bytes of the file that it took to get there."""
@@ -74,17 +77,19 @@ def _each(batches) -> Iterator[pyarrow.RecordBatch]:
     return iter(batches)
 
 
-def csv_head(path: Path, stream: BinaryIO) -> list[str]:
-    """The columns that the first line of a CSV file names."""
-    return next(_csv_reader(path, stream), [])
+def csv_head(path: Path, stream: BinaryIO, wanted: Sequence[str]) -> list[str]:
+    """The columns that the first line of a CSV file names; `wanted` as for `csv_rows`."""
+    return next(_csv_reader(path, _text_of(stream), wanted), [])
 
 
 def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, tell) -> Rows:
     """As above, of CSV whose first line names the columns. A row that cannot be read is bad by itself.
 
-    Each of its lines counts as a bad row, for an open quote may have taken in any number of them.
+    What stands between fields is the one of `DELIMITERS` that gives the first line one of `columns`. Each line of a bad
+    row counts as one, for an open quote may have taken in any number of them.
     """
-    reader = _csv_reader(path, stream)
+    text = _text_of(stream)  # which closes the file when it is forgotten
+    reader = _csv_reader(path, text, columns)
     head = next(reader, [])
     columns, number = _known(path, columns, head), 0
     while True:
@@ -102,11 +107,22 @@ def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, t
         number = after
 
 
-def _csv_reader(path: Path, stream: BinaryIO) -> Iterator[list[str]]:
+def _text_of(stream: BinaryIO) -> io.TextIOWrapper:
+    return io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _csv_reader(path: Path, text: io.TextIOWrapper, wanted: Sequence[str]):
     csv.field_size_limit(LARGEST_FIELD)
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    delimiter = "\t" if re.search(r"\.tsv(\.\w+)?$", path.name, re.IGNORECASE) else ","
-    return csv.reader(text, delimiter=delimiter, strict=True)
+    first = text.readline()
+    own = "\t" if re.search(r"\.tsv(\.\w+)?$", path.name, re.IGNORECASE) else ","
+    delimiter = max((own, *DELIMITERS), key=lambda one: _columns_by(one, first, wanted))
+    return csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+
+
+def _columns_by(delimiter: str, line: str, wanted: Sequence[str]) -> tuple[bool, int]:
+    """Whether a line has one of the wanted columns if this is between them, and how many it has at all."""
+    names = next(csv.reader([line], delimiter=delimiter), [])
+    return not set(wanted).isdisjoint(names), len(names)
 
 
 def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[str]) -> dict | Bad | None:

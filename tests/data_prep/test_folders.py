@@ -1,6 +1,8 @@
 """Which files of a folder are read, for what, and what is said of the others; nothing is left out in silence."""
 
+import csv
 import gzip
+import io
 import json
 import os
 import shutil
@@ -150,13 +152,14 @@ def test_a_name_of_two_splits_is_refused(corpus, name):
 
 
 def test_patterns_tell_splits_too(corpus):
-    write(corpus, "train.jsonl", "deep/validation.jsonl", "run/metrics.jsonl", "notes.md")
+    write(corpus, "train.jsonl", "deep/validation.jsonl", "run/metrics.jsonl", "notes.mdx", "README.md")
     write(corpus / "run", "experiment.yaml", "provenance.json")
     train, validation, told = read(corpus / "**" / "*.json*")
     assert (train, validation) == (["train.jsonl"], ["deep/validation.jsonl"])
     assert "not read: run/metrics.jsonl, run/provenance.json (in a run)" in told
     assert read(corpus / "deep" / "val*", validation_documents=1)[1] == ["deep/validation.jsonl"]
-    assert "holds notes.md; what can be read is .txt, " in refused(corpus / "*.m*")
+    assert "holds notes.mdx; what can be read is .txt, " in refused(corpus / "*.mdx")
+    assert read(corpus / "*.md", validation_documents=1)[1] == ["README.md"]  # it was asked for
 
 
 def test_what_is_hidden_is_not_read(corpus):
@@ -194,20 +197,34 @@ def test_what_sweeps_keep_is_not_read(corpus):
 
 
 def test_what_is_of_another_kind_is_told(corpus):
-    write(corpus, "a.txt", *(f"{i}.md" for i in range(5)), "LICENSE", "Makefile.bak")
+    write(corpus, "a.txt", *(f"{i}.doc" for i in range(5)), "LICENSE", "Makefile.bak")
     os.mkfifo(corpus / "pipe")
     os.mkfifo(corpus / "pipe.jsonl")
     assert "pipe.jsonl is no file but a pipe or a device; write what comes of it into a file" in refused(corpus)
     assert "pipe is no file but a pipe" in refused(corpus / "pipe")
     (corpus / "pipe.jsonl").unlink()
     told = read(corpus, validation_source="fables")[2]
-    assert "files read: 1 for training; not read: 0.md, 1.md, 2.md and 5 more (of another kind)" in told
+    assert "files read: 1 for training; not read: 0.doc, 1.doc, 2.doc and 5 more (of another kind)" in told
     write(corpus, "dataset_infos.json")
-    assert "0.md, 1.md, 2.md and 5 more (of another kind), dataset_infos.json (about a data set)" in read(corpus)[2]
+    assert "0.doc, 1.doc, 2.doc and 5 more (of another kind), dataset_infos.json (about a data set)" in read(corpus)[2]
     (corpus / "dataset_infos.json").unlink()
     (corpus / "a.txt").unlink()
-    assert "and 5 more (of another kind); what can be read is .txt, .jsonl" in refused(corpus)
+    assert "and 5 more (of another kind); what can be read is .txt, .text, .md" in refused(corpus)
     assert "plain text of another name is read once that ends in .txt" in refused(corpus)
+
+
+def test_plain_text_is_read_whatever_it_is_called(corpus):
+    names = ["a.txt", "b.md", "c.MARKDOWN", "d.text", "e.rst"]
+    write(corpus, *names, "README.md", "deep/Readme.rst", "readme.txt", "README", "f.csv")
+    (corpus / "g.md.gz").write_bytes(gzip.compress(b"g.md.gz"))
+    train, _, told = read(corpus, validation_source="fables")
+    assert train == [*names, "g.md.gz"]
+    assert (
+        "6 for training; not read: README (of another kind), README.md, deep/Readme.rst, readme.txt (about a data s"
+        in told
+    )
+    write(corpus.parent / "notes", "train.md", "val.md")
+    assert read(corpus.parent / "notes")[:2] == (["train.md"], ["val.md"])
 
 
 def test_a_folder_is_never_looked_for_on_the_hub(corpus, monkeypatch):
@@ -283,6 +300,32 @@ def test_csv_is_read_row_by_row(corpus, compression):
     (corpus / "a.csv").write_text("id,speaker\n1,b\n")
     with pytest.raises(ConfigError, match=r"a\.csv: text is no column; there are id, speaker"):
         read(corpus / "a.csv", validation_documents=1)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize("head", ["id,text", "text,id", '"text","id"', "prompt,completion", "text"])
+def test_csv_may_have_other_delimiters(corpus, name, delimiter, head):
+    """As Excel writes a semicolon where numbers have a comma."""
+    columns = head.replace('"', "").split(",")
+    values = dict(zip(columns, ["1,5 ; 2|3\t4", 'with "quotes"\r\nand a line'], strict=False))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, delimiter=delimiter)
+    writer.writerow(values.values())
+    rows = "\ufeff" + head.replace(",", delimiter) + "\r\n" + table.getvalue() * 2
+    (corpus / name).write_bytes(gzip.compress(rows.encode()) if name.endswith("gz") else rows.encode())
+    for source in (corpus, corpus / name):
+        train, _ = open_corpus(DataSection(source=str(source), validation_source="fables"))
+        first, second = train
+        assert first == second == {key: value for key, value in values.items() if key != "id"}
+
+
+def test_a_column_that_no_delimiter_gives_is_named(corpus):
+    (corpus / "a.csv").write_text("id;texte\n1;a, b\n")
+    with pytest.raises(ConfigError, match=r"a\.csv: text is no column; there are id, texte"):
+        read(corpus / "a.csv", validation_documents=1)
+    assert "a.csv (without a column text)" in refused(corpus)
+    assert read(corpus, text_field="texte", validation_source="fables")[0] == ["a, b"]
 
 
 @pytest.mark.parametrize(("last", "lost"), [("", 500), ('a quote", and more\n', 501)])
@@ -373,8 +416,12 @@ def test_a_pointer_in_the_place_of_a_file_is_no_text(corpus, name):
         read(corpus / name, validation_documents=1)
 
 
-def test_files_in_another_encoding_are_named(corpus):
-    for name in ("a.txt", "a.jsonl", "a.csv"):
-        (corpus / name).write_text('{"text": "a"}', encoding="utf-16")
-        with pytest.raises(ConfigError, match=rf"{name}.* is UTF-16, which its byte order mark says; save it as UTF-8"):
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_files_in_another_encoding_are_named(corpus, encoding):
+    called = encoding[:6].upper()
+    for name in ("a.txt", "a.jsonl", "a.csv", "a.md"):
+        (corpus / name).write_text('\ufeff{"text": "a"}', encoding=encoding)
+        with pytest.raises(
+            ConfigError, match=f"{name}.* is {called}, which its byte order mark says; save it as UTF-8"
+        ):
             read(corpus / name, validation_documents=1)
