@@ -31,8 +31,8 @@ PERMANENT = (
 )
 CHECK_SECONDS = 10.0
 """How long the Hub may take to answer whether it has something."""
-UNREACHABLE = {"ConnectError", "ConnectTimeout", "ReadTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
-"""The HTTP library's errors, of whatever version, of a server that is not there. One that hangs up in between is."""
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
+"""The HTTP library's errors, of whatever version, of a server that is not there. One that is slow or hangs up is."""
 Result = TypeVar("Result")
 
 _found: set[tuple[str, str]] = set()

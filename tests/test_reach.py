@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import hub
 from config import ROOT
 from tests.hub_client import serving
 
@@ -130,3 +131,20 @@ def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
     )
     assert "no dataset of the Hub" in sentences[1]
     assert counts == (1, 2, 3)
+
+
+def test_a_hub_that_answers_late_is_not_taken_for_absent(monkeypatch):
+    """One that accepts connections and says nothing: what follows asks it again, with its own patience."""
+    monkeypatch.setattr(hub, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "_why_unreachable", "")
+    monkeypatch.setattr(hub, "_found", set())
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        hub.refuse_absent("some/model")
+        hub.refuse_absent("some/texts", "dataset")
+        hub.refuse_unreachable("a push")
+        assert not hub.constants.HF_HUB_OFFLINE
+    with pytest.raises(hub.ConfigError, match="a push: it is not here, and the Hub cannot be reached"):
+        hub.refuse_unreachable("a push")
+    assert hub.constants.HF_HUB_OFFLINE
