@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ CHECK_SECONDS = 10.0
 """How long the Hub may take to answer whether it has something."""
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
 """The HTTP library's errors, of whatever version, of a server that is not there. One that is slow or hangs up is."""
+OF_A_MODEL = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Of which a folder of a model, an adapter or a tokenizer has at least one."""
 Result = TypeVar("Result")
 
 _found: set[tuple[str, str]] = set()
@@ -152,6 +155,7 @@ def find_folder(path: str) -> str:
     if os.path.isdir(path):
         if not any(name.endswith((".json", ".model", ".txt")) for name in os.listdir(path)):
             raise ValueError(f"{path} holds no model and no tokenizer")
+        refuse_folder_of_models(Path(path))
         return path
     if os.path.isfile(path):
         raise ValueError(f"{path} is a file, no folder")
@@ -159,6 +163,21 @@ def find_folder(path: str) -> str:
         raise ValueError(f"there is no folder {path}")
     refuse_absent(path)
     return path
+
+
+def refuse_folder_of_models(folder: Path):
+    """`ConfigError` if a folder has no model or tokenizer of its own, but others that have: checkpoints of a run that
+    was interrupted, of which the newest is named, or replicas."""
+    if any((folder / name).exists() for name in OF_A_MODEL):
+        return
+    if within := [path.parent for path in folder.glob("*/config.json")]:
+        newest = min(within, key=lambda path: (-_steps_of(path), path.name))
+        raise ConfigError(f"{folder} has no model of its own; give the folder of one that it holds, such as {newest}")
+
+
+def _steps_of(checkpoint: Path) -> int:
+    found = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(found[1]) if found else -1
 
 
 def refuse_broken_token():

@@ -243,9 +243,10 @@ def main():
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if not Path(arguments.source).is_dir() and arguments.source[:1] not in "./~":
-        from hub import refuse_absent  # of the command alone, as below
+    from hub import refuse_absent, refuse_folder_of_models  # of the command alone, as below
 
+    refuse_folder_of_models(Path(arguments.source))
+    if not Path(arguments.source).is_dir() and arguments.source[:1] not in "./~":
         refuse_absent(arguments.source)
     try:
         print(convert(arguments.source, arguments.out, arguments.gguf))

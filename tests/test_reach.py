@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import hub
 from config import ROOT
 from tests.hub_client import serving
+from training.snapshot import NEEDED
 
 COUNTING = """
     import contextlib, io, json, runpy, socket, sys, time
@@ -64,6 +65,8 @@ def run(place: Path, commands: list[tuple], endpoint: str) -> list[tuple[list[st
     (place / "tiny.yaml").write_text(TINY)
     (place / "bare.yaml").write_text("training: {output_dir: run, max_steps: 1, use_cpu: true}\n")
     (place / "folder").mkdir()
+    for name in (*NEEDED, "metrics.json", "model.safetensors"):
+        (place / "folder" / name).write_text("{}")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     about = {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "home"), "HF_TOKEN": "hf_none", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -205,18 +205,29 @@ def test_a_schedule_with_a_floor(workshop):
 def test_replicas_have_no_model_of_their_own(several):
     from training.generation import load_model
 
-    with pytest.raises(ConfigError, match=r"holds several models; give the folder of one, such as .*seed=3"):
+    with pytest.raises(
+        ConfigError, match=r"no model of its own; give the folder of one that it holds, such as .*seed=3"
+    ):
         load_model(str(several))
 
 
-def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path):
+def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
+    """By whatever takes a model or a tokenizer, before the Hub is asked or a weight read."""
+    from hub import find_folder
+    from modeling import native
     from training.generation import load_model
 
     for name in ("checkpoint-9", "checkpoint-10", "another"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"give the folder of one, such as .*checkpoint-10$"):
-        load_model(str(tmp_path))
+    (tmp_path / "provenance.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["native.py", str(tmp_path), str(tmp_path / "out")])
+    for read in (lambda: load_model(str(tmp_path)), lambda: find_folder(str(tmp_path)), native.main):
+        with pytest.raises(ConfigError, match=r"give the folder of one that it holds, such as .*checkpoint-10$"):
+            read()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert find_folder(str(tmp_path)) == str(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,9 @@ from transformers.utils.logging import disable_progress_bar
 import modeling  # noqa: F401  registers the families, so that no remote code is ever run
 from data_prep.splits import parts_of
 from data_prep.tokenizer import start_token
-from hub import is_hub_name, refuse_absent
+from hub import is_hub_name, refuse_absent, refuse_folder_of_models
 from modeling.loading import load_causal_lm
 from sections import COLDEST, SEEDS, ConfigError
-from training.checkpoint import named
 
 TEMPERATURE = 0.8
 """Of `generate.py`, if nothing else is asked for."""
@@ -91,20 +90,12 @@ def decoded(prompt: str) -> str:
         raise ConfigError(f"the prompt {prompt!r} is not UTF-8; give it in a file, saved as UTF-8 text") from None
 
 
-def _models_in(folder: Path) -> list[Path]:
-    """The models in a folder: checkpoints, the newest first, then others by name."""
-    kept = named(folder)
-    others = [path.parent for path in sorted(folder.glob("*/config.json")) if path.parent not in kept]
-    return [path for path in kept if (path / "config.json").exists()] + others
-
-
 def load_model(name: str):
     """A causal language model, ready to generate on the best device, and its tokenizer; from a folder or the Hub."""
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~", "runs/")) and not folder.is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
-    if not (folder / "config.json").exists() and (models := _models_in(folder)):
-        raise ConfigError(f"{name} holds several models; give the folder of one, such as {models[0]}")
+    refuse_folder_of_models(folder)
     if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
         raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name

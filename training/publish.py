@@ -88,18 +88,22 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def publish(folder: Path, name: str | None, private: bool, replace: bool) -> str:
+def publish(folder: Path, name: str | None, private: bool, replace: bool, is_awaited: bool = False) -> str:
     """Publish a run folder, or push a snapshot as it is; where no name is given, as the run's settings say.
 
-    `ConfigError` if that cannot be done, or not now.
+    `ConfigError` if that cannot be done, or not now: what is wrong with the folder is said before the Hub is asked.
+    With `is_awaited`, a Hub that cannot be reached is not tried again.
     """
-    hub.refuse_anonymous()
     is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
+    model = folder if is_snapshot else model_of(folder)
+    hub.refuse_anonymous()
+    if is_awaited:
+        hub.refuse_unreachable(f"{folder} is not published")
     if name is None:
         name = settings.get("hub_model_id") or folder.resolve().name
     private = private or bool(settings.get("hub_private_repo"))
     hub.refuse_name(name)
-    there = folder if is_snapshot else snapshot(folder, model_of(folder))
+    there = folder if is_snapshot else snapshot(folder, model)
     try:
         return hub.patiently(name, lambda: push(there, name, private, replace), "published")
     finally:
@@ -134,11 +138,10 @@ def main():
         raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
     if arguments.to is not None:
         hub.refuse_name(arguments.to)
-    if arguments.tries is None:  # typed by somebody who waits for the answer
-        hub.refuse_unreachable(f"{arguments.run} is not published")
     hub.ATTEMPTS = max(arguments.tries or hub.ATTEMPTS, 1)
     give_up_after(arguments.timeout)
-    print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace)}")
+    is_awaited = arguments.tries is None  # typed by somebody who waits for the answer
+    print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace, is_awaited)}")
 
 
 def give_up_after(seconds: float):

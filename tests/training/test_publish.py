@@ -540,6 +540,17 @@ def test_a_damaged_run_is_one_sentence(run_to_publish, name, text, complaint):
     assert sorted(run_to_publish.iterdir()) == before
 
 
+def test_the_folder_is_looked_at_before_the_hub(run_to_publish, monkeypatch, capsys):
+    (run_to_publish / "model.safetensors").unlink()
+    monkeypatch.setattr("hub.refuse_anonymous", None)
+    monkeypatch.setattr("hub.refuse_unreachable", None)
+    monkeypatch.setattr("sys.argv", ["publish.py", str(run_to_publish)])
+    with pytest.raises(SystemExit) as stop:
+        publish.main()
+    assert stop.value.code == 2
+    assert f"{run_to_publish} holds no model; give the folder of a run" in capsys.readouterr().err
+
+
 WORDS = [
     (["--to", ""], "training.publish: '' is no name for a model"),
     (["--timeout", "-1"], "training.publish: --timeout -1.0 is no time to wait; give seconds, above 0"),
