@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from operator import itemgetter
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from safetensors.torch import load_file
 
 from config import ROOT
 
+from . import killed_run
 from .killed_run import SMALL
+from .test_checkpoint import in_a_child
 
 DOCUMENTS, HELD_OUT, STEPS = 300, 5, 24
 KILLS = [4, 9, 10, 13, 19]
@@ -44,18 +48,33 @@ def train(folder, *kills, processes=1, **training):
     experiment = EXPERIMENT | {"training": EXPERIMENT["training"] | training}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     (folder / "ledger.jsonl").touch()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    script = str(ROOT / "tests" / "training" / "killed_run.py")
-    command = [sys.executable, *launcher, script, "experiment.yaml", "ledger.jsonl"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     for count in range(len(kills) + 1):
-        done = subprocess.run(
-            [*command, *map(str, kills)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
+        code = (one_process if processes == 1 else launched)(folder, kills)
+        if code == 0:
             return ledger_of(folder), load_file(folder / "run" / "model.safetensors"), count
-        assert done.returncode == (-signal.SIGKILL if processes == 1 else 1), done.stderr[-3000:]
+        assert code == (-signal.SIGKILL if processes == 1 else 1)
     raise AssertionError("the run has not ended")
+
+
+def one_process(folder, kills) -> int:
+    """In a fork of this process, which need not import anything again."""
+
+    def work():
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = str(folder)  # for the process that writes the tokens
+        tempfile.tempdir = str(folder)
+        exec(SMALL)
+        killed_run.run("experiment.yaml", Path("ledger.jsonl"), kills)
+
+    return in_a_child(work)
+
+
+def launched(folder, kills) -> int:
+    """In two processes that torch's launcher starts."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    words = [killed_run.__file__, "experiment.yaml", "ledger.jsonl", *map(str, kills)]
+    return subprocess.run([*launcher, *words], cwd=folder, env=environment, check=False).returncode
 
 
 def ledger_of(folder) -> list[list[list[int]]]:
