@@ -1,12 +1,9 @@
-"""Runs of a tiny model on numbered windows, in as many processes as it is started in.
-
-usage: python tests/training/processes.py BATCH FOLDER
+"""Runs of a tiny model on numbered windows, in as many processes as call `run_all`.
 
 FOLDER/PROCESS.jsonl says of each run, with so many windows and such accumulation, what it trained on and how well.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +58,10 @@ def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
     return about | {"losses": [row["loss"] for row in logs], "tokens": [row["tokens"] for row in logs]}
 
 
-if __name__ == "__main__":
+def run_all(batch: int, folder: Path):
+    """So many windows that the end of the run falls anywhere in a batch, with accumulation and without."""
     for count in range(5, 12):
         for accumulation in (1, 2):
-            about = run(count, accumulation, int(sys.argv[1]), sys.argv[2])
-            with (Path(sys.argv[2]) / f"{about['process']}.jsonl").open("a") as file:
+            about = run(count, accumulation, batch, str(folder))
+            with (folder / f"{about['process']}.jsonl").open("a") as file:
                 file.write(json.dumps(about) + "\n")

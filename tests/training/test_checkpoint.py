@@ -174,17 +174,27 @@ EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 
 def in_a_child(work) -> int:
     """Do it in a fork of this process; how that ended."""
-    if (child := os.fork()) == 0:
-        try:
-            work()
-            os._exit(0)
-        except SystemExit as end:
-            print(end, file=sys.stderr, flush=True)
-            os._exit(end.code if isinstance(end.code, int) else 1)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return in_children([work])[0]
+
+
+def in_children(works) -> list[int]:
+    """Do each in a fork of this process, all at once; how they ended."""
+    children = [_start(work) for work in works]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _start(work) -> int:
+    if child := os.fork():
+        return child
+    try:
+        work()
+        os._exit(0)
+    except SystemExit as end:
+        print(end, file=sys.stderr, flush=True)
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def die_at(at: int | None, is_meant: Callable[[str], bool]) -> list[str]:

@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 from accelerate.utils.launch import (
     prepare_deepspeed_cmd_env,
@@ -23,17 +23,27 @@ from training.arguments import training_arguments
 from training.launcher import check_launcher
 from training.processes import how_to_share, refuse_half_launched, share, what_is_left_idle
 
-SCRIPT = ROOT / "tests" / "training" / "processes.py"
+from . import processes
+from .test_checkpoint import in_children
+
+BATCH = 4
 
 
-def runs(folder, processes: int) -> dict[tuple, list[dict]]:
-    """What the processes say of each run, at a global batch of four."""
+def runs(folder, count: int) -> dict[tuple, list[dict]]:
+    """What so many processes, forks of this one, say of each run."""
     folder.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, str(SCRIPT), str(4 // processes), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+
+    def work(rank: int):
+        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
+        if count > 1:
+            os.environ.update(place | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        processes.run_all(BATCH // count, folder)
+
+    ends = in_children([lambda rank=rank: work(rank) for rank in range(count)])
+    assert ends == [0] * count
     found = defaultdict(list)
     for path in folder.glob("*.jsonl"):
         for said in map(json.loads, path.read_text().splitlines()):
@@ -49,14 +59,14 @@ def rows_by_step(said: list[dict]) -> dict[int, list[int]]:
     return {step: sorted(rows) for step, rows in steps.items()}
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_several_processes_train_on_what_one_does(tmp_path, processes):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_train_on_what_one_does(tmp_path, count):
     """To the end of the run, wherever that falls; with dropout everywhere, drawn alike."""
-    one, several = runs(tmp_path / "one", 1), runs(tmp_path / "several", processes)
+    one, several = runs(tmp_path / "one", 1), runs(tmp_path / "several", count)
     assert len(one) == 14
     assert one.keys() == several.keys()
     for key in one:
-        assert (len(one[key]), len(several[key])) == (1, processes)
+        assert (len(one[key]), len(several[key])) == (1, count)
         assert rows_by_step(several[key]) == rows_by_step(one[key])
         for said in several[key]:
             assert said["losses"] == pytest.approx(one[key][0]["losses"], rel=1e-6)
