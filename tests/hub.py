@@ -55,6 +55,7 @@ class Hub(BaseHTTPRequestHandler):
     """Answers for `root`."""
 
     root: Path
+    faults: dict | None = None
     chance: random.Random | None = None
     cut = False
 
@@ -83,8 +84,8 @@ class Hub(BaseHTTPRequestHandler):
         if not settings.exists():
             return None
         faults = json.loads(settings.read_text())
-        if type(self).chance is None:
-            type(self).chance = random.Random(faults["seed"])
+        if type(self).chance is None or type(self).faults != faults:
+            type(self).chance, type(self).faults = random.Random(faults["seed"]), faults
         return self.chance.choice(faults["kinds"]) if self.chance.random() < faults["rate"] else None
 
     def _answer(self, fault: str | None):

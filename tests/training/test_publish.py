@@ -38,6 +38,11 @@ training:
   hub_always_push: true
 sample: {max_new_tokens: 10}
 """
+IMPORTS = """
+    import datasets, matplotlib.pyplot
+    import train_lm
+    import data_prep.tokens, training.language, training.pushes, training.trainer
+"""
 START = """
     import contextlib, io, json, os, pathlib, shutil, subprocess, sys
 
@@ -126,7 +131,7 @@ def strategies(tmp_path_factory):
     workplace(folder)
     settings = {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_canary0123456789", "HOME": str(folder / "canary" / "home")}
     names = [f"run-{strategy}" for strategy in STRATEGIES]
-    with serving(folder, START, **settings) as run_script:
+    with serving(folder, START, IMPORTS, **settings) as run_script:
         ended = run_script(f"""
             from transformers import pipeline
             for strategy in {STRATEGIES}:
