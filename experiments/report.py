@@ -15,8 +15,9 @@ report that lies in there has kept them. The sweep file says what is shown:
       beside: {published (%): {long: 99.57}}    # more columns: what others found, by cell
 
 A row is a cell, or a group of replicas; runs that differ in nothing but seeds are one. Columns are what a run's
-metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together. A run
-that the guard has ended is shown too, with the step from which on it did not let it train.
+metrics.json has, and `wall_seconds`: how long its cell took, start and saving included, all replicas together; where
+none are named, the results that the script is about. A run that the guard has ended is shown too, with the step from
+which on it did not let it train.
 """
 
 import argparse
@@ -36,6 +37,11 @@ from files import read_mapping, refuse_unwritable
 from sections import ConfigError
 
 KEYS = ("columns", "figure", "figures", "labels", "beside")
+DEFAULTS = {
+    "train_algorithmic.py": ("steps_to_fit", "first_99", "steps_to_grok", "worst_after:min", "test_accuracy"),
+    "train_lm.py": ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "tokens", "total_flos"),
+}
+"""The columns of a table, by script, where a sweep file names none."""
 
 
 class Labels(dict):
@@ -55,6 +61,13 @@ class Labels(dict):
         """A row's values in words; numbers are given their axis."""
         named = {key: "" if isinstance(value, str) else f"{self[key]} " for key, value in axes.items()}
         return ", ".join(named[key] + self.of_value(value) for key, value in axes.items())
+
+
+def default_columns(rows: list[Row], script: str) -> list[str]:
+    """Those of a script's columns that every row has: bits per byte, for one, are not known of all runs."""
+    names = [set().union(*(run.metrics for run in row.runs if run.diverged is None)) for row in rows]
+    there = set.intersection(*(filter(None, names) if any(names) else [set()]))
+    return [column for column in DEFAULTS.get(script, ()) if _split(column)[0] in there]
 
 
 def table(rows: list[Row], columns: list[str], labels: Labels, beside: dict[str, dict]) -> list[str]:
@@ -142,11 +155,14 @@ def explanation(rows: list[Row], columns: list[str]) -> list[str]:
 
 
 def read_report(sweep: Sweep) -> dict:
-    """The report section with all its keys; `figure` becomes one of `figures`. `ConfigError` if it is off."""
+    """The report section with all its keys; `figure` becomes one of `figures`. `ConfigError` if it is off.
+
+    `columns` are None where none are named.
+    """
     if unknown := [key for key in sweep.report if key not in KEYS]:
         raise ConfigError(f"report.{unknown[0]} is not known; there are {', '.join(KEYS)}")
-    columns, shown, labels = sweep.report.get("columns") or [], {}, mapping("labels", sweep.report.get("labels"))
-    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+    columns, shown, labels = sweep.report.get("columns"), {}, mapping("labels", sweep.report.get("labels"))
+    if columns is not None and not (isinstance(columns, list) and all(isinstance(column, str) for column in columns)):
         raise ConfigError(f"report.columns={columns!r} is no list of metrics; write [NAME, NAME:min, ...]")
     if "figure" in sweep.report:
         shown["figure"] = mapping("figure", sweep.report["figure"])
@@ -179,11 +195,8 @@ def main(arguments: argparse.Namespace):
             f"python -m experiments.sweep {shlex.quote(str(arguments.sweep))}"
         )
     rows, labels = group(runs), wanted["labels"]
-    lines = [
-        *table(rows, wanted["columns"], labels, wanted["beside"]),
-        "",
-        *caption(rows, wanted["columns"], sweep, kept),
-    ]
+    columns = default_columns(rows, sweep.script) if wanted["columns"] is None else wanted["columns"]
+    lines = [*table(rows, columns, labels, wanted["beside"]), "", *caption(rows, columns, sweep, kept)]
     drawn, left = {}, [f"kept     {', '.join(kept)}: not run here, but in the report that lay in {out}"] if kept else []
     for name, settings in wanted["figures"].items():
         if kept and settings.get("kind") == "curves" and not all(run.evaluations for run in runs):

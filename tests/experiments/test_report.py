@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments import report
 from experiments.cells import Cell, describe
 from experiments.conditions import describe_seeds, spacing
-from experiments.report import Labels, table
+from experiments.report import Labels, default_columns, table
 from experiments.runs import Row, Run, group, read_runs
 from experiments.summaries import interval, number
 from sections import ConfigError
@@ -446,9 +446,31 @@ def test_no_cell_is_finished(tmp_path):
 
 
 def test_the_table_of_a_report_without_columns(runs):
+    """What the script is about, as far as the runs have it."""
     out = report_of(runs, SWEEP.split("report:", 1)[0])
-    assert "| ours | 2.0 | 2 |" in (out / "table.md").read_text()
+    text = (out / "table.md").read_text()
+    assert "| recipe | weight decay | runs | steps to fit | steps to grok | test accuracy (%) |" in text
+    assert "| ours | 2.0 | 2 | 100 | 150 (140 to 160) | 99.50 |" in text
     assert not list(out.glob("*.png"))
+    none = report_of(
+        runs,
+        SWEEP.replace('[steps_to_grok, "test_accuracy:min"]', "[]").replace(
+            "kind: gaps", "kind: bars, y: test_accuracy"
+        ),
+    )
+    assert "| Muon | two | 2 |\n" in (none / "table.md").read_text()
+
+
+def test_columns_of_language_models_are_those_that_all_rows_have():
+    def row(**metrics):
+        return Row({}, [Run("cell", "", {}, metrics)])
+
+    names = ("eval_loss", "eval_perplexity", "eval_bits_per_byte", "tokens", "total_flos")
+    whole, diverged = row(**dict.fromkeys(names, 1.0), steps=5), row(diverged=3, steps=3)
+    masked = row(eval_loss=1.0, eval_perplexity=2.7, tokens=10, total_flos=9)
+    assert default_columns([whole, diverged], "train_lm.py") == [*names]
+    assert default_columns([whole, masked], "train_lm.py") == ["eval_loss", "eval_perplexity", "tokens", "total_flos"]
+    assert default_columns([diverged], "train_lm.py") == []
 
 
 def test_single_runs_are_their_own_replica(runs):
