@@ -183,11 +183,9 @@ class AlgorithmicTrainer(KindlingTrainer):
             return [(self.members[0].model, Path(parent))]
         return [(member.model, Path(parent) / member.name) for member in self.members]
 
-    def log(self, logs, start_time=None):
-        """Log a mean over replicas where there is one number for all of them."""
-        for name in {"loss", "train_loss"} & logs.keys() if "replica" not in logs else ():
-            logs[name] /= len(self.members)
-        super().log(logs, start_time)
+    def training_step(self, *args, **kwargs):
+        """As any Trainer's, on the sum of the losses, of which the gradients are; what is logged is their mean."""
+        return super().training_step(*args, **kwargs) / len(self.members)
 
     def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """As any Trainer's: the last token is no input, only targets have logits, beginnings are computed once."""

@@ -18,6 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 from sections import ConfigError
 
 from .checkpoint import Checkpoints, damage, disk_error, exchanged, named
+from .losses import TrainingLoss
 from .state import read_state, write_state
 from .watch import SAVE, Watch
 
@@ -29,6 +30,8 @@ class SavingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
         self.watch = Watch(self.args, self._last_checkpoint)
+        self.losses = TrainingLoss(self)
+        self.add_callback(self.losses)
         self._saved, self._begun_at = None, 0
         self._best = (None, None)
         """Metric and step of the best model that is saved."""
@@ -38,6 +41,7 @@ class SavingTrainer(Trainer):
         if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
             return self._find_best()
         self.store_flos()
+        self.losses.collect()
         phases = (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint)
         for number, phase in enumerate(phases):
             why = None
@@ -128,7 +132,13 @@ class SavingTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         output = super()._finalize_training(*args)
         self.args.save_total_limit = limit
-        return output
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def log(self, logs, start_time=None):
+        """As the Trainer's; the loss at the end is that of the whole run."""
+        if "train_runtime" in logs:
+            logs["train_loss"] = self.losses.mean()
+        super().log(logs, start_time)
 
     def _load_best_model(self):
         """As the Trainer's, if it is what was written."""

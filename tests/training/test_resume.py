@@ -85,6 +85,29 @@ def rows(folder, key):
 # ---- from where
 
 
+LOGS = ("training.logging_strategy=steps", "training.logging_steps=4", "training.logging_first_step=true")
+
+
+@pytest.mark.parametrize("script", [train_lm, train_algorithmic])
+def test_losses_are_those_of_the_whole_run(place, script):
+    """To the bit, also where a checkpoint lies between two logs."""
+    more = [*LOGS, "replicas.training.seed=[0,1]"] if script is train_algorithmic else LOGS
+    whole = run(script, place, f"losses-{script.__name__}", *more)
+    copy = shutil.copytree(whole, place / f"losses-half-{script.__name__}")
+    shutil.rmtree(copy / "checkpoint-10", ignore_errors=True)
+    (copy / "metrics.json").unlink()
+    run(script, place, copy.name, *more, GO_ON)
+    histories = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, copy)
+    ]
+    found = [[(row.get("step"), row.get("loss"), row.get("train_loss")) for row in rows] for rows in histories]
+    assert found[1] == found[0]
+    losses = {row["step"]: row["loss"] for row in histories[0] if "loss" in row}
+    assert sorted(losses) == [1, 4, 8]
+    (end,) = [row for row in histories[1] if "train_runtime" in row]
+    assert (losses[1] + 3 * losses[4] + 4 * losses[8]) / 10 < end["train_loss"] < max(losses.values())
+
+
 def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
     def found(*overrides):
         overrides = [f"training.output_dir={tmp_path / 'run'}", *overrides]
