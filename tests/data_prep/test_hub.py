@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pyarrow
 import pyarrow.parquet
@@ -61,6 +62,7 @@ REPOSITORIES = {
 }
 
 
+IMPORTS = "import datasets"
 START = """
     import json, pathlib
     import hub
@@ -77,19 +79,28 @@ START = """
 """
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    with serving(folder, START, IMPORTS, HF_HUB_DOWNLOAD_TIMEOUT="1", HF_HUB_ETAG_TIMEOUT="1") as run:
+        yield folder, run
+
+
 @pytest.fixture
-def hub(tmp_path):
-    """The folder that is served, and how to run Python against the server."""
+def hub(served):
+    """The folder that is served, as new and nowhere cached, and how to run Python against the server."""
+    here, run = served
+    for path in here.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name, (write, below) in REPOSITORIES.items():
-        folder = tmp_path / "hub" / name
+        folder = here / "hub" / name
         (folder / below).mkdir(parents=True)
         write(folder)
-    with serving(tmp_path, START, HF_HUB_DOWNLOAD_TIMEOUT="1", HF_HUB_ETAG_TIMEOUT="1") as run:
-        yield tmp_path / "hub", run
+    return here / "hub", run
 
 
-def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):
-    _, run = hub
+def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub):
+    folder, run = hub
     found = run("""
         for name in ("tinystories", "tinystories-v2", "c4", "pile"):
             print(json.dumps([texts(split) for split in corpus(name)]))
@@ -108,8 +119,8 @@ def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub, tmp_path):
     assert found[5] == [TEXTS[:2], TEXTS[2:7]]  # no split of its own: held out
     assert found[6] == {"someone/corpus": "0" * 40}
     assert found[7] == [TEXTS[:2], TEXTS[2:]]
-    assert not list((tmp_path / "home").rglob("*.parquet"))
-    assert not list((tmp_path / "home").rglob(".kindling-shards*"))
+    assert not list((folder.parent / "home").rglob("*.parquet"))
+    assert not list((folder.parent / "home").rglob(".kindling-shards*"))
 
 
 def test_the_same_bytes_under_faults(hub):

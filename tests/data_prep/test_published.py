@@ -14,6 +14,10 @@ from sections import ConfigError, DataSection, TokenizerSection
 from tests.hub_client import serving
 
 CHARACTERS = TokenizerSection(kind="characters")
+IMPORTS = """
+    import datasets, transformers.configuration_utils
+    import data_prep.published, data_prep.tokens
+"""
 START = """
     import contextlib, json, pathlib, sys
     import hub
@@ -57,11 +61,21 @@ def corpus(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    with serving(folder, START, IMPORTS, HF_HUB_DISABLE_XET="1", HF_TOKEN="hf_of_someone") as run:
+        yield folder, run
+
+
 @pytest.fixture
-def hub(tmp_path):
-    (tmp_path / "hub").mkdir()
-    with serving(tmp_path, START, HF_HUB_DISABLE_XET="1", HF_TOKEN="hf_of_someone") as run:
-        yield tmp_path, run
+def hub(served):
+    """The one Hub of these tests, with nothing on it, and no cache of it."""
+    folder, _ = served
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "hub").mkdir()
+    return served
 
 
 def push(run, folder) -> list:
@@ -96,11 +110,11 @@ def test_a_published_folder_trains_as_the_one_it_was_made_from(corpus, hub):
 
 
 @pytest.mark.parametrize("sources", ["there", "gone"])
-def test_nothing_of_this_machine_is_published(corpus, hub, sources):
+def test_nothing_of_this_machine_is_published(corpus, hub, tmp_path, sources):
     folder, run = hub
     made = prepare(corpus, CHARACTERS)
     if sources == "gone":
-        shutil.rmtree(folder / "canary")
+        shutil.rmtree(tmp_path / "canary")
     push(run, made.folder)
     tokens = (folder / "hub" / "someone" / "tokens").resolve()
     pushed = [path for path in tokens.rglob("*") if path.is_file()]
@@ -110,6 +124,7 @@ def test_nothing_of_this_machine_is_published(corpus, hub, sources):
     assert {str(path.relative_to(tokens)) for path in pushed} - {".gitattributes"} == expected
     for path in pushed:
         assert b"canary" not in path.read_bytes(), path.name
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
         assert str(folder).encode() not in path.read_bytes(), path.name
     assert json.loads((tokens / "manifest.json").read_text())["source"] == {"local:one.jsonl": 2, "local:two.jsonl": 1}
 
@@ -225,8 +240,13 @@ def test_offline_what_was_prepared_before_is_used(corpus, hub):
         say([ids(prepared(source=name)) for name in ("someone/tokens", "someone/texts")])
     """
     online = run(script)
-    assert run(script, HF_HUB_OFFLINE="1") == online
-    (message,) = run('say(complaint(source="someone/texts", train_documents=3))', HF_HUB_OFFLINE="1")
+    *offline, message = run(
+        f"""{script}
+        say(complaint(source="someone/texts", train_documents=3))
+    """,
+        HF_HUB_OFFLINE="1",
+    )
+    assert offline == online
     assert message.startswith("someone/texts cannot be read")
 
 
