@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, no deadlines, and where real samples lie."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -27,6 +28,12 @@ LONG = (
 def pytest_collection_modifyitems(items):
     """These first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish():
+    """What is imported by now is there to stay: the collection that ends each training need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 from config import ROOT
 
 FORKING = """
-import json as _json, os as _os, sys as _sys
+import gc as _gc, json as _json, os as _os, sys as _sys
+_gc.freeze()
 for _line in _sys.stdin:
     _script, _out, _err = _json.loads(_line)
     if _child := _os.fork():
