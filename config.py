@@ -8,6 +8,7 @@ hold is read from the source that defines it, be it a dataclass of `sections.py`
 import dataclasses
 import difflib
 import importlib.util
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -256,11 +257,12 @@ def run_script(
     kind: type[Experiment] = LanguageExperiment,
     words_are_all: bool = False,
 ) -> None:
-    """Run `main(config_path, overrides)` on the command line, as `one_sentence` does."""
+    """Run `main(config_path, overrides)` on the command line, as `one_sentence` does, under the name in its usage."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         with made_fit(words_are_all=True):
             print(usage.strip() + "\n" + (describe_sections(kind) if arguments else "\n--help lists every setting."))
         sys.exit(0 if arguments else 2)
-    with one_sentence(Path(sys.argv[0]).name, words_are_all):
+    own = re.search(r"usage: python (?:-m )?(\S+)", usage)
+    with one_sentence(own[1] if own else Path(sys.argv[0]).name, words_are_all):
         main(arguments[0], arguments[1:])

@@ -124,7 +124,7 @@ class DataSection:
 
     @property
     def origin(self) -> str:
-        """The source, or the sources and their shares, in words; of an absolute path the last part."""
+        """The source, or the sources and their shares, in words; of an absolute path, and of `.`, the last part."""
         shares = (f"{share:g} {_last_part(name)}" for name, share in (self.mixture or {}).items())
         return " + ".join(shares) or _last_part(self.source)
 
@@ -264,4 +264,5 @@ class CardSection:
 
 
 def _last_part(source: str) -> str:
-    return Path(source).name if Path(source).is_absolute() else source
+    path = Path(source) if Path(source).name not in ("", "..") else Path(source).resolve()
+    return (path.name if path.is_absolute() else "") or source

@@ -292,7 +292,7 @@ def main(path: str, overrides: list[str]):
         print(f"\n{split}: {len(examples):,} equations, the longest of all {equations.length} tokens")
         batch = collate(examples[:SHOWN])
         for row, (prompt, answer) in enumerate(equations.texts[split][:SHOWN]):
-            print(f"\n{prompt} {answer}", end="")
+            print(f"\n{prompt} {answer}")
             print_row(row, {name: tensor[row].tolist() for name, tensor in batch.items()}, equations.tokenizer)
 
 

@@ -19,6 +19,7 @@ from .reading import Reading, in_words
 from .sources import SOURCES
 from .stream import GrowingTokens, Stream
 from .windows import Documents, Epochs, TokenArray, Windows
+from .words import are, counted, size_of
 from .writer import Journal
 
 SECTIONS = ("data", "tokenizer")
@@ -77,7 +78,7 @@ class SplitInfo:
         found = self.documents + self.empty_documents + self.quarantined
         reasons = {"empty": self.empty_documents} | (self.reasons or {"no document": self.quarantined})
         told = in_words({kind: count for kind, count in reasons.items() if count})
-        return f"{found - self.documents:,} of {found:,} records" + (f" ({told})" if told else "")
+        return f"{found - self.documents:,} of {counted(found, 'record')}" + (f" ({told})" if told else "")
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
@@ -212,7 +213,7 @@ class PreparedData:
         """How many a split has, and of how many if a limit left some out."""
         count = self.info[split].documents
         if not self.info[split].more:
-            return f"{count:,} documents"
+            return counted(count, "document")
         name = "train_documents" if split == "train" else "validation_documents"
         return f"{count:,} of at least {count + 1:,} documents (data.{name}={self._request['data'][name]})"
 
@@ -226,13 +227,16 @@ class PreparedData:
         """What there is, in lines of numbers."""
         lines = [f"folder        {self.folder}", f"tokenizer     {self.describe_tokenizer()}"]
         for name, info in self.info.items():
-            text = f"{info.text_bytes / 1e6:,.1f} MB of text, {info.text_bytes / info.tokens:.2f} bytes a token"
+            text = f"{size_of(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes a token"
             so_far = "" if info.finished else " so far"
-            lines.append(f"{name:14}{self.documents(name)}, {info.tokens:,} tokens{so_far}, {text}")
-            path = f": {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
-            lines.append(f"{'':14}{info.skipped()} are skipped{path}")
-        overlap = self.info["train"].in_validation_too
-        return [*lines, f"overlap       {overlap:,} training documents are in validation too, word for word"]
+            lines.append(f"{name:14}{self.documents(name)}, {counted(info.tokens, 'token')}{so_far}, {text}")
+            path = f", see {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
+            lines.append(f"{'':14}skipped: {info.skipped()}{path}")
+        return [*lines, f"overlap       {self.overlap()}"]
+
+    def overlap(self) -> str:
+        """How many training documents are in validation as well, in words."""
+        return f"{are(self.info['train'].in_validation_too, 'training document')} in validation too, word for word"
 
 
 def _documents(files: list[Path]) -> np.ndarray:

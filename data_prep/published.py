@@ -21,6 +21,7 @@ from sections import ConfigError, DataSection, TokenizerSection
 from . import tokenizer as tokenizers
 from .sources import SOURCES, HubDataset, find_source
 from .stream import lock_of
+from .words import size_of
 
 FORMAT = 4
 MANIFEST, REQUEST, MARK, README = "manifest.json", "request.json", "kindling.json", "README.md"
@@ -40,7 +41,7 @@ Tokens of {origin}, prepared with Kindling (`kindling-lm`) to train language mod
 python train_lm.py CONFIG {source}
 ```
 
-| split | documents | tokens | MB of text |
+| split | documents | tokens | text |
 |---|---|---|---|
 {splits}
 
@@ -282,7 +283,7 @@ def _card(name: str, manifest: dict, settings: dict) -> str:
     origin = DataSection(source=settings["data"]["source"], mixture=settings["data"]["mixture"]).origin
     known = getattr(SOURCES.get(origin), "licence", "")
     rows = (
-        f"| {split} | {about['documents']:,} | {about['tokens']:,} | {about['text_bytes'] / 1e6:,.1f} |"
+        f"| {split} | {about['documents']:,} | {about['tokens']:,} | {size_of(about['text_bytes'])} |"
         for split, about in manifest["splits"].items()
     )
     about = manifest["tokenizer"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sections import ConfigError
 
+from .words import counted
+
 JUDGED_AFTER = 1000
 WITHOUT = "check data.source and data.text_field"
 
@@ -164,7 +166,8 @@ class Reading:
         told = [f"the last: {last}"] if last else []
         if len(self.reasons) > 1 or not last:
             told.append(in_words(self.reasons))
-        return f"{self.faults:,} of {self.records:,} records are no documents ({'; '.join(filter(None, told))})"
+        what = "is no document" if self.faults == 1 else "are no documents"
+        return f"{self.faults:,} of {counted(self.records, 'record')} {what} ({'; '.join(filter(None, told))})"
 
 
 NOTHING = Reading()

@@ -7,7 +7,7 @@ there is one and here if not: a row an example, a cell a token, a colour a docum
 and a line where attention begins anew. It takes the place of no other file.
 """
 
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from config import load_experiment, run_script, section_fields
 from experiment import LanguageExperiment
 from sections import ConfigError
 
-ROWS = 3
-SHOWN = 48
+from .words import counted
+
+ROWS, SHOWN, CHARACTERS = 2, 10, 150
+"""Examples of a split, tokens of its first one and letters of each, so that all fits on a screen."""
 DRAWN = 16
 COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00], [0.00, 0.62, 0.45], [0.80, 0.47, 0.65], [0.34, 0.34, 0.34]])
 """Of documents in the order of the corpus, in turn: neighbours differ."""
@@ -28,7 +30,7 @@ DEFAULT_SEED = section_fields("training")["seed"].default
 
 
 def show(path: str, overrides: list[str]):
-    """Print the first rows of the training and of the validation split, as the collator hands them to the model."""
+    """Print the first examples of both splits, as the collator hands them to the model; of the first one, tokens."""
     from .collator import build_collator
     from .tokens import prepare
 
@@ -46,7 +48,8 @@ def show(path: str, overrides: list[str]):
     splits = {"train": run, "validation": prepared.numbered("validation", data.layout, length)}
     for split, examples in splits.items():
         info = prepared.info[split]
-        print(f"\n{split}: {info.documents:,} documents, {info.tokens:,} tokens, {len(examples):,} examples")
+        so_many = counted(info.documents, "document"), counted(info.tokens, "token"), counted(len(examples), "example")
+        print(f"\n{split}: {', '.join(so_many)}")
         rows = range(min(ROWS, len(examples)))
         batch = collate([examples[row] for row in rows])
         for row in rows:
@@ -87,15 +90,24 @@ def free_place(folder: Path) -> Path:
 
 
 def print_row(row: int, batch: dict[str, list[int]], tokenizer):
-    """Print one row of a batch: its text with `|` between tokens, and a line a token for the first ones."""
+    """Print how long a row of a batch is, and how its text begins, with `|` between tokens; of the first, tokens."""
+    ids, targets = batch["input_ids"], sum(label != -100 for label in batch["labels"][1:])
+    text = "|".join(repr(tokenizer.decode([token]))[1:-1] for token in ids)
+    print(f"example {row}: {counted(len(ids), 'token')}, {counted(targets, 'target')}")
+    print(text if len(text) <= CHARACTERS else text[: CHARACTERS - 4] + " ...")
+    if row == 0:
+        _print_tokens(batch, tokenizer)
+
+
+def _print_tokens(batch: dict[str, list[int]], tokenizer):
+    """Print a line for each of some tokens of a row: those around the first target."""
     ids, labels = batch["input_ids"], batch["labels"]
     title, name = ("mask", "attention_mask") if "attention_mask" in batch else ("place", "position_ids")
-    targets = sum(label != -100 for label in labels[1:])
-    pieces = [tokenizer.decode([token]) for token in ids]
-    print(f"\nexample {row}: {len(ids)} tokens, {targets} targets\n{'|'.join(pieces)[:400]}")
+    first = next((i for i, label in enumerate(labels) if i and label != -100), 0)
+    start = max(0, min(first - SHOWN // 2, len(ids) - SHOWN))
     print(f"{'position':>8} {'id':>7} {'label':>7} {title:>5}  token")
-    for i in islice(range(len(ids)), SHOWN):
-        print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:5}  {pieces[i]!r}")
+    for i in range(start, min(start + SHOWN, len(ids))):
+        print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:5}  {tokenizer.decode([ids[i]])!r}")
 
 
 def draw_batch(batch: dict, path: Path) -> Path:
@@ -115,7 +127,8 @@ def draw_batch(batch: dict, path: Path) -> Path:
     axes.vlines(place - 0.5, row - 0.5, row + 0.5, color="black", lw=1)
     axes.set(xlabel="position", ylabel="example of the run", xlim=(-0.5, width - 0.5))
     axes.set_title(
-        f"{rows} examples, {int(is_target.sum()):,} targets, {len(np.unique(documents[~padding])):,} documents"
+        f"{counted(rows, 'example')}, {counted(int(is_target.sum()), 'target')}, "
+        f"{counted(len(np.unique(documents[~padding])), 'document')}"
     )
     axes.yaxis.get_major_locator().set_params(integer=True)
     _explain(

@@ -14,6 +14,7 @@ from .long_text import Text
 from .reading import WITHOUT, Bad, Fault, Reading
 from .records import Fields, read_records
 from .shards import HubShard, LocalShard, Program
+from .words import all_are, are
 
 FEWEST_FILES = 4
 Place = Any
@@ -193,12 +194,12 @@ def nothing_in(name: str, split: Split, reading: Reading) -> str:
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" in the place of {start:,}" if start else ""
     reasons = {
-        f"{documents:,} documents are too short for a part of each to be held out; give more text, or "
+        f"{are(documents, 'document')} too short for a part of each to be held out; give more text, or "
         "data.validation_source": documents and "last tenth" in split.identity,
-        f"all {documents:,} documents are held out; give data.validation_documents=null for a tenth{so_many}, or "
+        f"{all_are(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
         "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,
-        f"all {reading.empty:,} records are empty; {WITHOUT}": reading.empty,
+        f"{all_are(reading.empty, 'record')} empty; {WITHOUT}": reading.empty,
         f"there is nothing in it; check data.source and data.{name}_documents": True,
     }
     return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

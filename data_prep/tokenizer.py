@@ -31,6 +31,7 @@ from .long_text import Text, pieces_of
 from .sources import open_corpus
 from .splits import Split, nothing_in, text_of
 from .texts import Texts
+from .words import counted, size_of
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
     from .fast_tokenizer import PreTrainedTokenizerFast
@@ -195,7 +196,7 @@ def describe(about: dict) -> str:
 
 def learnt_from(about: dict) -> str:
     """What the tokenizer of a report learnt from."""
-    return f" learnt from {about['documents']:,} documents ({about['text_bytes'] / 1e6:,.1f} MB)"
+    return f" learnt from {counted(about['documents'], 'document')} ({size_of(about['text_bytes'])})"
 
 
 def limit_of(about: dict) -> str:

@@ -25,6 +25,7 @@ from .long_text import Text, pieces_of
 from .reading import Reading
 from .splits import Split, nothing_in, parts_of, text_of
 from .tokenizer import start_token
+from .words import counted, size_of
 
 TOKENS_A_SHARD = 1 << 23
 CHARACTERS_A_BATCH = 1_000_000
@@ -248,8 +249,8 @@ class Progress:
     def show(self, new_tokens: int, new_documents: int):
         """Bring the bar up to date; what is new has no whole shard yet."""
         documents, tokens = self.journal.documents + new_documents, self.journal.tokens + new_tokens
-        speed = (self.journal.text_bytes - self.bytes_before) / 1e6 / max(time.monotonic() - self.started, 1e-3)
-        told = f"{documents:,} documents, {tokens / 1e6:.1f}M tokens, {speed:.1f} MB/s"
+        speed = (self.journal.text_bytes - self.bytes_before) / max(time.monotonic() - self.started, 1e-3)
+        told = f"{counted(documents, 'document')}, {counted(tokens, 'token')}, {size_of(speed)}/s"
         self.bar.set_postfix_str(told, refresh=False)
         so_far = {"documents": documents, "tokens": tokens, "bytes": self.reading.bytes}
         self.bar.update(so_far[self.measure] - self.bar.n)

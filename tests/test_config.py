@@ -12,7 +12,17 @@ import pytest
 import torch
 import transformers
 
-from config import KINDS, ROOT, ConfigError, build, describe_sections, load_experiment, one_sentence, section_fields
+from config import (
+    KINDS,
+    ROOT,
+    ConfigError,
+    build,
+    describe_sections,
+    load_experiment,
+    one_sentence,
+    run_script,
+    section_fields,
+)
 from experiment import REPLICABLE, AlgorithmicExperiment
 from fields import read_fields
 from modeling.configuration_kindling import KindlingLlamaConfig
@@ -199,6 +209,18 @@ def test_a_short_list_of_settings_is_said_to_be_whole(example):
         load_experiment(example, ["resume.stop=1"])
     with pytest.raises(ConfigError, match=r"model\.zzz is not a setting; there are path, type, .*, \.\.\.$"):
         load_experiment(example, ["model.zzz=1"])
+
+
+@pytest.mark.parametrize("usage", ["python -m data_prep.tokens CONFIG", "python train_lm.py CONFIG", ""])
+def test_a_command_names_itself_as_it_is_started(monkeypatch, capsys, usage):
+    def mistake(*_):
+        raise ConfigError("wrong")
+
+    monkeypatch.setattr("sys.argv", ["/somewhere/tokens.py", "a.yaml"])
+    with pytest.raises(SystemExit):
+        run_script(f"What it does.\n\nusage: {usage} [section.key=value ...]\n", mistake)
+    name = {"-m": "data_prep.tokens", "train_lm.py": "train_lm.py"}.get((usage.split() or [0, 0])[1], "tokens.py")
+    assert capsys.readouterr().err == f"{name}: wrong\n"
 
 
 def test_a_constructors_complaint_is_one_sentence():

@@ -215,3 +215,21 @@ def test_what_reliability_costs_is_what_was_measured():
         *((found[name]["step_ratio"], " ({} to {})".format(*found[name]["interval"])) for name in ("tiny", "demo")),
     ):
         assert f" {number}{unit}" in " ".join(text.split())
+
+
+def test_a_command_is_called_as_it_is_started():
+    """In its usage, its help and before its errors; `run_script` takes the name from the usage."""
+    named = {}
+    for path in PYTHON:
+        text, module = path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        name = module if "." in module else path.name
+        started = f"-m {module}" if "." in module else path.name
+        found = re.findall(r'one_sentence\("([^"]+)"', text) + re.findall(r'prog="python (?:-m )?([^"]+)"', text)
+        if "run_script(__doc__" in text:
+            assert f"\nusage: python {started}" in ast.get_docstring(ast.parse(text))
+            found.append(name)
+        named |= dict.fromkeys([name] * bool(found), found)
+        assert set(found) <= {name}
+    assert {"data_prep.tokens", "data_prep.tokenizer", "experiments.sweep", "modeling.native", "train_lm.py"} <= set(
+        named
+    )

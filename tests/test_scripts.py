@@ -504,7 +504,7 @@ def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, mon
         (["data.source=fabels"], "did you mean fables?"),
         (
             ["data.source=EMPTY"],
-            "all 1 documents are held out; give data.validation_documents=null for a tenth in the place of ",
+            "the only document is held out; give data.validation_documents=null for a tenth in the place of ",
         ),
         (["data.layout=documents"], "raise it and model.max_position_embeddings"),
         (["tokenizer.vocab_size=100"], "must be at least 258"),

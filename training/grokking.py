@@ -5,6 +5,7 @@ import os
 
 from transformers import ProgressCallback, TrainerState
 
+from data_prep.words import counted
 from experiment import AlgorithmicExperiment
 from files import write_json, write_whole
 from modeling.accounting import parameters
@@ -116,10 +117,10 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
     replicas = [f"replicas    {len(trainer.members)}: {'; '.join(m.name for m in trainer.members)}"]
     return [
         f"data        {title(member)}: {', '.join(counts.values())}; such as {example}",
-        f"model       {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"model       {config.model_type}, {counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size}, "
         f"{sum(parameters(config).values()):,} parameters, vocabulary {config.vocab_size}",
         *(replicas if experiment.replicas else []),
-        f"training    {args.max_steps:,} steps, batch {args.train_batch_size}, {experiment.optimizer.kind}",
+        f"training    {counted(args.max_steps, 'step')}, batch {args.train_batch_size}, {experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
         memory_line(args, trainer.trained(), member.equations.length - 1),
         f"run folder  {folder_of(experiment)}",

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from data_prep.tally import tally
+from data_prep.words import counted
 from experiment import LanguageExperiment
 from files import write_json
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
@@ -133,15 +134,16 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     at_most = "" if whole.is_exact else "at most "
     about = at_most or ("" if whole.targets % steps == 0 else "about ")
     return [
-        f"data        {experiment.data.origin}: {prepared.documents('train')}, {tokens:,} tokens{so_far}",
-        f"validation  {prepared.documents('validation')}, {info['validation'].tokens:,} tokens{_overlap(info)}",
+        f"data        {experiment.data.origin}: {prepared.documents('train')}, {counted(tokens, 'token')}{so_far}",
+        f"validation  {prepared.documents('validation')}, {counted(info['validation'].tokens, 'token')}"
+        f"{_overlap(prepared)}",
         f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
         f"tokenizer   {prepared.describe_tokenizer()}",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
-        f"batch       {batch} examples{share(trainer.args)}, of up to {length} tokens, "
-        f"{about}{round(whole.targets / steps):,} targets a step",
-        f"training    {steps:,} steps, {at_most}{whole.targets:,} targets, {flops:.4g} FLOPs"
+        f"batch       {counted(batch, 'example')}{share(trainer.args)}, of up to {length} tokens, "
+        f"{about}{counted(round(whole.targets / steps), 'target')} a step",
+        f"training    {counted(steps, 'step')}, {at_most}{counted(whole.targets, 'target')}, {flops:.4g} FLOPs"
         + (f", and {own:.4g} of Muon" if own else ""),
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
@@ -152,10 +154,9 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
     ]
 
 
-def _overlap(info: dict) -> str:
+def _overlap(prepared) -> str:
     """How many documents are in both splits, if any are."""
-    count = info["train"].in_validation_too
-    return f"; {count:,} training documents are in validation too, word for word" if count else ""
+    return f"; {prepared.overlap()}" if prepared.info["train"].in_validation_too else ""
 
 
 def _skipped(info: dict) -> str:
@@ -215,7 +216,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
     return {
-        "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared.info)}",
+        "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
         "skipped": _skipped(prepared.info),
         "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",

@@ -195,3 +195,14 @@ def test_a_prepared_folder_takes_its_tokenizer_by_any_path(corpus, tmp_path):
         ConfigError, match=r"was prepared with another tokenizer than tokenizer.path=\S+; leave that out"
     ):
         prepare(data, TokenizerSection(kind="pretrained", path=str(other)))
+
+
+def test_a_source_is_never_called_by_a_dot(tmp_path, monkeypatch):
+    """Which says nothing in a card or in a message."""
+    (tmp_path / "corpus" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("corpus")
+    monkeypatch.chdir(tmp_path / "corpus")
+    sources = [".", "./", "deep/..", "..", str(tmp_path / "link"), "deep", "fables", "a/b"]
+    called = ["corpus", "corpus", "corpus", tmp_path.name, "link", "deep", "fables", "a/b"]
+    assert [DataSection(source=source).origin for source in sources] == called
+    assert DataSection(mixture={".": 1.0, "fables": 2.0}).origin == "1 corpus + 2 fables"

@@ -133,7 +133,29 @@ def test_what_is_shown_comes_first_in_the_run(tmp_path, capsys, monkeypatch, lay
     ]
     show("show.yaml", [f"data.layout={layout}", given])
     first = "|".join(prepared.tokenizer.decode([token]) for token in run[0]["input_ids"])
-    assert f"targets\n{first}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"targets\n{first[:140]}" in printed
+    assert len(printed.splitlines()) <= 42
+    assert max(map(len, printed.splitlines())) <= 150
+
+
+def test_tokens_around_the_first_target_are_shown(tmp_path, capsys, monkeypatch):
+    """Of a long prompt its end, and of many examples and lines of text a screenful."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{number:03}" + "p\n" * 200 + "=", "completion": f"c{number:03}"} for number in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "show.yaml").write_text(CONFIG % ("pairs.jsonl", "pairs.jsonl", "prepared"))
+    show("show.yaml", ["model.max_position_embeddings=512"])
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert len(lines) <= 42
+    assert max(map(len, printed.splitlines())) <= 150
+    place = next(i for i, line in enumerate(lines) if line[-1:] == ["'c'"])
+    assert lines[place - 1][2] == "-100"
+    assert lines[place - 1][-1] == "'='"
+    assert lines[place][1] == lines[place][2]
+    assert printed.count("targets\n<|endoftext|>|") == 4
+    assert printed.count("position      id") == 2
 
 
 def test_a_picture_goes_to_the_run_and_over_no_other_file(tmp_path, monkeypatch):

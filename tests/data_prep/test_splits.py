@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.reading import Reading
+from data_prep.reading import Fault, Reading
 from data_prep.records import Fields
 from data_prep.shards import LocalShard
 from data_prep.sources import open_corpus
 from data_prep.splits import Split, mixed, one_after_another, split_of_files
+from data_prep.words import all_are, are, counted, size_of
 from sections import ConfigError, DataSection
 
 
@@ -100,3 +101,15 @@ def test_a_mixture_of_sources(tmp_path):
     sizes = {name: sum(len(d["text"]) for d in train if d["group"] == name) for name in (tmp_path.name, "fables")}
     assert sizes["fables"] == pytest.approx(3 * sizes[tmp_path.name], abs=3000)
     assert [document["group"] for document in validation] == [tmp_path.name] * 2 + ["fables"] * 2
+
+
+def test_one_of_something_is_said_as_one():
+    assert [counted(count, "document") for count in (0, 1, 1000)] == ["0 documents", "1 document", "1,000 documents"]
+    assert [are(count, "document") for count in (0, 1, 2)] == ["0 documents are", "1 document is", "2 documents are"]
+    assert [all_are(count, "record") for count in (1, 2)] == ["the only record is", "all 2 records are"]
+    sizes = (0, 1, 999, 1000, 52_340, 1_500_000, 2.2e9)
+    said = ["0 bytes", "1 byte", "999 bytes", "1.0 kB", "52.3 kB", "1.5 MB", "2.2 GB"]
+    assert [size_of(size) for size in sizes] == said
+    reading = Reading(1.0)
+    reading.fault(Fault("a.jsonl", 1, 0, "no JSON"))
+    assert str(reading).startswith("1 of 1 record is no document (")

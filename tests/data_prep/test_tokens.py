@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -81,7 +82,7 @@ REFUSED = [
     ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 broken", {}, "broken.jsonl.gz is damaged after record 0"),
     ("broken.parquet", b"PAR1 broken", {}, "broken.parquet is damaged after record 0"),
     ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [ as a JSON array does; write one object a line instead"),
-    ("empty.jsonl", b"", {}, "all 1 records are empty; check data.source and data.text_field"),
+    ("empty.jsonl", b"", {}, "the only record is empty; check data.source and data.text_field"),
     ("some.jsonl", b'{"text": "a"}\n' * 20, {"group_field": "meta"}, "data.group_field=meta is in no document of"),
     (
         "pairs.jsonl",
@@ -172,9 +173,9 @@ def test_a_preparation_says_what_it_made(corpus, tmp_path):
     lines = "\n".join(prepare(replace(corpus, bad_records=0.1), TokenizerSection(kind="characters")).describe())
     for words in (
         "16 documents",
-        "2 of 18 records (1 x empty, 1 x no JSON) are skipped: ",
-        "0 of 5 records are skipped",
-        "1 training documents are in validation too",
+        "skipped: 2 of 18 records (1 x empty, 1 x no JSON), see ",
+        "skipped: 0 of 5 records",
+        "1 training document is in validation too",
     ):
         assert words in lines
 
@@ -200,7 +201,7 @@ def test_a_limit_that_leaves_documents_out_is_said(corpus, settings, train, vali
     lines = "\n".join(prepared.describe())
     assert f"train         {train}, " in lines
     assert f"validation    {validation}, " in lines
-    assert "learnt from 10 documents (0.0 MB) of more (tokenizer.train_documents=10)" in lines
+    assert re.search(r"learnt from 10 documents \(\d+ bytes\) of more \(tokenizer.train_documents=10\)", lines)
 
 
 def test_an_endless_source_has_as_many_as_are_asked_for(tmp_path):
@@ -334,14 +335,16 @@ def test_a_small_corpus_loses_no_more_than_is_allowed(tmp_path, monkeypatch, nam
     data = DataSection(source=str(source), bad_records=0.0, cache_dir=str(cache), streaming=streaming)
     with monkeypatch.context() as patch:
         patch.setattr(tokens.tokenizers, "save", None)  # it is not come to
-        with pytest.raises(ConfigError, match=r"records are no documents .* more than data\.bad_records=0; ") as error:
+        with pytest.raises(
+            ConfigError, match=r"records (is|are) no documents? .* more than data\.bad_records=0; "
+        ) as error:
             prepare(data, TokenizerSection(kind="characters"))
     assert why in str(error.value)
     assert not cache.exists()
     allowed = prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters"))
     info = allowed.info["validation" if file.startswith("validation") else "train"]
     assert info.quarantined == sum(info.reasons.values()) > 0
-    with pytest.raises(ConfigError, match="records are no documents"):  # though it is prepared by now
+    with pytest.raises(ConfigError, match=r"records (is|are) no documents?"):  # though it is prepared by now
         prepare(data, TokenizerSection(kind="characters"))
     assert prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters")).folder == allowed.folder
 
