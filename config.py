@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from written import ALIASES, parse_override, read_written
 ROOT = Path(__file__).resolve().parent
 
 MODEL_TYPES = ("kindling_llama", "kindling_gpt")
+HELP_WIDTH = 100
 FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
@@ -226,7 +228,16 @@ def _describe(section: str, name: str, field: Field, kind: type[Experiment]) -> 
         mark, meanings = ", not supported", [f"Not supported: {kind.unsupported[name]}.", *meanings]
     elif section == "training" and name in IN_ANY_CASE:
         meanings = [f"Not needed: in any case {IN_ANY_CASE[name][1]}.", *meanings]
-    return "\n      ".join([f"  {name}  ({field.type_name}, default {default}{mark})", *meanings])
+    default = '""' if default == "" else default
+    head = f"{name}  ({field.type_name}, default {default}{mark})"
+    head = head if len(head) < HELP_WIDTH else head.replace("|", " | ")  # which can be wrapped
+    return "\n".join([_wrapped(head, "  "), *(_wrapped(meaning, "      ") for meaning in meanings)])
+
+
+def _wrapped(text: str, indent: str) -> str:
+    """A text in lines that a terminal can show, all but the first below each other."""
+    about = {"initial_indent": indent, "subsequent_indent": "      ", "break_long_words": False}
+    return textwrap.fill(text, HELP_WIDTH, break_on_hyphens=False, **about)
 
 
 @contextmanager
