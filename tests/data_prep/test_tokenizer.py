@@ -28,6 +28,7 @@ from data_prep.tokenizer import (
     train_numbers,
     wrap,
 )  # fmt: skip
+from data_prep.words import counted
 from sections import ConfigError, DataSection, TokenizerSection
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a longer cat sat down again and again"] * 3
@@ -366,7 +367,7 @@ def test_a_corpus_of_any_size_can_be_learnt_from(tmp_path, monkeypatch, capsys, 
     (tmp_path / "mine" / "corpus.jsonl").write_text("".join(rows))
     learn(monkeypatch, "--source", tmp_path / "mine", "--vocab-size", 300, "--output", tmp_path / "out")
     said = capsys.readouterr().out
-    assert f" tokens learnt from {count if count < 10 else count - count // 10:,} documents (" in said
+    assert f" tokens learnt from {counted(count if count < 10 else count - count // 10, 'document')} (" in said
     assert load_tokenizer(str(tmp_path / "out")).eos_token is not None
 
 
