@@ -267,11 +267,24 @@ def differences(cell: Cell) -> list[str]:
         return []
     now = describe(cell)
     before, after = was["overrides"], now["overrides"]
-    changed = [key for key in before | after if before.get(key) != after.get(key)]
+    changed = [key for key in before | after if placed(before.get(key)) != placed(after.get(key))]
     found = [f"{key}={before.get(key, '(unset)')} (now {after.get(key, '(unset)')})" for key in changed]
     if was["config_sha256"] != now["config_sha256"]:
         found.append(f"{was['config']} as it was (now {now['config']} holds something else)")
     return found
+
+
+def placed(setting: str | None):
+    """A setting to compare: its paths as where they lead, however they are written, those in lists and keys too."""
+    if setting is None:
+        return None
+    if setting[:1] in ("[", "{"):
+        with suppress(ValueError):
+            value = json.loads(setting)
+            parts = [[*pair] for pair in value.items()] if isinstance(value, dict) else value
+            return type(value).__name__, [placed(_text(part)) for part in parts]
+    is_path = "://" not in setting and re.search(r"[/.]|^~", setting)
+    return Path(work(), Path(setting).expanduser()).resolve() if is_path else setting
 
 
 def refuse_changed(cell: Cell):

@@ -10,7 +10,7 @@ import math
 import shlex
 from pathlib import Path
 
-from experiments.cells import SET_BY_THE_SWEEP, Cell
+from experiments.cells import SET_BY_THE_SWEEP, Cell, placed
 from experiments.runs import NO_RESULT, Run
 from files import read_mapping, told_of, write_whole
 
@@ -70,4 +70,6 @@ def was_run_otherwise(cell: Cell, origin: dict) -> bool:
         return False
     words = shlex.split(origin["command"])
     config, given = words[2:3], [word for word in words[3:] if not word.startswith(SET_BY_THE_SWEEP)]
-    return config != [cell.config] or sorted(given) != sorted(cell.overrides)
+    pairs = ([word.partition("=") for word in words] for words in (given, cell.overrides))
+    was, now = ({key: placed(value) for key, _, value in pair} for pair in pairs)
+    return [*map(placed, config)] != [placed(cell.config)] or was != now

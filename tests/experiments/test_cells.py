@@ -1,13 +1,15 @@
 """A sweep file becomes cells: their names, settings and folders; what is off in it is said in a sentence."""
 
 import fcntl
+import shlex
 
 import pytest
 from omegaconf import OmegaConf
 
 from config import ROOT
 from experiments import cells
-from experiments.cells import check, lock, read_sweep, refuse_changed
+from experiments.cells import check, differences, lock, read_sweep, refuse_changed
+from experiments.kept import was_run_otherwise
 from sections import ConfigError
 
 SWEEP = """
@@ -158,6 +160,32 @@ def test_a_cell_that_was_run_otherwise_is_refused(sweep_file, tmp_path):
         refuse_changed(read_sweep(sweep_file()).cells[0])
     changed.folder.rmdir()
     refuse_changed(changed)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "are_same"),
+    [
+        ("data.source=texts/book.txt", "data.source={}/texts/book.txt", True),
+        ("data.source=texts/", "data.source=./texts", True),
+        ("data.source=texts/book.txt", "data.source=texts/../texts/book.txt", True),
+        ("data.source=linked/book.txt", "data.source=texts/book.txt", True),
+        ('data.mixture={{"texts/": 1, "c4": 2}}', 'data.mixture={{"{}/texts": 1, "c4": 2}}', True),
+        ('data.mixture={{"texts/": 1, "c4": 2}}', 'data.mixture={{"texts/": 1, "c4": 3}}', False),
+        ("data.source=texts/book.txt", "data.source=texts/other.txt", False),
+        ("data.source=fables", "data.source={}/fables", False),  # a source, and a folder
+        ("training.learning_rate=0.1", "training.learning_rate=0.2", False),
+    ],
+)
+def test_a_file_is_the_same_however_its_path_is_written(sweep_file, tmp_path, was, now, are_same):
+    """In a cell's record and in what a report has kept of it."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "linked").symlink_to("texts")
+    was, now = (text.format(tmp_path) for text in (was, now))
+    before, after = (read_sweep(sweep_file(), [text]).cells[0] for text in (was, now))
+    make(before)
+    origin = {"command": shlex.join(["python", "train_algorithmic.py", before.config, *before.overrides])}
+    assert (not differences(after)) is are_same
+    assert was_run_otherwise(after, origin) is not are_same
 
 
 def test_states(sweep_file):
