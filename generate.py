@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.generation import Sampling, decoded, describe_score, load_model, seeds_of
+    from training.generation import Sampling, decoded, describe_score, load_model, refuse_unknown_text, seeds_of
 
     seeds = seeds_of(arguments.seed, arguments.samples)
     sampling = Sampling(
@@ -48,6 +48,7 @@ def main(arguments: argparse.Namespace):
     typed = iter(lambda: input("> "), "")
     prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, given(arguments))]
     model, tokenizer = load_model(arguments.model)
+    refuse_unknown_text(tokenizer, texts)
     for name, documents in texts.items():
         print(describe_score(model, tokenizer, documents, name))
     if not texts:
@@ -55,11 +56,13 @@ def main(arguments: argparse.Namespace):
 
 
 def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
-    """Stream every prompt's continuations; several are numbered by their seeds."""
+    """Stream every prompt's continuations, once all that are known are checked; several are numbered by their seeds."""
     from transformers import set_seed
 
-    from training.generation import stream
+    from training.generation import ids_to_continue, stream
 
+    for prompt in prompts if isinstance(prompts, list) else ():
+        ids_to_continue(model, tokenizer, prompt)
     for prompt in prompts:
         for seed in seeds:
             if len(seeds) > 1:

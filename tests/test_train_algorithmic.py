@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import generate
 import train_algorithmic
-from config import ROOT, ConfigError, run_script
+from config import ROOT, ConfigError, load_experiment, run_script
 from experiment import AlgorithmicExperiment
 from experiments.cells import Cell
 from experiments.runs import read_runs
@@ -211,6 +211,23 @@ def test_replicas_have_no_model_of_their_own(several):
         load_model(str(several))
 
 
+def test_names_of_the_optimiser_that_is_used_are_taken(tmp_path):
+    """Another name is refused: the optimiser would not be the one that was asked for."""
+    from training.arguments import training_arguments
+
+    def asked(*overrides):
+        path = str(ROOT / "configs" / "algorithmic" / "fast.yaml")
+        overrides = [f"training.output_dir={tmp_path}", "training.use_cpu=true", *overrides]
+        return training_arguments(load_experiment(path, overrides, AlgorithmicExperiment))
+
+    plain = asked()
+    for override in ("optim=adamw_torch", "optim=adamw_torch_fused"):
+        assert asked(f"training.{override}").optim == plain.optim
+    for override in ("optim=sgd", "optim=adafactor"):
+        with pytest.raises(ConfigError, match=f"training.{override} is not supported"):
+            asked(f"training.{override}")
+
+
 def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
     """By whatever takes a model or a tokenizer, before the Hub is asked or a weight read."""
     from hub import find_folder
@@ -262,3 +279,19 @@ def test_a_prompt_beyond_the_vocabulary_is_refused(adder):
     model, tokenizer = load_model(str(adder))
     with pytest.raises(ConfigError, match="98"):
         stream(model, tokenizer, "98 + 7 =", Sampling(0))
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--file", "--score"])
+def test_one_bad_prompt_of_several_is_refused_before_any_is_answered(adder, tmp_path, monkeypatch, capsys, option):
+    good, bad = "91 + 7 = 1", "98 + 7 = 8"
+    for name, text in (("good", good), ("bad", bad), ("both", "91 + 7 =\n98 + 7 =\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    given = {
+        "--prompt": ["91 + 7 =", "98 + 7 ="],
+        "--file": [str(tmp_path / "both.txt")],
+        "--score": [str(tmp_path / "good.txt"), str(tmp_path / "bad.txt")],
+    }
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(adder), option, *given[option]])
+    with pytest.raises(ConfigError, match="has text that the tokenizer does not know"):
+        generate.main(generate.parse_arguments())
+    assert capsys.readouterr().out == ""

@@ -25,7 +25,7 @@ from sections import ConfigError
 from .best import WAITING, check_best, check_delay
 from .hardware import has_bf16
 from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
-from .processes import refuse_half_launched
+from .processes import refuse_half_launched, warn_of_cpu
 from .rules import check_compile_mode, check_each, check_pairs
 from .run import read_state_of
 
@@ -48,12 +48,17 @@ def keep_precision(experiment: Experiment, checkpoint: str | None):
 def training_arguments(experiment: Experiment) -> TrainingArguments:
     """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
     values = dict(experiment.training)
-    values.setdefault("use_cpu", wants_cpu() or not torch.accelerator.is_available())
+    has_gpu = torch.accelerator.is_available()
+    if not (has_gpu or wants_cpu() or "use_cpu" in values):
+        warn_of_cpu()
+    values.setdefault("use_cpu", wants_cpu() or not has_gpu)
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
     values["report_to"] = values.get("report_to") or "none"  # null, for which transformers would look in its list
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]
+    if "optim" in experiment.unsupported and values.get("optim") in STOCK:
+        del values["optim"]  # it is PyTorch's AdamW in any case
     refuse_half_launched(values["use_cpu"])
     check_each(values, experiment)
     check_pairs(values)

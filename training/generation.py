@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,11 +118,7 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
 
     `ConfigError` if the prompt leaves no room for one, or has what the tokenizer has no token for.
     """
-    ids = encode_prompt(tokenizer, prompt).to(model.device)
-    positions = getattr(model.config, "max_position_embeddings", 1024)
-    _refuse_unknown(tokenizer, ids[0], f"the prompt {prompt!r}")
-    if ids.shape[1] >= positions:
-        raise ConfigError(f"the prompt has {ids.shape[1]} tokens and the model {positions} positions; shorten it")
+    ids, positions = ids_to_continue(model, tokenizer, prompt)
     with torch.no_grad():
         drawn = model.generate(
             ids,
@@ -132,6 +128,26 @@ def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
             **sampling.arguments(),
         )
     return tokenizer.decode(drawn[0], skip_special_tokens=True)
+
+
+def ids_to_continue(model, tokenizer, prompt: str) -> tuple[torch.Tensor, int]:
+    """A prompt's ids (1, T), and the model's number of positions. `ConfigError` as from `stream`."""
+    ids = encode_prompt(tokenizer, prompt).to(model.device)
+    positions = getattr(model.config, "max_position_embeddings", 1024)
+    _refuse_unknown(tokenizer, ids[0], f"the prompt {prompt!r}")
+    if ids.shape[1] >= positions:
+        begins = f" that begins with {prompt[:20]!r}" if prompt else ""
+        raise ConfigError(
+            f"the prompt{begins} has {ids.shape[1]} tokens and the model {positions} positions; shorten it"
+        )
+    return ids, positions
+
+
+def refuse_unknown_text(tokenizer, texts: Mapping[str, Sequence[dict]]):
+    """`ConfigError` if the tokenizer has no token for some of the documents of a file, by its name."""
+    for name, documents in texts.items():
+        for document in documents:
+            _refuse_unknown(tokenizer, document_ids(tokenizer, document)[0], name)
 
 
 def score(model, tokenizer, documents: Sequence[dict], name: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
+from checks import warn
 from sections import ConfigError
 
 LAUNCH = "accelerate launch --config_file configs/accelerate/multi_gpu.yaml"
@@ -30,6 +31,15 @@ def refuse_half_launched(use_cpu: bool):
         raise ConfigError(
             f"{here} processes were started for {gpus} GPU(s); give --num_processes {gpus}, or train on the CPU by "
             "training.use_cpu=true"
+        )
+
+
+def warn_of_cpu():
+    """Say that several processes train on the CPU; to be called where nobody has asked for it and no GPU is seen."""
+    if "RANK" in os.environ and (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        warn(
+            f"PyTorch sees no GPU here, so that {count} processes train on the CPU; if that is meant, give "
+            "--config_file configs/accelerate/cpu.yaml or training.use_cpu=true"
         )
 
 

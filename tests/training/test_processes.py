@@ -17,11 +17,12 @@ from accelerate.utils.launch import (
     prepare_simple_launcher_cmd_env,
 )
 
+import checks
 from config import ROOT, load_experiment
 from sections import ConfigError
 from training.arguments import training_arguments
 from training.launcher import check_launcher
-from training.processes import how_to_share, refuse_half_launched, share, what_is_left_idle
+from training.processes import how_to_share, refuse_half_launched, share, warn_of_cpu, what_is_left_idle
 
 from . import processes
 from .test_checkpoint import in_children
@@ -215,6 +216,45 @@ def test_the_launchers_cpu_is_followed(launched, monkeypatch, tmp_path):
     launched("--cpu")
     args = arguments(f"training.output_dir={tmp_path}")
     assert (args.use_cpu, args.device.type) == (True, "cpu")
+
+
+def test_processes_without_a_gpu_are_warned_of_once(machine, capsys):
+    checks.warn.cache_clear()  # of what other tests have led to
+    machine(0)
+    warn_of_cpu()
+    machine(0, RANK="1", WORLD_SIZE="3")
+    warn_of_cpu()
+    assert capsys.readouterr().err == ""
+    machine(0, RANK="0", WORLD_SIZE="2")
+    warn_of_cpu()
+    warn_of_cpu()
+    assert capsys.readouterr().err == (
+        "warning: PyTorch sees no GPU here, so that 2 processes train on the CPU; if that is meant, give --config_file "
+        "configs/accelerate/cpu.yaml or training.use_cpu=true\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "override", "environment", "said"),
+    [
+        (False, [], {}, 1),
+        (True, [], {}, 0),
+        (False, ["training.use_cpu=true"], {}, 0),
+        (False, [], {"ACCELERATE_USE_CPU": "true"}, 0),
+    ],
+)
+def test_the_cpu_is_warned_of_where_nobody_asked_for_it(monkeypatch, tmp_path, gpu, override, environment, said):
+    found = []
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("training.arguments.warn_of_cpu", lambda: found.append(1))
+    monkeypatch.setattr("training.arguments.check_launcher", lambda *_: None)
+    monkeypatch.setattr("training.arguments.build", lambda *_: found.append("built") or 1 / 0)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    with pytest.raises(ZeroDivisionError):
+        arguments(f"training.output_dir={tmp_path}", *override)
+    assert found == [1] * said + ["built"]
 
 
 @pytest.mark.parametrize(
