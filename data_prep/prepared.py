@@ -70,7 +70,7 @@ class SplitInfo:
             revisions=journal.revisions,
             shards=journal.shards,
             finished=journal.finished,
-            more=journal.more,
+            more=bool(journal.more),
         )
 
     def skipped(self) -> str:

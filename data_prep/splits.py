@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sections import ConfigError
+
 from .long_text import Text
 from .reading import WITHOUT, Bad, Fault, Reading
 from .records import Fields, read_records
@@ -59,6 +61,13 @@ class Split:
         """One of this split, which goes on with `counts` where there are some."""
         return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
 
+    def _goes_on(self, place: Place) -> bool:
+        """Whether documents follow a place, or a file that cannot be read, which it need not be."""
+        try:
+            return next(self.read_from(place, Reading(1.0)), None) is not None
+        except ConfigError:
+            return True
+
     def cut(self, start: int, stop: int | None) -> "Split":
         """The documents from `start` up to `stop` (None: the end)."""
 
@@ -79,7 +88,7 @@ class Split:
 
         def more(place: Place) -> bool:
             inner, count = place or (None, 0)
-            return count == stop and next(self.read_from(inner, Reading(1.0)), None) is not None
+            return count == stop and self._goes_on(inner)
 
         if start == 0 and stop is None:
             return self

@@ -53,8 +53,8 @@ class Journal:
     files: list[str | None] = field(default_factory=list)
     """A hash of each file of the split, None for one that was not come to."""
     finished: bool = False
-    more: bool = False
-    """Whether it is finished because of a limit, and its source holds more."""
+    more: bool | None = None
+    """Whether it is finished because of a limit, and its source holds more; None where that was not looked at yet."""
 
     @property
     def tokens(self) -> int:
@@ -114,6 +114,8 @@ class SplitWriter:
                 self._write_shard(documents, reading, held_out, progress)
         if self.journal.documents == 0:
             raise ConfigError(nothing_in(self.folder.name, self.split, reading))
+        if self.journal.finished and self.journal.more is None:
+            self._look_beyond()
         return self.journal
 
     def hashes(self) -> set[int]:
@@ -155,9 +157,13 @@ class SplitWriter:
             (self.folder / f"{name}.npy").unlink()
         journal.reading = reading.counts()
         journal.note(self.split.shards)
-        journal.more = bool(journal.finished and self.split.more and self.split.more(journal.place))
         journal.quarantine_bytes = (self.folder / "quarantine.jsonl").stat().st_size
         journal.save(self.folder)
+
+    def _look_beyond(self):
+        """Note whether a limit has left something out: only now, for it may take another file."""
+        self.journal.more = bool(self.split.more and self.split.more(self.journal.place))
+        self.journal.save(self.folder)
 
     def _write_batch(self, ids: TokenFile, documents: list[dict]) -> np.ndarray:
         """Append the documents' ids, and return where they begin in the split."""

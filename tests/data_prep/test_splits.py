@@ -74,7 +74,11 @@ def test_mixtures_keep_their_shares_and_continue(first, second, weight, other, s
 def test_a_limit_asks_for_nothing_beyond_it(tmp_path):
     split = files(tmp_path, ["a", "b"], ["c"])
     (tmp_path / "1.jsonl").unlink()
-    assert len(list(split.cut(0, 2))) == 2
+    cut = split.cut(0, 2)
+    assert len(list(cut)) == 2
+    *_, (_, end) = cut.read_from(None, Reading(1.0))
+    assert cut.more(end)  # a file that is not there any more, or damaged, does not matter
+    assert not split.cut(0, 3).more(end)
 
 
 def test_a_file_that_changes_is_never_read_silently(tmp_path):

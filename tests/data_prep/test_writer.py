@@ -1,6 +1,7 @@
 """Shards of tokens: nothing dropped, nothing twice, and the same bytes however often the writing is interrupted."""
 
 import json
+from dataclasses import replace
 from itertools import chain, count
 
 import numpy as np
@@ -214,3 +215,29 @@ def test_a_token_file_is_an_ordinary_npy(tmp_path_factory, batches):
     loaded = np.load(path, mmap_mode="r" if any(batches) else None)
     assert loaded.tolist() == [token for batch in batches for token in batch]
     assert loaded.dtype == np.uint32
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("documents", [3, 12])
+def test_an_interruption_while_looking_beyond_a_limit_loses_and_repeats_nothing(tmp_path, documents):
+    """It may take another file, and so minutes; by then all is written down."""
+    texts = [{"text": letter * 9} for letter in "abcdefghijabcdefghij"]
+    split = split_of(*texts).cut(0, documents)
+    ends = replace(split, more=lambda place: place[1] < len(texts))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = write(tmp_path / "whole", ends)
+    assert (whole.documents, whole.more) == (documents, True)
+
+    def kill(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "killed", replace(split, more=kill))
+    journal = Journal.load(tmp_path / "killed" / "train")
+    assert (journal.documents, journal.finished, journal.more) == (documents, True, None)
+    write(tmp_path / "killed", ends)
+    assert Journal.load(tmp_path / "killed" / "train") == Journal.load(tmp_path / "whole" / "train")
+    for path in (tmp_path / "whole" / "train").glob("0*.npy"):
+        assert (tmp_path / "killed" / "train" / path.name).read_bytes() == path.read_bytes()
+    assert write(tmp_path / "killed", replace(split, more=kill)).more  # it is looked at once
