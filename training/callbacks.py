@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
@@ -79,9 +80,17 @@ class Curves(TrainerCallback):
         self.floor = floor
 
     @where_the_disk_allows
-    def on_evaluate(self, args, state, control, **kwargs):  # noqa: ARG002
+    def on_evaluate(self, args, state, control, lr_scheduler=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
-            draw_curves(state.log_history, self.path, self.floor.loss if self.floor else None)
+            floor = self.floor.loss if self.floor else None
+            draw_curves(state.log_history, self.path, floor, _rates_by(lr_scheduler))
+
+
+def _rates_by(schedule: LRScheduler | None) -> Callable[[int], float] | None:
+    """The logged learning rate of each step, the first is 1, by a schedule; None if that is no function of the step."""
+    if not isinstance(schedule, LambdaLR):
+        return None
+    return lambda step: schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1)
 
 
 class Samples(TrainerCallback):

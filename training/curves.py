@@ -1,6 +1,7 @@
 """Curves of a run as a picture: losses, learning rate and gradient, or the accuracies of replicas."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -13,15 +14,21 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 TRAINING, VALIDATION, FLOOR = "tab:gray", "tab:blue", "tab:red"
 SMOOTHED_FROM, SMOOTHED_OVER = 30, 25
 """Training losses from which on a smoothed line is drawn as well, each point over a so-manieth of the run."""
+RATES = 1000
+"""Steps at which the learning rate is drawn where its schedule is known."""
 LOG_FROM = 3
 """Ratio of the highest to the lowest loss from which on the axis is logarithmic."""
 
 
-def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None):
+def draw_curves(
+    history: list[dict], path: Path, floor_loss: float | None = None, rate_of: Callable[[int], float] | None = None
+):
     """Draw a log history into a PNG: losses against steps, with learning rate and norm of the gradient below.
 
     Each tick of the steps also says how many tokens, how much time and how many FLOPs they took. `floor_loss`, in nats
-    per token, is the exact -log p of the validation text under its source.
+    per token, is the exact -log p of the validation text under its source. `rate_of` is the learning rate of a step by
+    the schedule, where it is known; it is drawn if all logged ones are its own, as they are not of a run that was
+    resumed with another.
     """
     training = [row for row in history if "loss" in row]
     validation = [row for row in history if "eval_loss" in row]
@@ -29,7 +36,7 @@ def draw_curves(history: list[dict], path: Path, floor_loss: float | None = None
         2, 1, figsize=(9, 6.5), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     _draw_losses(losses, training, validation, floor_loss)
-    _draw_rates(rates, [row for row in training if "learning_rate" in row])
+    _draw_rates(rates, training, rate_of)
     rates.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     rates.xaxis.set_major_formatter(FuncFormatter(Costs([*training, *validation])))
     rates.annotate(
@@ -69,9 +76,13 @@ def _draw_losses(panel, training: list[dict], validation: list[dict], floor: flo
         panel.legend(frameon=False, loc="upper right")
 
 
-def _draw_rates(panel, training: list[dict]):
+def _draw_rates(panel, training: list[dict], rate_of: Callable | None):
     """Learning rate on the left, norm of the gradient on the right."""
-    panel.plot(*_finite(training, "learning_rate"), color="tab:green", lw=1.5)
+    steps, values = _finite(training, "learning_rate")
+    if rate_of and steps and all(math.isclose(rate_of(s), v, rel_tol=1e-6) for s, v in zip(steps, values, strict=True)):
+        steps = sorted({*np.linspace(1, max(steps), RATES).astype(int).tolist(), *steps})
+        values = [rate_of(step) for step in steps]
+    panel.plot(steps, values, color="tab:green", lw=1.5)
     panel.set_ylabel("learning rate", color="tab:green")
     panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     panel.set_ylim(bottom=0)

@@ -31,8 +31,8 @@ def draw(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", keep)
 
-    def panels(history, floor=None):
-        draw_curves(history, tmp_path / "curves.png", floor)
+    def panels(history, floor=None, rate_of=None):
+        draw_curves(history, tmp_path / "curves.png", floor, rate_of)
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
         kept[-1].canvas.draw()
         return kept[-1].axes
@@ -86,3 +86,18 @@ def test_rate_and_gradient_are_below(draw):
 
 def test_an_empty_log_is_an_empty_picture(draw):
     assert draw([])[0].get_legend() is None
+
+
+def test_the_learning_rate_is_that_of_every_step_where_its_schedule_is_known(draw):
+    """And that of the logs where they have another, as after a resume with another rate."""
+    history = [row for row in rows([3.0] * 40) if row["step"] % 20 == 0]
+
+    def rate(step):
+        return 1e-3 * min(1, step / 5)
+
+    (line,) = draw(history, rate_of=rate)[1].get_lines()
+    assert line.get_xydata()[:6].tolist() == [[step, pytest.approx(rate(step))] for step in range(1, 7)]
+    assert len(line.get_xydata()) == 40
+    history[0]["learning_rate"] = 2e-3
+    (line,) = draw(history, rate_of=rate)[1].get_lines()
+    assert line.get_xydata().tolist() == [[20, 2e-3], [40, 1e-3]]
