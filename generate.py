@@ -15,8 +15,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from config import one_sentence
-from files import read_mapping
+from command_line.run import one_sentence
+from storage.files import read_mapping
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,7 +38,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.generation import Sampling, decoded, describe_score, load_model, refuse_unknown_text, seeds_of
+    from training.reporting.generation import (
+        Sampling,
+        decoded,
+        describe_score,
+        load_model,
+        refuse_unknown_text,
+        seeds_of,
+    )
 
     seeds = seeds_of(arguments.seed, arguments.samples)
     sampling = Sampling(
@@ -59,7 +66,7 @@ def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
     """Stream every prompt's continuations, once all that are known are checked; several are numbered by their seeds."""
     from transformers import set_seed
 
-    from training.generation import ids_to_continue, stream
+    from training.reporting.generation import ids_to_continue, stream
 
     for prompt in prompts if isinstance(prompts, list) else ():
         ids_to_continue(model, tokenizer, prompt)
@@ -73,7 +80,7 @@ def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
 
 def given(arguments: argparse.Namespace) -> list[str]:
     """The prompts asked for; an empty one where none was."""
-    from data_prep.local_files import documents_of
+    from data_prep.sources.local_files import documents_of
 
     if arguments.file is None:
         return arguments.prompt or [""]
@@ -82,7 +89,7 @@ def given(arguments: argparse.Namespace) -> list[str]:
 
 def to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
     """The documents of each file, cut as a run's own were if `model` is its folder."""
-    from data_prep.local_files import documents_of
+    from data_prep.sources.local_files import documents_of
 
     settings = Path(model) / "experiment.yaml"
     data = read_mapping(settings, "put back what the run has written").get("data", {}) if settings.exists() else {}

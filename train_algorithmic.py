@@ -13,8 +13,9 @@ is itself the trained model; with replicas, each has such a folder in there. --w
 
 from pathlib import Path
 
-from config import load_experiment, run_script
-from experiment import AlgorithmicExperiment
+from command_line.run import run_script
+from settings.experiment import AlgorithmicExperiment
+from settings.loading import load_experiment
 
 
 def main(path: str, overrides: list[str]):
@@ -22,7 +23,7 @@ def main(path: str, overrides: list[str]):
     given = [text for text in overrides if text != "--write-data"]
     experiment = load_experiment(path, given, AlgorithmicExperiment)
 
-    from training.folder import claimed
+    from training.run_folder import claimed
 
     folder = Path(experiment.training["output_dir"])
     with claimed(folder):
@@ -33,20 +34,23 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
     """Run an experiment whose folder is ours; `write_files` asks for its equations as files."""
     from transformers.utils.logging import disable_progress_bar
 
-    from data_prep.algorithmic import prepare_equations, write_data
+    from data_prep.algorithmic.equations import prepare_equations, write_data
     from data_prep.collator import CausalLMCollator
-    from training import arguments, grokking, resume, room, run
-    from training.algorithmic import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
-    from training.callbacks import MetricsFile, show_progress
+    from training.checkpoints import fingerprint, resume
+    from training.grokking import report
+    from training.grokking.trainer import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked
     from training.hardware import describe_hardware, keep_freed_memory
+    from training.preflight import arguments, resources
+    from training.reporting import provenance
+    from training.reporting.callbacks import MetricsFile, show_progress
 
     keep_freed_memory()
-    grokking.refuse_unsupported(experiment)
+    report.refuse_unsupported(experiment)
     checkpoint = resume.checkpoint_to_resume(experiment)
     arguments.keep_precision(experiment, checkpoint)
     members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
     args = arguments.training_arguments(experiment)
-    contract = resume.Contract(experiment, args, checkpoint)
+    contract = fingerprint.Contract(experiment, args, checkpoint)
     config = members[0].model.config
     equations = members[0].equations
     contract.complete(config, equations.tokenizer, equations.identity(experiment.data.operation))
@@ -71,18 +75,18 @@ def train(experiment: AlgorithmicExperiment, folder: Path, write_files: bool):
         peak_flops=hardware["peak_flops"],
         guard=experiment.guard,
     )
-    show_progress(trainer, grokking.AlgorithmicProgress())
+    show_progress(trainer, report.AlgorithmicProgress())
 
     if args.should_save:
-        room.refuse_full_disk(folder, args, trainer.trained(), len(trainer.train_dataset), contract.done)
-        run.write_provenance(run.resolve(experiment, args, config), folder, hardware, checkpoint)
+        resources.refuse_full_disk(folder, args, trainer.trained(), len(trainer.train_dataset), contract.done)
+        provenance.write_provenance(provenance.resolve(experiment, args, config), folder, hardware, checkpoint)
         if write_files:
             for member in members:
                 write_data(member.equations, member.experiment.data, member.folder / "data")
-        print("\n".join(grokking.announcement(experiment, trainer, hardware)))
+        print("\n".join(report.announcement(experiment, trainer, hardware)))
     trainer.train(resume_from_checkpoint=checkpoint)
     if args.should_save:
-        print("\n".join(grokking.keep(experiment, trainer)))
+        print("\n".join(report.keep(experiment, trainer)))
     trainer.checkpoints.refuse_unsaved()
 
 

@@ -14,14 +14,15 @@ with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and
 from functools import partial
 from pathlib import Path
 
-from config import load_experiment, run_script
-from experiment import LanguageExperiment
+from command_line.run import run_script
+from settings.experiment import LanguageExperiment
+from settings.loading import load_experiment
 
 
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
-    from training.folder import claimed
+    from training.run_folder import claimed
 
     folder = Path(experiment.training["output_dir"])
     with claimed(folder):
@@ -33,29 +34,36 @@ def train(experiment: LanguageExperiment, folder: Path):
     from transformers.utils.logging import disable_progress_bar
 
     from data_prep.collator import build_collator
-    from data_prep.foreseen import foreseen_tokenizer
-    from data_prep.stream import write_on
-    from data_prep.tokens import prepare
-    from training import arguments, callbacks, fit, hardware, language, position, pushes, resume, room, run
+    from data_prep.tokenizer.preview import foreseen_tokenizer
+    from data_prep.tokens.background_writer import write_on
+    from data_prep.tokens.prepare import prepare
+    from publishing import publisher as pushes
+    from training import hardware, model, run
+    from training.checkpoints import data_position, fingerprint, resume
+    from training.preflight import arguments, compatibility, resources, shapes
+    from training.reporting import callbacks, provenance
+    from training.reporting import report as language
     from training.trainer import KindlingTrainer
 
     hardware.keep_freed_memory()
     checkpoint = resume.checkpoint_to_resume(experiment)
     arguments.keep_precision(experiment, checkpoint)
-    start = run.check_shape(experiment, run.start_of(experiment, checkpoint))
+    start = shapes.check_shape(experiment, run.start_of(experiment, checkpoint))
     args = arguments.training_arguments(experiment)
-    contract = resume.Contract(experiment, args, checkpoint)
-    fit.check_tokenizer(experiment, start, foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample))
+    contract = fingerprint.Contract(experiment, args, checkpoint)
+    compatibility.check_tokenizer(
+        experiment, start, foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
+    )
     args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
     prepared = prepare(experiment.data, experiment.tokenizer, args.local_process_index > 0, contract.data_before)
-    config = run.model_config(experiment, prepared.tokenizer, start)
+    config = model.model_config(experiment, prepared.tokenizer, start)
     contract.complete(config, prepared.tokenizer, prepared.identity(experiment.data))
     length = experiment.data.context_length or config.max_position_embeddings
-    positions = partial(position.run_positions, args=args, checkpoint=checkpoint)
+    positions = partial(data_position.run_positions, args=args, checkpoint=checkpoint)
     train_set = prepared.order(experiment.data, length, positions)
     validation_set = prepared.examples("validation", experiment.data.layout, length)
     collate = build_collator(experiment.data, prepared.tokenizer, config)
-    fit.check_data(experiment, args, prepared, collate, (train_set.examples, validation_set), checkpoint)
+    compatibility.check_data(experiment, args, prepared, collate, (train_set.examples, validation_set), checkpoint)
     report = language.Report(experiment, prepared, train_set, validation_set, config)
     resume.leave_if_finished(experiment, args, checkpoint)
     if experiment.data.streaming and args.local_process_index == 0:
@@ -64,13 +72,13 @@ def train(experiment: LanguageExperiment, folder: Path):
     disable_progress_bar()  # of each file that is written; the training's own stays
     publisher = pushes.Publisher(args, folder)
     trainer = KindlingTrainer(
-        model=run.build_model(config, args, start),
+        model=model.build_model(config, args, start),
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
         data_collator=collate,
         processing_class=prepared.tokenizer,
-        callbacks=[position.DataPosition(train_set), contract, *report.callbacks(), publisher],
+        callbacks=[data_position.DataPosition(train_set), contract, *report.callbacks(), publisher],
         text_bytes=report.text_bytes,
         group_bytes=report.group_bytes,
         peak_flops=machine["peak_flops"],
@@ -79,8 +87,8 @@ def train(experiment: LanguageExperiment, folder: Path):
     )
     callbacks.show_progress(trainer, callbacks.Progress(report.floor, report.samples))
     if args.should_save:
-        room.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
-        run.write_provenance(run.resolve(experiment, args, config), folder, machine, checkpoint)
+        resources.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
+        provenance.write_provenance(provenance.resolve(experiment, args, config), folder, machine, checkpoint)
         print("\n".join(language.announcement(experiment, trainer, prepared, length, machine)))
     trainer.train(resume_from_checkpoint=checkpoint)
     report.finish(trainer)

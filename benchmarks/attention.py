@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import modeling  # noqa: F401
 import training.attention  # noqa: F401  registers sdpa_float32
-from config import ROOT
 from modeling.configuration_kindling import KindlingLlamaConfig
+from settings.paths import ROOT
 
 ROUNDS = 9
 CASES = [("sdpa", False), ("sdpa", True), ("eager", True), ("sdpa_float32", True)]

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from config import ROOT
+from settings.paths import ROOT
 
 ROUNDS = 3
 SAMPLES = {"TinyStories": "tinystories", "C4": "c4", "the Pile": "pile"}
@@ -30,8 +30,8 @@ CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
 def texts_of(name: str) -> list[str]:
     """Some MB of a corpus; of fables, stories."""
     from data_prep.fables import fable
-    from data_prep.sources import open_corpus
-    from sections import DataSection
+    from data_prep.sources.table import open_corpus
+    from settings.sections import DataSection
 
     if name == "fables":
         return [fable("benchmark", index) for index in range(10_000)]
@@ -43,8 +43,9 @@ def texts_of(name: str) -> list[str]:
 def encoding(name: str) -> dict:
     """MB of text a second of processor time, one thread, by the tokenizer itself and by ours, in turns."""
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    from data_prep.encoder import Encoder
-    from data_prep.tokenizer import train_bpe, wrap
+    from data_prep.tokenizer.bpe import train_bpe
+    from data_prep.tokenizer.build import wrap
+    from data_prep.tokenizer.encoder import Encoder
 
     texts = texts_of(name)
     size = sum(len(text.encode()) for text in texts) / 1e6
@@ -72,7 +73,8 @@ def loading() -> dict:
     from torch.utils.data import DataLoader
 
     from data_prep.collator import CausalLMCollator
-    from data_prep.windows import Epochs, TokenArray, Windows
+    from data_prep.tokens.order import Epochs
+    from data_prep.tokens.windows import TokenArray, Windows
 
     length, batch, steps = 257, 32, 100_000
     with tempfile.TemporaryDirectory() as folder:
@@ -94,9 +96,9 @@ def loading() -> dict:
 def streaming(megabytes: int) -> dict:
     """Seconds to the first batch of a run that streams a new corpus, and of one that goes on; and of a preparation."""
     from data_prep.collator import CausalLMCollator
-    from data_prep.stream import write_on
-    from data_prep.tokens import prepare
-    from sections import DataSection, TokenizerSection
+    from data_prep.tokens.background_writer import write_on
+    from data_prep.tokens.prepare import prepare
+    from settings.sections import DataSection, TokenizerSection
 
     length, batch = 257, 32
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +138,8 @@ def streaming(megabytes: int) -> dict:
 def huge_document(kind: str) -> dict:
     """Peak memory over the baseline, in MB, of preparing one document of 100 MB on one line."""
     from data_prep import fables
-    from data_prep.tokens import prepare
-    from sections import DataSection, TokenizerSection
+    from data_prep.tokens.prepare import prepare
+    from settings.sections import DataSection, TokenizerSection
 
     with tempfile.TemporaryDirectory() as folder:
         small = DataSection(source="fables", train_documents=500, validation_documents=5, cache_dir=folder)
@@ -175,7 +177,7 @@ def named_fables(size: float) -> Iterator[str]:
 
 def vocabulary(gigabytes: float) -> dict:
     """Seconds and peak memory of learning 10,000 tokens from so much text, which is written on the way."""
-    from data_prep.bpe import train_bpe
+    from data_prep.tokenizer.bpe import train_bpe
 
     started = time.perf_counter()
     tokenizer = train_bpe(named_fables(gigabytes * 1e9), 10_000)

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import modeling  # noqa: F401
-from config import ROOT
 from modeling.configuration_kindling import KindlingLlamaConfig
+from settings.paths import ROOT
 from training.attention import dropout_by_row
 from training.dropout import drop_by_row
 

@@ -6,9 +6,9 @@ usage: python -m benchmarks.fables          prints it and writes experiments/res
 import json
 from itertools import islice
 
-from config import ROOT
 from data_prep.fables import fables, nats
-from training.metrics import LanguageModeling
+from settings.paths import ROOT
+from training.reporting.metrics import LanguageModeling
 
 SEED = "entropy"
 STORIES = 20_000

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoModelForCausalLM, Trainer, __version__
 
-from config import ROOT, load_experiment
 from experiments.plan import model_config
 from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
+from settings.loading import load_experiment
+from settings.paths import ROOT
 
 GPT2 = {"vocab_size": 50_257, "max_position_embeddings": 1024}
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 2048}

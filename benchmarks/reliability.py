@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from transformers.utils.logging import disable_progress_bar
 
 import modeling  # noqa: F401
-from config import ROOT
 from modeling.configuration_kindling import KindlingLlamaConfig
-from training.checkpoint import damage
-from training.reliable import ReliableTrainer
-from training.workers import leave_deaths_to_the_loader
+from settings.paths import ROOT
+from storage.checkpoint_manifest import damage
+from training.resilience.reliable_trainer import ReliableTrainer
+from training.resilience.workers import leave_deaths_to_the_loader
 
 ROUNDS, CALLS = 15, 500
 SIDES = {"stock": Trainer, "ours": ReliableTrainer}

@@ -20,19 +20,21 @@ from pathlib import Path
 
 import torch
 
-from config import ROOT, load_experiment
-from data_prep.algorithmic import prepare_equations
+from data_prep.algorithmic.equations import prepare_equations
 from data_prep.collator import CausalLMCollator
-from experiment import AlgorithmicExperiment
-from files import write_json
 from modeling.attention import eager_attention
 from modeling.layers import rotate
 from modeling.modeling_kindling import KindlingBlock
 from modeling.releases import CACHE
-from training.algorithmic import Batches, Member, answers, chunks, tabulate
+from settings.experiment import AlgorithmicExperiment
+from settings.loading import load_experiment
+from settings.paths import ROOT
+from storage.files import write_json
+from training.grokking.replicas import Replicas
+from training.grokking.tables import Batches, chunks, tabulate
+from training.grokking.trainer import Member, answers
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer
-from training.replicas import Replicas
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 
-from config import ROOT
-from surroundings import WAITING, WAITING_OF_THE_USER
+from command_line.terminal import WAITING, WAITING_OF_THE_USER
+from settings.paths import ROOT
 
 ROUNDS, SECONDS = 9, 0.5
 POLICIES = {

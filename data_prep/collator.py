@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from sections import ConfigError, DataSection
-
-from .tokenizer import start_token
+from data_prep.tokenizer.build import start_token
+from settings.checks import ConfigError
+from settings.sections import DataSection
 
 IGNORED = -100
 NO_GROUP = -1

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from config import load_experiment, run_script, section_fields
-from experiment import LanguageExperiment
-from sections import ConfigError
-
-from .words import counted
+from command_line.run import run_script
+from settings.checks import ConfigError
+from settings.experiment import LanguageExperiment
+from settings.loading import load_experiment
+from settings.schema import section_fields
+from settings.wording import counted
 
 ROWS, SHOWN, CHARACTERS = 2, 10, 150
 """Examples of a split, tokens of its first one and letters of each, so that all fits on a screen."""
@@ -31,8 +32,9 @@ DEFAULT_SEED = section_fields("training")["seed"].default
 
 def show(path: str, overrides: list[str]):
     """Print the first examples of both splits, as the collator hands them to the model; of the first one, tokens."""
+    from data_prep.tokens.prepare import prepare
+
     from .collator import build_collator
-    from .tokens import prepare
 
     experiment = load_experiment(path, overrides)
     data = experiment.data

@@ -33,10 +33,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from config import KINDS, ROOT, load_experiment
-from files import file_name, read_mapping, read_rows, write_json
-from sections import ConfigError
-from written import shipped
+from settings.checks import ConfigError
+from settings.loading import load_experiment
+from settings.paths import ROOT, file_name, shipped
+from settings.schema import KINDS
+from storage.files import read_mapping, read_rows, write_json
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
 SET_BY_THE_SWEEP = ("training.output_dir", "training.resume_from_checkpoint")

@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from files import read_mapping, read_rows, told_of
-from sections import ConfigError
+from settings.checks import ConfigError
+from storage.files import read_mapping, read_rows, told_of
 
 TOP = 5
 EMBEDDING = "model.embed_tokens.weight"

@@ -7,10 +7,11 @@ usage: python -m experiments.plan CONFIG [section.key=value ...]
 The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with model.path, the checkpoint's.
 """
 
-from config import build, load_experiment, run_script
-from experiment import LanguageExperiment
-from hub import find_folder
-from sections import ConfigError
+from command_line.run import run_script
+from settings.checks import ConfigError, build
+from settings.experiment import LanguageExperiment
+from settings.loading import load_experiment
+from storage.hub import find_folder
 
 
 def main(path: str, overrides: list[str]):

@@ -7,12 +7,14 @@ import argparse
 import json
 from pathlib import Path
 
-from config import ROOT, one_sentence
-from experiments.cells import read_sweep
-from experiments.claims import RESULTS, rewrite_claims
-from experiments.kept import read_kept
-from experiments.runs import Row
-from sections import ConfigError
+from command_line.run import one_sentence
+from settings.checks import ConfigError
+from settings.paths import ROOT
+
+from .cells import read_sweep
+from .cited_numbers import RESULTS, rewrite_claims
+from .runs import Row
+from .saved_results import read_kept
 
 
 def demo_table() -> str:

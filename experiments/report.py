@@ -2,14 +2,14 @@
 
     python -m experiments.report configs/sweeps/fraction.yaml
 
-writes table.md, figures, and what experiments/kept.py keeps of the runs into runs/sweeps/NAME/report. With
+writes table.md, figures, and what experiments/saved_results.py keeps of the runs into runs/sweeps/NAME/report. With
 `--out experiments/results/NAME` into the results that the README shows; cells whose runs are not here are shown as the
 report that lies in there has kept them. The sweep file says what is shown:
 
     report:
       columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # middle and spread, or :min, :max, :median, :all
       figure: {kind: lines, x: train_fraction, y: steps_to_grok, hue: recipe, log_y: true}
-      figures:                                  # more of them, each NAME.png; experiments/figures.py has the kinds
+      figures:                                  # more of them, each NAME.png; experiments/figures/kinds.py has the kinds
         curves: {kind: curves, hue: recipe, panels: train_fraction}
       labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
       beside: {published (%): {long: 99.57}}    # more columns: what others found, by cell
@@ -25,16 +25,17 @@ import json
 import shlex
 from pathlib import Path
 
-from config import one_sentence
-from experiments import figures
-from experiments.cells import Cell, Sweep, differences, mapping, read_sweep, work
-from experiments.conditions import describe_looks, describe_seeds
-from experiments.kept import EVALUATIONS, PROVENANCE, read_kept, was_run_otherwise, write_kept
-from experiments.runs import REMEDY, Row, Run, group, has_diverged, read_runs
-from experiments.settings import refuse_name
-from experiments.summaries import MEAN, MEDIAN, RANGE, SUMMARIES, is_milestone, scale
-from files import read_mapping, refuse_unwritable
-from sections import ConfigError
+from command_line.run import one_sentence
+from experiments.figures.options import refuse_name
+from settings.checks import ConfigError
+from storage.files import read_mapping, refuse_unwritable
+
+from .cells import Cell, Sweep, differences, mapping, read_sweep, work
+from .figures import kinds
+from .footnotes import describe_looks, describe_seeds
+from .runs import REMEDY, Row, Run, group, has_diverged, read_runs
+from .saved_results import EVALUATIONS, PROVENANCE, read_kept, was_run_otherwise, write_kept
+from .statistics import MEAN, MEDIAN, RANGE, SUMMARIES, is_milestone, scale
 
 KEYS = ("columns", "figure", "figures", "labels", "beside")
 DEFAULTS = {
@@ -202,7 +203,7 @@ def main(arguments: argparse.Namespace):
         if kept and settings.get("kind") == "curves" and not all(run.evaluations for run in runs):
             left.append(f"left as it was  {out / name}.png: not all evaluations were kept in {out / EVALUATIONS}")
         else:
-            drawn[name] = figures.draw(name, {"title": sweep.title} | settings, rows, labels)
+            drawn[name] = kinds.draw(name, {"title": sweep.title} | settings, rows, labels)
     write(out, sweep.title, lines, drawn)
     write_kept(out, runs, origins)
     print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir())), *left]))

@@ -4,12 +4,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import load_experiment
-from experiment import AlgorithmicExperiment
-from experiments.cells import Cell
-from experiments.summaries import Summary, in_words, scale, summarize
-from files import read_mapping, read_rows, told_of
-from sections import ConfigError
+from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
+from settings.loading import load_experiment
+from storage.files import read_mapping, read_rows, told_of
+
+from .cells import Cell
+from .statistics import Summary, in_words, scale, summarize
 
 METRICS, DIVERGED = "metrics.json", "diverged.json"
 REMEDY = "delete or rename its folder, and run its cell anew"

@@ -20,11 +20,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from config import one_sentence
-from experiments.figures import GREY, PALETTE, TEST, TRAIN
-from experiments.fourier import ORDERS, TOP, Look, Model, read_models
-from files import refuse_unwritable
-from sections import ConfigError
+from command_line.run import one_sentence
+from experiments.figures.kinds import GREY, TEST, TRAIN
+from experiments.figures.panels import PALETTE
+from settings.checks import ConfigError
+from storage.files import refuse_unwritable
+
+from .fourier import ORDERS, TOP, Look, Model, read_models
 
 OUTLINE = withStroke(linewidth=2, foreground="white")
 

@@ -23,9 +23,11 @@ from fnmatch import fnmatchcase
 
 from tqdm import tqdm
 
-from config import ROOT, one_sentence
-from experiments.cells import Cell, check, describe, lock, read_sweep, refuse_changed, work
-from sections import ConfigError
+from command_line.run import one_sentence
+from settings.checks import ConfigError
+from settings.paths import ROOT
+
+from .cells import Cell, check, describe, lock, read_sweep, refuse_changed, work
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 POLL_SECONDS = 0.2

@@ -3,12 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
-from .modeling_kindling import (
-    KindlingGPTForCausalLM,
-    KindlingGPTModel,
-    KindlingLlamaForCausalLM,
-    KindlingLlamaModel,
-)
+from .modeling_kindling import KindlingGPTForCausalLM, KindlingGPTModel, KindlingLlamaForCausalLM, KindlingLlamaModel
 
 for config, model, causal_lm in (
     (KindlingGPTConfig, KindlingGPTModel, KindlingGPTForCausalLM),

@@ -243,7 +243,7 @@ def main():
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    from hub import refuse_absent, refuse_folder_of_models  # of the command alone, as below
+    from storage.hub import refuse_absent, refuse_folder_of_models  # of the command alone, as below
 
     refuse_folder_of_models(Path(arguments.source))
     if not Path(arguments.source).is_dir() and arguments.source[:1] not in "./~":
@@ -255,7 +255,7 @@ def main():
 
 
 if __name__ == "__main__":
-    from config import one_sentence  # of the command alone, which does not go to the Hub
+    from command_line.run import one_sentence  # of the command alone, which does not go to the Hub
 
     with one_sentence("modeling.native"):
         main()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from config import ROOT
+from settings.paths import ROOT
 
 FORKING = """
 import gc as _gc, json as _json, os as _os, sys as _sys

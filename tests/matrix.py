@@ -36,7 +36,7 @@ COLUMNS = {
                        "modeling/test_layers.py", "modeling/test_parity.py", "modeling/test_releases.py"],
     "generation, every cache": ["modeling/test_generation.py", "modeling/test_decoding.py"],
     "saving and loading": ["modeling/test_loading.py", "modeling/test_hub.py"],
-    "Trainer": ["training/test_trainer.py", "training/test_replicas.py"],
+    "Trainer": ["training/test_trainer.py", "training/grokking/test_replicas.py"],
     "native export": ["ecosystem/test_export.py"],
 }  # fmt: skip
 """What a row tests, and by which files."""

@@ -17,13 +17,13 @@ import torch
 
 import generate
 import train_lm
-from config import ROOT
 from modeling.native import convert
-from sections import ConfigError
+from publishing.snapshot import model_of, snapshot
+from settings.checks import ConfigError
+from settings.paths import ROOT
+from storage.checkpoint_manifest import seal
 from tests.test_repository import PYTHON
-from training.checkpoint import seal
-from training.metrics import LanguageModeling
-from training.snapshot import model_of, snapshot
+from training.reporting.metrics import LanguageModeling
 
 TINY = """
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
@@ -82,7 +82,7 @@ def readers(train, monkeypatch):
     return {
         "generate.py": prompt,
         "modeling.native": lambda folder: convert(str(folder), Path(tempfile.mkdtemp(dir=folder.parent))),
-        "training.publish": lambda folder: shutil.rmtree(snapshot(folder, model_of(folder))),
+        "publishing": lambda folder: shutil.rmtree(snapshot(folder, model_of(folder))),
         "resuming": resume,
     }
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 import train_lm
-from training import language
+from training.reporting import report
 
 CONFIG = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 32}
@@ -78,4 +78,4 @@ def test_masked_text_has_losses_by_group_alone(train):
 
 def test_a_groups_name_may_end_like_a_speed():
     names = {"eval_runtime", "eval_loss/eval_runtime", "eval_samples_per_second", "eval_loss/words per_second"}
-    assert names - language.SPEEDS == {"eval_loss/eval_runtime", "eval_loss/words per_second"}
+    assert names - report.SPEEDS == {"eval_loss/eval_runtime", "eval_loss/words per_second"}

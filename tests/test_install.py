@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from config import ROOT
-from tests.test_surroundings import COMMANDS, WITHOUT
+from settings.paths import ROOT
+from tests.command_line.test_terminal import COMMANDS, WITHOUT
 
 PACKAGES = Path(torch.__file__).parents[1]
 TINY = [

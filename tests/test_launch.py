@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 import train_algorithmic
 import train_lm
-from config import ROOT, ConfigError
-from training.checkpoint import newest_whole
-from training.folder import claimed
+from settings.checks import ConfigError
+from settings.paths import ROOT
+from training.checkpoints.store import newest_whole
+from training.run_folder import claimed
 
 CPU = "configs/accelerate/cpu.yaml"
 STEPS, BATCH = 10, 8

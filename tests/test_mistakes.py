@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM
 
 import train_algorithmic
 import train_lm
-from config import ConfigError, section_fields
-from data_prep.tokenizer import equation_tokenizer
+from data_prep.tokenizer.build import equation_tokenizer
 from modeling.configuration_kindling import FAMILIES
+from settings.checks import ConfigError
+from settings.schema import section_fields
 
 TEXT = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}

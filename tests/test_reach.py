@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import hub
-from config import ROOT
+from publishing.snapshot import NEEDED
+from settings import checks
+from settings.paths import ROOT
+from storage import hub
 from tests.hub_client import serving
-from training.snapshot import NEEDED
 
 COUNTING = """
     import contextlib, io, json, runpy, socket, sys, time
@@ -55,7 +56,7 @@ COMMANDS = {
     "mixture": ("data_prep.show", "tiny.yaml", "data.mixture={c4: 1, pile: 2}"),
     "tokenizer": ("data_prep.tokenizer", "--source", "tinystories"),
     "plan": ("experiments.plan", "bare.yaml", "model.path=some/typo"),
-    "publish": ("training.publish", "folder"),
+    "publish": ("publishing", "folder"),
     "push": ("data_prep.tokens", "tiny.yaml", "--push-to-hub", "some/tokens"),
 }
 
@@ -148,6 +149,6 @@ def test_a_hub_that_answers_late_is_not_taken_for_absent(monkeypatch):
         hub.refuse_absent("some/texts", "dataset")
         hub.refuse_unreachable("a push")
         assert not hub.constants.HF_HUB_OFFLINE
-    with pytest.raises(hub.ConfigError, match="a push: it is not here, and the Hub cannot be reached"):
+    with pytest.raises(checks.ConfigError, match="a push: it is not here, and the Hub cannot be reached"):
         hub.refuse_unreachable("a push")
     assert hub.constants.HF_HUB_OFFLINE

@@ -14,10 +14,13 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import modeling  # noqa: F401
-from config import KINDS, ROOT, load_experiment
-from experiment import AlgorithmicExperiment, LanguageExperiment
 from experiments import cells
-from training.run import build_config, check_shape
+from settings.experiment import AlgorithmicExperiment, LanguageExperiment
+from settings.loading import load_experiment
+from settings.paths import ROOT
+from settings.schema import KINDS
+from training.model import build_config
+from training.preflight.shapes import check_shape
 
 PYTHON = sorted(
     path

@@ -23,13 +23,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import generate
 import train_lm
-from config import ROOT, ConfigError, load_experiment, run_script
+from command_line.run import run_script
 from data_prep import fables
-from data_prep.local_files import documents_of
-from data_prep.tokens import prepare
-from sections import DataSection, TokenizerSection
-from training.checkpoint import damage, newest_whole
-from training.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
+from data_prep.sources.local_files import documents_of
+from data_prep.tokens.prepare import prepare
+from settings.checks import ConfigError
+from settings.loading import load_experiment
+from settings.paths import ROOT
+from settings.sections import DataSection, TokenizerSection
+from storage.checkpoint_manifest import damage
+from training.checkpoints.store import newest_whole
+from training.reporting.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
 
 TINY = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}

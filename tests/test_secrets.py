@@ -1,6 +1,6 @@
 """The Hub's token stays where it is kept: no file, line or exception of ours tells it.
 
-What is pushed is looked through in `training/test_publish.py` too; here is all that stays on the machine.
+What is pushed is looked through in `publishing/test_publish.py` too; here is all that stays on the machine.
 """
 
 import json
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hub import patiently
-from sections import ConfigError
+from settings.checks import ConfigError
+from storage.hub import patiently
 from tests.hub_client import serving
 
 CANARY = "hf_canary0123456789"
@@ -140,7 +140,7 @@ def test_a_token_that_cannot_be_sent_is_refused_before_a_client_quotes_it(said):
 @pytest.mark.parametrize("token", [CANARY, BROKEN, "hf_canary é", None])
 def test_what_the_hub_says_is_told_without_the_token(monkeypatch, token):
     """In whichever form it is quoted."""
-    monkeypatch.setattr("hub.get_token", lambda: token)
+    monkeypatch.setattr("storage.hub.get_token", lambda: token)
     for quoted in (str(token), str(str(token).encode())):
 
         def ask(quoted=quoted):

@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import generate
 import train_algorithmic
-from config import ROOT, ConfigError, load_experiment, run_script
-from experiment import AlgorithmicExperiment
+from command_line.run import run_script
 from experiments.cells import Cell
 from experiments.runs import read_runs
+from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
+from settings.loading import load_experiment
+from settings.paths import ROOT
 
 TINY = """
 model: {type: kindling_gpt, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
@@ -150,7 +153,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["evaluation.evals_per_decade=0"], "at least 1"),
         (["sample.prompt=x"], "is not a section of train_algorithmic.py"),
         (["model.max_position_embeddings=4"], "too small for equations of 5 tokens"),
-        (["training.push_to_hub=true"], "training.publish"),
+        (["training.push_to_hub=true"], "publishing"),
         (["training.num_train_epochs=3"], "training.max_steps is the length"),
         (["training.load_best_model_at_end=true"], "leave it out"),
         (["training.save_strategy=best"], "the last model is kept"),
@@ -203,7 +206,7 @@ def test_a_schedule_with_a_floor(workshop):
 
 
 def test_replicas_have_no_model_of_their_own(several):
-    from training.generation import load_model
+    from training.reporting.generation import load_model
 
     with pytest.raises(
         ConfigError, match=r"no model of its own; give the folder of one that it holds, such as .*seed=3"
@@ -213,7 +216,7 @@ def test_replicas_have_no_model_of_their_own(several):
 
 def test_names_of_the_optimiser_that_is_used_are_taken(tmp_path):
     """Another name is refused: the optimiser would not be the one that was asked for."""
-    from training.arguments import training_arguments
+    from training.preflight.arguments import training_arguments
 
     def asked(*overrides):
         path = str(ROOT / "configs" / "algorithmic" / "fast.yaml")
@@ -230,9 +233,9 @@ def test_names_of_the_optimiser_that_is_used_are_taken(tmp_path):
 
 def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
     """By whatever takes a model or a tokenizer, before the Hub is asked or a weight read."""
-    from hub import find_folder
     from modeling import native
-    from training.generation import load_model
+    from storage.hub import find_folder
+    from training.reporting.generation import load_model
 
     for name in ("checkpoint-9", "checkpoint-10", "another"):
         (tmp_path / name).mkdir()
@@ -274,7 +277,7 @@ def test_a_grokked_model_answers_prompts(adder, monkeypatch, capsys):
 
 
 def test_a_prompt_beyond_the_vocabulary_is_refused(adder):
-    from training.generation import Sampling, load_model, stream
+    from training.reporting.generation import Sampling, load_model, stream
 
     model, tokenizer = load_model(str(adder))
     with pytest.raises(ConfigError, match="98"):

@@ -28,14 +28,24 @@ DATASHEET = {
     "T4": 6.5e13,
 }
 
+
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
 OWN_GROUPS = Path("/proc/self/cgroup")
+
+
 CPU_INFO = Path("/proc/cpuinfo")
+
+
 LIMITS = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 """Of version 2 and 1 of Linux' control groups: where those of memory are, and the file that has a group's limit."""
 
+
 CPU_SIZES, SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192)
 """Widths of the matrices that a processor and other devices are measured by."""
+
+
 ROUNDS, TRIES, SECONDS = 4, 2, 0.04
 """How often each size comes round, so that a busy moment costs no size; and its products in a round."""
 
@@ -145,3 +155,12 @@ def measure_flops(
         (left @ right)[0, 0].item()  # reading a value waits for the device
         best, tries = min(best, clock() - before), tries + 1
     return 2 * size**3 / best
+
+
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def readable(count: int) -> str:
+    """A number of bytes as people say it."""
+    unit = min(int(math.log(max(count, 1), 1024)), len(UNITS) - 1)
+    return f"{count / 1024**unit:,.{1 if unit else 0}f} {UNITS[unit]}"

@@ -8,7 +8,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from sections import OptimizerSection
+from settings.sections import OptimizerSection
 
 NEWTON_SCHULZ_STEPS = 5
 

@@ -10,8 +10,7 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
-from checks import warn
-from sections import ConfigError
+from settings.checks import ConfigError, warn
 
 LAUNCH = "accelerate launch --config_file configs/accelerate/multi_gpu.yaml"
 

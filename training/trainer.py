@@ -8,12 +8,12 @@ from torch import nn
 from transformers import EvalPrediction
 
 from modeling.accounting import training_flops
-from sections import OptimizerSection
+from settings.sections import OptimizerSection
+from training.reporting.metrics import LanguageModeling
+from training.resilience.reliable_trainer import ReliableTrainer
 
 from .dropout import drop_by_row, hashed
-from .metrics import LanguageModeling
 from .optimizers import OptimizerWork, build_optimizer
-from .reliable import ReliableTrainer
 
 _STOCK = OptimizerSection()
 OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.fables import SEED, estimate
-from config import ROOT
 from data_prep.fables import derivations, fables
+from settings.paths import ROOT
 
 
 def test_the_entropy_of_the_source():

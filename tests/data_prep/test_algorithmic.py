@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from config import ROOT
-from data_prep import algorithmic
-from data_prep.algorithmic import TOKENS, all_equations, find_modulus, find_operation, prepare_equations
+from data_prep.algorithmic import __main__
+from data_prep.algorithmic import equations as algorithmic
+from data_prep.algorithmic.equations import TOKENS, all_equations, prepare_equations
+from data_prep.algorithmic.operations import find_modulus, find_operation
 from data_prep.collator import CausalLMCollator
-from data_prep.tokenizer import equation_tokenizer as build_equation_tokenizer
-from sections import ConfigError, EquationsSection
+from data_prep.tokenizer.build import equation_tokenizer as build_equation_tokenizer
+from settings.checks import ConfigError
+from settings.paths import ROOT
+from settings.sections import EquationsSection
 
 equation_tokenizer = cache(build_equation_tokenizer)  # hypothesis asks for the same ones hundreds of times
 
@@ -369,7 +372,7 @@ def test_written_data_loads_with_datasets_and_is_the_splits(tmp_path):
 def test_the_program_shows_counts_and_rows_as_collated(tmp_path, capsys):
     path = tmp_path / "task.yaml"
     path.write_text("data: {operation: add, modulus: 7, tokens: characters}\n")
-    algorithmic.main(str(path), ["data.train_fraction=0.6", "training.seed=3"])
+    __main__.main(str(path), ["data.train_fraction=0.6", "training.seed=3"])
     printed = capsys.readouterr().out
     assert "train: 29 equations, the longest of all 6 tokens" in printed
     assert "test: 20 equations" in printed
@@ -384,7 +387,7 @@ def test_the_program_shows_counts_and_rows_as_collated(tmp_path, capsys):
 
 def test_without_a_seed_the_program_splits_as_training_would(tmp_path, capsys):
     (tmp_path / "task.yaml").write_text("data: {modulus: 7}\n")
-    algorithmic.main(str(tmp_path / "task.yaml"), [])
+    __main__.main(str(tmp_path / "task.yaml"), [])
     prompt, answer = prepare(42, modulus=7).texts["train"][0]  # transformers' default seed
     assert f"\n{prompt} {answer}\nexample 0" in capsys.readouterr().out
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.collator import CausalLMCollator, build_collator
-from data_prep.tokenizer import train_characters, wrap
+from data_prep.tokenizer.build import train_characters, wrap
 from modeling.configuration_kindling import KindlingLlamaConfig
-from sections import ConfigError, DataSection
+from settings.checks import ConfigError
+from settings.sections import DataSection
 
 PAD = 9
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from config import load_experiment
 from data_prep.collator import CausalLMCollator
 from data_prep.show import COLOURS, PALE, draw_batch, free_place, order_of, show
-from data_prep.tokens import prepare
-from data_prep.windows import TokenArray, Windows
-from data_prep.writer import DOCUMENT
-from sections import ConfigError
+from data_prep.tokens.prepare import prepare
+from data_prep.tokens.windows import TokenArray, Windows
+from data_prep.tokens.writer import DOCUMENT
+from settings.checks import ConfigError
+from settings.loading import load_experiment
 
 CONFIG = """
 model: {max_position_embeddings: 32}

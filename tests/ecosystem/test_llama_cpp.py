@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Regex, normalizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from data_prep.tokenizer import train_characters, wrap
+from data_prep.tokenizer.build import train_characters, wrap
 from modeling.configuration_kindling import FAMILIES
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
 from modeling.native import convert, main, to_native

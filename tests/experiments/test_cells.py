@@ -6,11 +6,11 @@ import shlex
 import pytest
 from omegaconf import OmegaConf
 
-from config import ROOT
 from experiments import cells
 from experiments.cells import check, differences, lock, read_sweep, refuse_changed
-from experiments.kept import was_run_otherwise
-from sections import ConfigError
+from experiments.saved_results import was_run_otherwise
+from settings.checks import ConfigError
+from settings.paths import ROOT
 
 SWEEP = """
 title: A title

@@ -2,9 +2,9 @@
 
 import pytest
 
-from config import load_experiment
 from experiments.plan import plan
-from sections import ConfigError
+from settings.checks import ConfigError
+from settings.loading import load_experiment
 
 SHAPES = [
     ("12 layers", 12, 768, 12, "350,690,476,032"),

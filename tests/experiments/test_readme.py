@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from config import ROOT
-from experiments import claims, readme, report
-from experiments.claims import MARK, rewrite_claims
-from experiments.kept import read_kept, write_kept
-from experiments.readme import RESULTS, pages, rewrite
+from experiments import cited_numbers, readme, report
+from experiments.cited_numbers import MARK, RESULTS, rewrite_claims
+from experiments.readme import pages, rewrite
 from experiments.runs import Run
-from sections import ConfigError
-from training.grokking import milestones
+from experiments.saved_results import read_kept, write_kept
+from settings.checks import ConfigError
+from settings.paths import ROOT
+from training.grokking.report import milestones
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -68,10 +68,10 @@ def kept(tmp_path, monkeypatch):
     ]
     (tmp_path / "s").mkdir()
     write_kept(tmp_path / "s", runs, {})
-    monkeypatch.setattr(claims, "RESULTS", tmp_path)
-    claims._kept.cache_clear()
+    monkeypatch.setattr(cited_numbers, "RESULTS", tmp_path)
+    cited_numbers._kept.cache_clear()
     yield
-    claims._kept.cache_clear()
+    cited_numbers._kept.cache_clear()
 
 
 CLAIMS = [

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from experiments import report
 from experiments.cells import Cell, describe
-from experiments.conditions import describe_seeds, spacing
+from experiments.footnotes import describe_seeds, spacing
 from experiments.report import Labels, default_columns, table
 from experiments.runs import Row, Run, group, read_runs
-from experiments.summaries import interval, number
-from sections import ConfigError
+from experiments.statistics import interval, number
+from settings.checks import ConfigError
 
 # quantiles of Student's t at 0.975, from printed tables
 T1, T2, T4 = 12.706, 4.303, 2.776

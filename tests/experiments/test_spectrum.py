@@ -13,12 +13,13 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from safetensors.numpy import save_file
 
-from config import ROOT
-from data_prep.algorithmic import OPERATIONS
-from data_prep.tokenizer import equation_tokenizer
+from data_prep.algorithmic.operations import OPERATIONS
+from data_prep.tokenizer.build import equation_tokenizer
 from experiments import fourier, spectrum
-from experiments.figures import PALETTE, TEST, TRAIN
-from sections import ConfigError
+from experiments.figures.kinds import TEST, TRAIN
+from experiments.figures.panels import PALETTE
+from settings.checks import ConfigError
+from settings.paths import ROOT
 
 PRIMES = (2, 3, 5, 7, 13, 23, 97, 113)
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from config import ROOT
 from experiments import cells, sweep
 from experiments.cells import read_sweep
-from sections import ConfigError
+from settings.checks import ConfigError
+from settings.paths import ROOT
 
 # A run whose number of steps says what becomes of it: 17 and 18 are refused, 13 fails, 99 waits to be stopped, 98 for a
 # file, 2 for another 2.

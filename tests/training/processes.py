@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.windows import Epochs, TokenArray, Windows
+from data_prep.tokens.order import Epochs
+from data_prep.tokens.windows import TokenArray, Windows
 from modeling.configuration_kindling import KindlingGPTConfig
 from training.attention import attention_implementation
-from training.position import DataPosition, run_positions
+from training.checkpoints.data_position import DataPosition, run_positions
 from training.trainer import KindlingTrainer
 
 LENGTH = 6

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.windows import Epochs
+from data_prep.tokens.order import Epochs
 from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
 from training.attention import attention_implementation, dropout_by_row, sdpa_float32
+from training.checkpoints.data_position import DataPosition, run_positions
 from training.dropout import Place, RowDropout, drawn_apart, drop_by_row
-from training.position import DataPosition, run_positions
 from training.trainer import KindlingTrainer
 
 P = 0.3

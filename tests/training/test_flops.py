@@ -8,11 +8,11 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.windows import Documents, TokenArray, Windows
+from data_prep.tokens.windows import Documents, TokenArray, Windows
 from modeling.accounting import matmul_flops
 from modeling.configuration_kindling import KindlingLlamaConfig
-from sections import OptimizerSection
-from tests.training.test_algorithmic import make_experiment, make_trainer  # noqa: F401
+from settings.sections import OptimizerSection
+from tests.training.grokking.test_trainer import make_experiment, make_trainer  # noqa: F401
 from training.optimizers import Muon, orthogonalization_flops
 from training.trainer import KindlingTrainer
 

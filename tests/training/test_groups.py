@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Training
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.tokenizer import start_token, train_bpe
-from data_prep.tokens import prepare
+from data_prep.tokenizer.bpe import train_bpe
+from data_prep.tokenizer.build import start_token
+from data_prep.tokens.prepare import prepare
 from modeling.configuration_kindling import KindlingGPTConfig
-from sections import DataSection, TokenizerSection
-from training import language
+from settings.sections import DataSection, TokenizerSection
+from training.reporting import report
 from training.trainer import KindlingTrainer
 
 WORDS = {"prose": "the cat sat on a mat ", "Wikipedia (cs)/old": "žluťoučký kůň 🐎 ", "code": "if x: y = [0] # "}
@@ -176,7 +177,7 @@ def test_prompts_do_not_count_and_leave_bits_out(prepare_documents, tmp_path):
     documents = documents_of(20, prompts=True)
     prepared = prepare_documents(documents, separate=False)
     experiment = SimpleNamespace(data=DataSection(layout="documents"))
-    text_bytes, group_bytes, floor = language.what_to_compare_with(experiment, prepared, None)
+    text_bytes, group_bytes, floor = report.what_to_compare_with(experiment, prepared, None)
     assert (text_bytes, group_bytes, floor) == (None, dict.fromkeys(prepared.compared_groups), None)
     metrics = trainer_of(prepared, "documents", LONGEST, tmp_path, group_bytes).evaluate()
     for group in WORDS:

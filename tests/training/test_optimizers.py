@@ -8,7 +8,7 @@ from torch import nn
 
 from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
-from sections import OptimizerSection
+from settings.sections import OptimizerSection
 from training.optimizers import Chain, Grokfast, Muon, build_optimizer, orthogonalize
 
 SIZES = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

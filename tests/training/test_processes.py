@@ -17,15 +17,15 @@ from accelerate.utils.launch import (
     prepare_simple_launcher_cmd_env,
 )
 
-import checks
-from config import ROOT, load_experiment
-from sections import ConfigError
-from training.arguments import training_arguments
-from training.launcher import check_launcher
+from settings import checks
+from settings.checks import ConfigError
+from settings.loading import load_experiment
+from settings.paths import ROOT
+from tests.training import processes as processes_module
+from tests.training.checkpoints.test_store import in_children
+from training.preflight.arguments import training_arguments
+from training.preflight.launcher import check_launcher
 from training.processes import how_to_share, refuse_half_launched, share, warn_of_cpu, what_is_left_idle
-
-from . import processes
-from .test_checkpoint import in_children
 
 BATCH = 4
 
@@ -41,7 +41,7 @@ def runs(folder, count: int) -> dict[tuple, list[dict]]:
         AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
         if count > 1:
             os.environ.update(place | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        processes.run_all(BATCH // count, folder)
+        processes_module.run_all(BATCH // count, folder)
 
     ends = in_children([lambda rank=rank: work(rank) for rank in range(count)])
     assert ends == [0] * count
@@ -248,9 +248,9 @@ def test_the_cpu_is_warned_of_where_nobody_asked_for_it(monkeypatch, tmp_path, g
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("training.arguments.warn_of_cpu", lambda: found.append(1))
-    monkeypatch.setattr("training.arguments.check_launcher", lambda *_: None)
-    monkeypatch.setattr("training.arguments.build", lambda *_: found.append("built") or 1 / 0)
+    monkeypatch.setattr("training.preflight.arguments.warn_of_cpu", lambda: found.append(1))
+    monkeypatch.setattr("training.preflight.arguments.check_launcher", lambda *_: None)
+    monkeypatch.setattr("training.preflight.arguments.build", lambda *_: found.append("built") or 1 / 0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
     with pytest.raises(ZeroDivisionError):
         arguments(f"training.output_dir={tmp_path}", *override)

@@ -17,11 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from config import ROOT
-
-from . import killed_run
-from .killed_run import SMALL
-from .test_checkpoint import in_a_child
+from settings.paths import ROOT
+from tests.training.checkpoints import killed_run
+from tests.training.checkpoints.killed_run import SMALL
+from tests.training.checkpoints.test_store import in_a_child
 
 DOCUMENTS, HELD_OUT, STEPS = 300, 5, 24
 KILLS = [4, 9, 10, 13, 19]

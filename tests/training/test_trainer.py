@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
 from data_prep.collator import CausalLMCollator
-from data_prep.windows import TokenArray, Windows
+from data_prep.tokens.windows import TokenArray, Windows
 from modeling.accounting import training_flops
 from modeling.configuration_kindling import KindlingGPTConfig
 from training.trainer import KindlingTrainer

@@ -1,0 +1,30 @@
+"""Shows the equations of an experiment: `python -m data_prep.algorithmic CONFIG`."""
+
+from command_line.run import run_script
+from data_prep.show import print_row
+from settings.experiment import AlgorithmicExperiment
+from settings.loading import load_experiment
+from settings.schema import section_fields
+
+from .equations import prepare_equations
+from .operations import SHOWN
+
+
+def main(path: str, overrides: list[str]):
+    """Print how many equations each split has, and the first of them as the collator hands them to the model."""
+    from data_prep.collator import CausalLMCollator
+
+    experiment = load_experiment(path, overrides, AlgorithmicExperiment).replicated()[0]
+    default_seed = section_fields("training", AlgorithmicExperiment)["seed"].default
+    equations = prepare_equations(experiment.data, experiment.training.get("seed", default_seed))
+    collate = CausalLMCollator(equations.tokenizer.pad_token_id)
+    for split, examples in equations.splits.items():
+        print(f"\n{split}: {len(examples):,} equations, the longest of all {equations.length} tokens")
+        batch = collate(examples[:SHOWN])
+        for row, (prompt, answer) in enumerate(equations.texts[split][:SHOWN]):
+            print(f"\n{prompt} {answer}")
+            print_row(row, {name: tensor[row].tolist() for name, tensor in batch.items()}, equations.tokenizer)
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main, AlgorithmicExperiment)

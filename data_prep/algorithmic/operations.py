@@ -1,0 +1,132 @@
+"""The table of operations `a o b = c`, and what a user may add to it."""
+
+import difflib
+import itertools
+import math
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+
+from settings.checks import ConfigError
+from settings.sections import EquationsSection
+
+SHOWN, DEFAULT_MODULUS = 3, 97
+
+
+LARGEST_TOKEN = 1_000_000
+
+
+MOST_EQUATIONS = 5_000_000
+
+
+PERMUTATIONS = list(itertools.permutations(range(5)))
+
+
+PLACES = {permutation: place for place, permutation in enumerate(PERMUTATIONS)}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What turns a and b into c. Both are 0 to modulus - 1, b from `smallest_b` on."""
+
+    symbol: str
+    formula: str
+    """What c is, for a reader."""
+    answer: Callable[[int, int, int], int]
+    """c, of a, b and the modulus."""
+    smallest_b: int = 0
+    modulus: int | None = None
+    """The only one that the operation has, if it has only one."""
+    needs_prime: bool = True
+
+
+def _compose(a: int, b: int, modulus: int) -> int:  # noqa: ARG001
+    """The number of the permutation that does a first and then b, as in openai/grok's data."""
+    first, then = PERMUTATIONS[a], PERMUTATIONS[b]
+    return PLACES[tuple(then[i] for i in first)]
+
+
+OPERATIONS = {
+    "add": Operation("+", "a + b mod p", lambda a, b, p: (a + b) % p),
+    "subtract": Operation("-", "a - b mod p", lambda a, b, p: (a - b) % p),
+    "multiply": Operation("*", "a times b mod p", lambda a, b, p: a * b % p),
+    "divide": Operation(
+        "/", "a times the inverse of b mod p, b not 0", lambda a, b, p: a * pow(b, -1, p) % p, smallest_b=1
+    ),
+    "quadratic": Operation("o", "a^2 + ab + b^2 mod p", lambda a, b, p: (a * a + a * b + b * b) % p),
+    "s5": Operation(
+        "o",
+        "the permutation of five that does a and then b: c(i) = b(a(i)), each numbered by its place in "
+        "lexicographic order",
+        _compose,
+        modulus=len(PERMUTATIONS),
+        needs_prime=False,
+    ),
+}
+
+
+def find_operation(name: str) -> Operation:
+    """The operation of that name, or a user's own by `FILE.py:FUNCTION`; `ConfigError` if there is none."""
+    if name in OPERATIONS:
+        return OPERATIONS[name]
+    if ":" in name:
+        return Operation("o", f"{name}(a, b)", _own_function(name), needs_prime=False)
+    nearest = difflib.get_close_matches(name, OPERATIONS, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(OPERATIONS)} and FILE.py:FUNCTION"
+    raise ConfigError(f"data.operation={name} is not an operation; {hint}")
+
+
+def _own_function(name: str) -> Callable[[int, int, int], int]:
+    """A user's function of two integers, made to answer with an integer of at least 0 or a `ConfigError`."""
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"data.operation={name}: there is no file {path}; write FILE.py:FUNCTION")
+    try:
+        defined = runpy.run_path(path)
+    except (Exception, SystemExit) as error:  # whatever the user's file may raise, or end with
+        raise ConfigError(f"data.operation={name}: {path} fails with {error!r}; mend the file") from error
+    if not callable(defined.get(function)):
+        raise ConfigError(f"data.operation={name}: {path} defines no function {function}; write FILE.py:FUNCTION")
+
+    def answer(a: int, b: int, modulus: int) -> int:  # noqa: ARG001
+        try:
+            value = defined[function](a, b)
+        except (Exception, SystemExit) as error:  # as above
+            raise ConfigError(f"data.operation={name} fails with {error!r} for a={a} and b={b}; mend it") from error
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:  # NumPy's are integral too
+            raise ConfigError(
+                f"data.operation={name} gives {value!r} for a={a} and b={b}; return an int of at least 0, as in % 97"
+            )
+        return int(value)
+
+    return answer
+
+
+def find_modulus(operation: Operation, section: EquationsSection) -> int:
+    """How many numbers a and b run over; `ConfigError` if the operation has no such modulus."""
+    if operation.modulus is not None:
+        if section.modulus is not None:
+            raise ConfigError(
+                f"data.modulus={section.modulus} is not for data.operation={section.operation}; leave it out"
+            )
+        return operation.modulus
+    modulus = DEFAULT_MODULUS if section.modulus is None else section.modulus
+    if modulus**2 > MOST_EQUATIONS:
+        raise ConfigError(
+            f"data.modulus={modulus} makes {modulus**2:,} equations; it must be at most {math.isqrt(MOST_EQUATIONS)}"
+        )
+    if operation.needs_prime and not _is_prime(modulus):
+        prime = next(number for number in itertools.count(max(modulus, 2)) if _is_prime(number))
+        raise ConfigError(
+            f"data.modulus={modulus} is not prime, and data.operation={section.operation} needs a prime; "
+            f"the next one is {prime}"
+        )
+    if modulus < 2:
+        raise ConfigError(f"data.modulus={modulus} is too small; it must be at least 2")
+    return modulus
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))

@@ -1,0 +1,107 @@
+"""Sources on disk: a folder, a file or a pattern, as documents."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from settings.checks import ConfigError
+from settings.sections import DataSection
+
+from .folders import READABLE, list_files
+from .record_errors import Bad
+from .records import MARK, Fields, format_of, marks_documents, read_records
+from .shards import HubShard, LocalShard
+from .splits import Split, split_of_files, text_of
+
+MOST_LOOKED_AT, MOST_OF_A_FILE = 1 << 26, 1 << 24
+"""Bytes of text, from the beginnings of files, that `MARK` is looked for in."""
+MARKED = {
+    True: f"documents of text end at {MARK}, as in {{file}}; give data.sample_by to cut them otherwise",
+    False: f"{MARK} within lines of {{file}} is read as text; give data.sample_by='{MARK}' if documents end there",
+}
+"""What is told where a file has the mark in it, by whether documents end at it."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files of text, JSON lines or tables, compressed or not; in a folder, their names tell the splits."""
+
+    pattern: str
+    text_field: str = "text"
+    group_field: str | None = None
+    sample_by: str | None = None
+    default_documents: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return self.pattern
+
+    def splits(self, data: DataSection) -> dict[str, Split]:
+        """`train`, and `validation` where file names tell it. `ConfigError` if there is nothing that can be read."""
+        listing = list_files(self.pattern, Path(data.cache_dir), data.text_field or self.text_field)
+        source, notes = self, listing.notes
+        every = (file for files in listing.splits.values() for file in files)
+        if data.sample_by is None and (marks := find_marks(every)):
+            file, are_ends = marks
+            source = replace(self, sample_by=MARK) if are_ends else self
+            notes += (f"{self.pattern}: {MARKED[are_ends].format(file=file.name)}",)
+        notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)  # names may be any bytes
+        return {
+            name: replace(split_of(source, [LocalShard.of(file) for file in files], data), notes=notes)
+            for name, files in listing.splits.items()
+        }
+
+
+def find_marks(files: Iterable[Path]) -> tuple[Path, bool] | None:
+    """A text file with `MARK` in it, and whether documents end there; None where none has any, as far as is looked."""
+    left, within = MOST_LOOKED_AT, None
+    for file in files:
+        if format_of(file) != "text" or left <= 0:
+            continue
+        most = min(left, MOST_OF_A_FILE)
+        if found := marks_documents(file, most):
+            return file, True
+        if found is False and within is None:
+            within = file, False
+        left -= min(file.stat().st_size, most)
+    return within
+
+
+def split_of(source, shards: Sequence[HubShard | LocalShard], data: DataSection) -> Split:
+    """A split of a source's files, read as the source says or the section overrides."""
+    unknown = [Path(shard.name).name for shard in shards if format_of(Path(shard.name)) is None]
+    if unknown or not shards:
+        raise ConfigError(f"{source.name} holds {', '.join(unknown[:3]) or 'no files'}; {READABLE}")
+    fields = Fields(
+        text=data.text_field or source.text_field,
+        group=data.group_field or source.group_field,
+        sample_by=data.sample_by or source.sample_by or "paragraph",
+        prompts=data.text_field is None,
+    )
+    return split_of_files(shards, fields, data.bad_records)
+
+
+def documents_of(path: Path, sample_by: str | None = None, text_field: str | None = None) -> list[dict]:
+    """The documents of one file, as training reads them: text or a table, compressed or not.
+
+    Plain text is one document, whatever the file is called, unless it has `MARK` between documents or `sample_by` cuts
+    it. `ConfigError` if a record is none, which training would skip, and if there is no text.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'is not there'}; give a text file")
+    if sample_by is None:
+        sample_by = MARK if find_marks([path]) == (path, True) else "document"
+    fields = Fields(text=text_field or "text", group=None, sample_by=sample_by, prompts=text_field is None)
+    found = []
+    for record in read_records(path, fields, 0, str(path)):
+        document = fields.document(record.fields)
+        if isinstance(document, Bad):
+            raise ConfigError(
+                f"{path}, record {record.number + 1}: {document.kind}{document.detail}; mend it, or give another file"
+            )
+        if document is not None and len(text_of(document)):
+            found.append(document)
+    if not found:
+        raise ConfigError(f"{path} is empty; give some text")
+    return found

@@ -1,0 +1,214 @@
+"""Documents in a fixed order, readable from any place: of files, of a mixture, of one source after another.
+
+A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` where the source tells
+groups apart.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from settings.checks import ConfigError
+from settings.wording import all_are, are
+
+from .long_text import Text
+from .record_errors import WITHOUT, Bad, Fault, Reading
+from .records import Fields, read_records
+from .shards import HubShard, LocalShard, Program
+
+FEWEST_FILES = 4
+Place = Any
+"""Where to go on reading a split, as plain JSON values; None is its beginning."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents in a fixed order, and what they are, so that tokens prepared from them can be found again."""
+
+    read_from: Callable[[Place, Reading], Iterator[tuple[dict, Place]]]
+    """The documents from a place on, each with the place after it; records that are none go into the reading."""
+    identity: dict
+    floor: Callable[[str], float] | None = None
+    """The exact -log p of a document's text in nats, its end included, where the source knows it."""
+    bad_records: float = 0.0
+    """The largest share of records that may be no documents."""
+    size: int | None = None
+    """Bytes of its files as they are on disk, where it is made of files."""
+    documents: int | None = None
+    """How many there are at most, where that is known beforehand."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """The commits of the Hub that it is read at, by data set."""
+    is_held_out: bool = False
+    """Whether the rest of its source is another split, together with which its bad records are judged."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how its source is read, for whoever prepares it."""
+    shards: Sequence[LocalShard | HubShard | Program] = ()
+    """What it is made of, in order."""
+    more: Callable[[Place], bool] | None = None
+    """Where a limit has cut it off: whether there is more after the place that it ends at."""
+    thin: Callable[[int], "Split"] | None = None
+    """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
+
+    def __iter__(self) -> Iterator[dict]:
+        reading = self.reading()
+        for document, _ in self.read_from(None, reading):
+            yield document
+        reading.judge()
+
+    def reading(self, quarantine: Path | None = None, counts: dict | None = None) -> Reading:
+        """One of this split, which goes on with `counts` where there are some."""
+        return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
+
+    def _goes_on(self, place: Place) -> bool:
+        """Whether documents follow a place, or a file that cannot be read, which it need not be."""
+        try:
+            return next(self.read_from(place, Reading(1.0)), None) is not None
+        except ConfigError:
+            return True
+
+    def cut(self, start: int, stop: int | None) -> "Split":
+        """The documents from `start` up to `stop` (None: the end)."""
+
+        def read_from(place: Place, reading: Reading):
+            inner, count = place or (None, 0)
+            if count == stop:
+                return
+            if count < start:
+                reading.pass_by()
+            for document, after in self.read_from(inner, reading):
+                count += 1
+                if count == start:
+                    reading.is_passing = False
+                if count > start:
+                    yield document, (after, count)
+                if count == stop:  # before the next one is asked for, which may need another shard
+                    return
+
+        def more(place: Place) -> bool:
+            inner, count = place or (None, 0)
+            return count == stop and self._goes_on(inner)
+
+        if start == 0 and stop is None:
+            return self
+        documents = None if stop is None else stop - start
+        identity = self.identity | {"start": start, "stop": stop}
+        ends = any(not isinstance(shard, Program) for shard in self.shards)
+        limits = {"documents": documents, "more": more if ends else None}
+        return replace(self, read_from=read_from, identity=identity, **limits, thin=None)
+
+
+def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
+    """The documents of files, file after file."""
+
+    def read_from(place: Place, reading: Reading):
+        first, start = place or (0, 0)
+        for index in range(first, len(shards)):
+            before = sum(shard.size for shard in shards[:index])
+            for document, after in _documents(shards[index], fields, start, reading, before):
+                yield document, (index, after)
+            start = 0
+
+    identity = {"shards": [shard.identity for shard in shards], "fields": vars(fields)}
+    size = sum(shard.size for shard in shards)
+
+    def thin(least: int) -> Split:
+        count = min(len(shards), max(FEWEST_FILES, math.ceil(least / max(size, 1) * len(shards))))
+        chosen = [shards[index * len(shards) // count] for index in range(count)]
+        return split_of_files(chosen, fields, bad_records)
+
+    return Split(read_from, identity, bad_records=bad_records, size=size, shards=shards, thin=thin)
+
+
+def _documents(shard, fields: Fields, start: int, reading: Reading, before: int) -> Iterator[tuple[dict, int]]:
+    """A file's documents from record `start` on, each with the number of the record after it."""
+    with shard.open() as path:
+        for record in read_records(path, fields, start, shard.name):
+            after, reading.bytes = record.number + 1, before + record.read
+            document = fields.document(record.fields)
+            if isinstance(document, Bad):
+                fault = Fault(shard.name, after, record.offset, document.kind + document.detail)
+                reading.fault(fault, document.kind)
+            elif document is not None and not any(parts_of(document)):
+                reading.empty_document()
+            elif document is not None:
+                reading.document()
+                yield document, after
+
+
+def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
+    """Documents of several splits, so that each has its share of the bytes all along; ends where one of them ends.
+
+    The next document comes from the split that is farthest behind its share: no chance, and no drift.
+    """
+
+    def read_from(place: Place, reading: Reading):
+        places, sizes = place or (dict.fromkeys(splits), dict.fromkeys(splits, 0))
+        readers = {
+            name: split.read_from(places[name], reading.part(name, split.is_held_out)) for name, split in splits.items()
+        }
+        while True:
+            name = min(splits, key=lambda name: sizes[name] / weights[name])
+            document, after = next(readers[name], (None, None))
+            if document is None:
+                return
+            places = places | {name: after}
+            sizes = sizes | {name: sizes[name] + len(text_of(document).encode())}
+            yield {"group": name} | document, (places, sizes)
+
+    identity = {"mixture": {name: split.identity | {"weight": weights[name]} for name, split in splits.items()}}
+    return _joined(splits, read_from, identity)
+
+
+def one_after_another(splits: Mapping[str, Split]) -> Split:
+    """All documents of several splits, each split's a group of its own unless it has groups itself."""
+    names = list(splits)
+
+    def read_from(place: Place, reading: Reading):
+        first, inner = place or (0, None)
+        for index in range(first, len(names)):
+            split = splits[names[index]]
+            for document, after in split.read_from(inner, reading.part(names[index], split.is_held_out)):
+                yield {"group": names[index]} | document, (index, after)
+            inner = None
+
+    identity = {"one after another": {name: split.identity for name, split in splits.items()}}
+    return _joined(splits, read_from, identity)
+
+
+def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) -> Split:
+    bad_records = max(split.bad_records for split in splits.values())
+    revisions = {name: commit for split in splits.values() for name, commit in split.revisions.items()}
+    notes = tuple(note for split in splits.values() for note in split.notes)
+    shards = [shard for split in splits.values() for shard in split.shards]
+    return Split(read_from, identity, bad_records=bad_records, revisions=revisions, notes=notes, shards=shards)
+
+
+def parts_of(document: dict) -> tuple[Text, Text]:
+    """The prompt, which may be nothing, and what follows it."""
+    return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
+
+
+def text_of(document: dict) -> Text:
+    """A document's whole text, prompt and completion joined."""
+    return document["text"] if "text" in document else document["prompt"] + document["completion"]
+
+
+def nothing_in(name: str, split: Split, reading: Reading) -> str:
+    """Why a split of that name turned out to hold no documents, in one sentence."""
+    parts = (reading, *reading.parts.values())
+    passed = [part.before for part in parts if part.before and not part.records]
+    reading = passed[0] if passed else reading
+    documents, start = reading.documents, split.identity.get("start")
+    so_many = f" in the place of {start:,}" if start else ""
+    reasons = {
+        f"{are(documents, 'document')} too short for a part of each to be held out; give more text, or "
+        "data.validation_source": documents and "last tenth" in split.identity,
+        f"{all_are(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
+        "data.validation_source": documents,
+        f"{reading}; {reading.remedy}": reading.faults,
+        f"{all_are(reading.empty, 'record')} empty; {WITHOUT}": reading.empty,
+        f"there is nothing in it; check data.source and data.{name}_documents": True,
+    }
+    return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

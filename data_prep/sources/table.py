@@ -1,0 +1,269 @@
+"""Where documents come from: a table of named sources, any Hub data set, or local files; always streamed.
+
+`python -m data_prep.sources` lists the table.
+"""
+
+import argparse
+import difflib
+import itertools
+import math
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import xxhash
+
+from command_line.run import one_sentence
+from data_prep import fables
+from settings.checks import ConfigError
+from settings.sections import DataSection
+from storage.hub import patiently, refuse_absent
+
+from .folders import is_there, what_of_ours
+from .held_out import hold_out
+from .local_files import LocalFiles, split_of
+from .record_errors import Reading
+from .records import format_of
+from .shards import Program, hub_shards
+from .splits import Place, Split, mixed, one_after_another
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A source that is computed: a document is a function of (seed, index), and there is no last one."""
+
+    document: Callable[[str, int], str]
+    floor: Callable[[str], float]
+    code: str
+    default_documents: int
+    about: str
+    size: str = "endless"
+    licence: str = "no licence needed"
+    language: str | None = None
+
+    def splits(self, data: DataSection) -> dict[str, Split]:
+        """Validation comes from another seed than training, so that its documents are new."""
+        return {"train": self._split(str(data.seed)), "validation": self._split(f"{data.seed}-validation")}
+
+    def _split(self, seed: str) -> Split:
+        def read_from(place: Place, reading: Reading):
+            for index in itertools.count(place or 0):
+                reading.document()
+                yield {"text": self.document(seed, index)}, index + 1
+
+        code = Path(self.code).read_text(encoding="utf-8")  # other words make other documents
+        program = Program(Path(self.code).name, xxhash.xxh3_128_hexdigest(f"{seed} {code}".encode()))
+        return Split(read_from, {"code": code, "seed": seed}, self.floor, shards=[program])
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the Hugging Face Hub, read shard by shard."""
+
+    id: str
+    about: str = ""
+    size: str = ""
+    licence: str = "see its page"
+    language: str | None = None
+    revision: str | None = None
+    """The commit that is read; None is the newest one. The manifest of what is prepared from it says which."""
+    subset: str | None = None
+    files: Mapping[str, str] | None = None
+    """Patterns of the files of each split, where the data set's own settings do not say."""
+    text_field: str = "text"
+    group_field: str | None = None
+    sample_by: str | None = None
+    default_documents: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return self.id
+
+    def splits(self, data: DataSection) -> dict[str, Split]:
+        """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
+        refuse_absent(self.id, "dataset")
+        commit, files = patiently(self.id, lambda: self._files(data))
+        shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
+        splits = {name: split_of(self, found, data) for name, found in shards.items()}
+        return {name: replace(split, revisions={self.id: commit}) for name, split in splits.items()}
+
+    def _files(self, data: DataSection) -> tuple[str, dict[str, list[str]]]:
+        """The commit, and the paths of each split's files, as `datasets` finds them."""
+        import datasets
+
+        builder = datasets.load_dataset_builder(
+            self.id,
+            name=data.subset or self.subset,
+            revision=data.revision or self.revision,
+            data_files=dict(self.files) if self.files else None,
+        )
+        urls = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
+        pattern = re.compile(rf"hf://datasets/{re.escape(self.id)}@([0-9a-f]+)/(.*)")
+        matches = {split: [pattern.fullmatch(url) for url in found] for split, found in urls.items()}
+        commits = {match[1] for found in matches.values() for match in found}
+        return commits.pop(), {split: [match[2] for match in found] for split, found in matches.items()}
+
+
+def uniform_integers(seed: str, index: int) -> str:
+    """50,000 independent uniform integers 0..7: data that nothing can predict better than by ln 8 nats each."""
+    generator = random.Random(f"uniform_integers {seed} {index}")
+    return " ".join(str(generator.randrange(8)) for _ in range(50_000))
+
+
+SOURCES = {
+    "fables": Generated(
+        fables.fable,
+        fables.nats,
+        fables.__file__,
+        default_documents=50_000,
+        about="seeded children's stories whose probability is known exactly; needs no network",
+        language="en",
+    ),
+    "uniform_integers": Generated(
+        uniform_integers,
+        lambda text: len(text.split()) * math.log(8),
+        __file__,
+        default_documents=1,
+        about="unlearnable: uniform integers 0..7, whose loss cannot fall below ln 8",
+    ),
+    "tinystories": HubDataset(
+        "roneneldan/TinyStories",
+        about="short stories in simple words by GPT-3.5 and GPT-4 (Eldan and Li, 2023)",
+        size="2.1 million stories, 1.9 GB",
+        licence="CDLA-Sharing-1.0",
+        language="en",
+        revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+    ),
+    "tinystories-v2": HubDataset(
+        "roneneldan/TinyStories",
+        about="those by GPT-4 only, as the text files that courses use",
+        size="2.7 million stories, 2.2 GB",
+        licence="CDLA-Sharing-1.0",
+        language="en",
+        revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+        files={"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"},
+        sample_by="<|endoftext|>",
+    ),
+    "c4": HubDataset(
+        "allenai/c4",
+        about="web pages of April 2019, cleaned (Raffel et al., 2020), the English part",
+        size="365 million pages, 305 GB packed",
+        licence="ODC-BY",
+        language="en",
+        revision="607bd4c8450a42878aa9ddc051a65a055450ef87",
+        files={"train": "en/c4-train.*.json.gz", "validation": "en/c4-validation.*.json.gz"},
+    ),
+    "pile": HubDataset(
+        "monology/pile-uncopyrighted",
+        about="the Pile (Gao et al., 2020) without its copyrighted parts; each document knows its subset",
+        size="177 million documents, 330 GB packed",
+        licence="mixed, see its page",
+        language="en",
+        files={"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"},
+        group_field="meta.pile_set_name",
+    ),
+    "fineweb-edu": HubDataset(
+        "HuggingFaceFW/fineweb-edu",
+        about="educational web pages (Penedo et al., 2024), the sample of 10 billion tokens",
+        size="9.7 million pages, 27 GB",
+        licence="ODC-BY",
+        language="en",
+        subset="sample-10BT",
+    ),
+    "openwebtext": HubDataset(
+        "Skylion007/openwebtext",
+        about="pages linked from Reddit (Gokaslan and Cohen, 2019), as GPT-2's WebText",
+        size="8 million pages, 24 GB",
+        licence="CC0-1.0",
+        language="en",
+        revision="refs/convert/parquet",  # which the Hub keeps: the data set itself is archives and a script
+        files={"train": "plain_text/train/*.parquet"},
+    ),
+}
+
+
+def open_corpus(data: DataSection) -> tuple[Split, Split]:
+    """The training and the validation documents of an experiment.
+
+    Validation is `data.validation_source`, or the source's own validation split, or else is held out from training.
+    `ConfigError` if a source is unknown or cannot be read.
+    """
+    if data.mixture:
+        return _open_mixture(data)
+    source = find_source(data.source)
+    splits = source.splits(data)
+    if "validation" in splits and "train" not in splits:
+        raise ConfigError(
+            f"{source.name} holds what is for validation and nothing for training; give what to train on as "
+            "data.source, with this as data.validation_source"
+        )
+    train = splits.get("train") or next(iter(splits.values()))
+    train = replace(train, notes=(*train.notes, *_passed_over(splits, data)))
+    limit = data.train_documents or source.default_documents
+    if data.validation_source is not None:
+        others = find_source(data.validation_source).splits(data)
+        validation = others.get("validation") or next(iter(others.values()))
+    elif "validation" in splits:
+        validation = splits["validation"]
+    else:
+        return hold_out(train, data.validation_documents, limit)
+    return train.cut(0, limit), validation.cut(0, data.validation_documents)
+
+
+def _passed_over(splits: dict[str, Split], data: DataSection) -> list[str]:
+    """What else the name of a source, or a source, could be taken to stand for."""
+    notes = []
+    if data.source in SOURCES and Path(data.source).is_dir():
+        notes.append(f"{data.source} is the source of that name; the folder is ./{data.source}")
+    if data.validation_source and "validation" in splits and data.validation_source != data.source:
+        notes.append(f"{data.source}: its own validation is not read, for there is data.validation_source")
+    return notes
+
+
+def find_source(name: str) -> Generated | HubDataset | LocalFiles:
+    """What `data.source` names: a row of the table, existing local files, or a Hub id."""
+    if name in SOURCES:
+        return SOURCES[name]
+    if is_there(name):
+        ours = what_of_ours(Path(name).expanduser())
+        if ours == "prepared tokens":
+            raise ConfigError(
+                f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished"
+            )
+        if ours == "a run":
+            raise ConfigError(f"{name} is the folder of a run, not of texts; give texts, and this as model.path")
+        return LocalFiles(name)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):
+        return HubDataset(name)
+    nearest = difflib.get_close_matches(name, SOURCES, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"give one of {', '.join(SOURCES)}, a Hub id or existing files"
+    raise ConfigError(f"{name} is neither a known source nor an existing file; {hint}")
+
+
+def _open_mixture(data: DataSection) -> tuple[Split, Split]:
+    """Each source with its whole own training split, mixed by weight, and its own validation documents.
+
+    Each is a group, by its name or, of local files, by the file's.
+    """
+    parts, shares = {}, {}
+    for source, share in data.mixture.items():
+        name = Path(source).name if isinstance(find_source(source), LocalFiles) else source
+        name = name if name not in parts else f"{name} ({len(parts)})"
+        parts[name] = open_corpus(replace(data, source=source, mixture=None, train_documents=None))
+        shares[name] = share
+    train = mixed({name: part for name, (part, _) in parts.items()}, shares)
+    validation = one_after_another({name: part for name, (_, part) in parts.items()})
+    return train.cut(0, data.train_documents), validation
+
+
+if __name__ == "__main__":
+    with one_sentence("data_prep.sources", words_are_all=True):
+        argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
+        for name, source in SOURCES.items():
+            about = [source.about, f"{source.size}; {source.licence}"]
+            if isinstance(source, HubDataset):
+                about.append(f"{source.id}@{(source.revision or 'main')[:20]}, {source.text_field}")
+            print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")

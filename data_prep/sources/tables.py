@@ -1,0 +1,170 @@
+"""Rows of tables, from any one on: parquet, arrow as `datasets` saves it, CSV."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+
+from settings.checks import ConfigError
+
+from .long_text import LONG, LongText, text_from
+from .record_errors import Bad
+
+ROWS_A_BATCH = 1000
+LARGEST_FIELD = 2**31 - 1
+DELIMITERS = ",;\t|"
+"""Of CSV: the second is what Excel writes where a comma is in numbers."""
+END_OF_STREAM, END_OF_FILE = b"\0\0\0\0", b"ARROW1"
+Rows = Iterator[tuple[int, dict | Bad | None, int]]
+"""Dictionaries, each with its number and the bytes of the file that it took to get there."""
+
+
+def parquet_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
+    """Rows of a parquet file, as dictionaries of those `columns` that it has. `ConfigError` if it has none of them."""
+    file = pyarrow.parquet.ParquetFile(path)
+    columns = _known(path, columns, file.schema_arrow.names)
+    number, size = 0, path.stat().st_size
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if number + rows <= start:
+            number += rows
+            continue
+        for batch in file.iter_batches(ROWS_A_BATCH, row_groups=[group], columns=columns):
+            for row in _python_rows(batch):
+                if number >= start:
+                    yield number, row, size * (number + 1) // file.metadata.num_rows
+                number += 1
+
+
+def arrow_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
+    """As above, of an arrow file or stream; one that breaks off is an `ArrowInvalid`."""
+    with pyarrow.memory_map(str(path)) as source:
+        batches = _record_batches(source)
+        columns, number = _known(path, columns, batches.schema.names), 0
+        for batch in _each(batches):
+            for first in range(0, batch.num_rows, ROWS_A_BATCH):
+                part = batch.slice(first, ROWS_A_BATCH)
+                if number + part.num_rows <= start:
+                    number += part.num_rows
+                    continue
+                for row in _python_rows(part.select(columns)):
+                    if number >= start:
+                        yield number, row, source.tell()
+                    number += 1
+
+
+def _record_batches(source: pyarrow.MemoryMappedFile):
+    source.seek(source.size() - len(END_OF_FILE))
+    end = source.read()
+    source.seek(0)
+    if end == END_OF_FILE:
+        return pyarrow.ipc.open_file(source)
+    if not end.endswith(END_OF_STREAM):  # pyarrow would take what is left for all
+        raise pyarrow.ArrowInvalid("it has no end")
+    return pyarrow.ipc.open_stream(source)
+
+
+def _each(batches) -> Iterator[pyarrow.RecordBatch]:
+    """The batches of a stream, or of a file."""
+    if isinstance(batches, pyarrow.ipc.RecordBatchFileReader):
+        return (batches.get_batch(index) for index in range(batches.num_record_batches))
+    return iter(batches)
+
+
+def csv_head(path: Path, stream: BinaryIO, wanted: Sequence[str]) -> list[str]:
+    """The columns that the first line of a CSV file names; `wanted` as for `csv_rows`."""
+    return next(_csv_reader(path, _text_of(stream), wanted), [])
+
+
+def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, tell) -> Rows:
+    """As above, of CSV whose first line names the columns. A row that cannot be read is bad by itself.
+
+    What stands between fields is the one of `DELIMITERS` that gives the first line one of `columns`. Each line of a bad
+    row counts as one, for an open quote may have taken in any number of them.
+    """
+    text = _text_of(stream)  # which closes the file when it is forgotten
+    reader = _csv_reader(path, text, columns)
+    head = next(reader, [])
+    columns, number = _known(path, columns, head), 0
+    while True:
+        before = reader.line_num
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            values = error
+        row = _csv_row(head, values, columns)
+        after = number + (reader.line_num - before if isinstance(row, Bad) else 1)
+        for place in range(max(number, start), after):
+            yield place, row, tell()
+        number = after
+
+
+def _text_of(stream: BinaryIO) -> io.TextIOWrapper:
+    return io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _csv_reader(path: Path, text: io.TextIOWrapper, wanted: Sequence[str]):
+    csv.field_size_limit(LARGEST_FIELD)
+    first = text.readline()
+    own = "\t" if re.search(r"\.tsv(\.\w+)?$", path.name, re.IGNORECASE) else ","
+    delimiter = max((own, *DELIMITERS), key=lambda one: _columns_by(one, first, wanted))
+    return csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+
+
+def _columns_by(delimiter: str, line: str, wanted: Sequence[str]) -> tuple[bool, int]:
+    """Whether a line has one of the wanted columns if this is between them, and how many it has at all."""
+    names = next(csv.reader([line], delimiter=delimiter), [])
+    return not set(wanted).isdisjoint(names), len(names)
+
+
+def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[str]) -> dict | Bad | None:
+    if isinstance(values, csv.Error):
+        return Bad("no CSV", f": {values}")
+    if not values:
+        return None
+    if len(values) != len(head):
+        return Bad("a row of more or fewer fields than columns", f": {len(values)} for {len(head)}")
+    row = {name: value for name, value in zip(head, values, strict=True) if name in columns}
+    if not all(map(_is_utf8, row.values())):
+        return Bad("invalid UTF-8")
+    return {name: value if len(value) < LONG else LongText([value.encode()]) for name, value in row.items()}
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether bytes that were no UTF-8 were none of it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _known(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of the columns asked for, the text first, that there are."""
+    if known := [*dict.fromkeys(column for column in columns if column in names)]:
+        return known
+    raise ConfigError(f"{path.name}: {columns[0]} is no column; there are {', '.join(names)}")
+
+
+def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
+    """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 costs its own row only."""
+    for row in zip(*map(_values, batch.columns), strict=True):
+        values = zip(batch.schema.names, row, strict=True)
+        try:
+            yield {name: text_from(value) if isinstance(value, bytes) else value for name, value in values}
+        except UnicodeDecodeError as error:
+            yield Bad("invalid UTF-8", f" at byte {error.start} of the text")
+
+
+def _values(column: pyarrow.Array) -> list:
+    """A column's values, texts as bytes."""
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    return (column.cast(pyarrow.large_binary()) if is_text else column).to_pylist()

@@ -1,0 +1,67 @@
+"""Learns a tokenizer from a corpus: `python -m data_prep.tokenizer --source SOURCE`."""
+
+import argparse
+from pathlib import Path
+
+from command_line.run import one_sentence
+from data_prep.sources.table import open_corpus
+from settings.checks import ConfigError
+from settings.loading import read_settings
+from settings.paths import file_name
+from settings.sections import DataSection, TokenizerSection
+from storage.files import refuse_unwritable
+
+from .build import build_tokenizer, describe, save, size_in_bytes
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.tokenizer", description="Learn byte-level BPE from a corpus."
+    )
+    parser.add_argument(
+        "--source", required=True, help="a name that `python -m data_prep.sources` lists, a Hub id or files"
+    )
+    parser.add_argument(
+        "--vocab-size", type=int, default=10_000, help="tokens, special ones included (default: 10,000)"
+    )
+    parser.add_argument(
+        "--bytes", help="learn from so much text, spread over the corpus, as 500MB (default: all of it)"
+    )
+    parser.add_argument("--text-field", help="column of the text (default: the source's)")
+    parser.add_argument("--sample-by", help="a document of plain text: paragraph, line, document or a separator")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the tokenizer (default: prepared/tokenizers/SOURCE-SIZE)"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="section.key=value", help="of data and tokenizer, such as data.bad_records=0.01"
+    )
+    return parser.parse_intermixed_args()
+
+
+@one_sentence("data_prep.tokenizer")
+def main():
+    arguments = parse_arguments()
+    folder = (
+        arguments.output
+        or Path("prepared", "tokenizers") / f"{file_name(Path(arguments.source).stem)}-{arguments.vocab_size}"
+    )
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; choose another --output")
+    refuse_unwritable(folder, f"--output {folder}")
+    size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
+    given = read_settings(arguments.settings, ("data", "tokenizer"))
+    learning = {"vocab_size": arguments.vocab_size, "train_documents": None, "train_bytes": size}
+    reading = {"source": arguments.source, "text_field": arguments.text_field, "sample_by": arguments.sample_by}
+    section = TokenizerSection(**learning | given["tokenizer"])
+    data = DataSection(**reading | {"validation_documents": None} | given["data"])
+    train, validation = open_corpus(data)
+    print(*train.notes, sep="\n", end="\n" if train.notes else "")
+    tokenizer, about = build_tokenizer(section, train, validation)
+    save(tokenizer, about, folder)
+    print(describe(about))
+    print(f"longest ({about['longest_token_bytes']} bytes): {', '.join(map(repr, about['longest_tokens']))}")
+    print(f"use it: tokenizer.kind=pretrained tokenizer.path={folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Byte-level BPE learnt from any amount of text: the merges of the `tokenizers` library, sooner and in less memory."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import gigatoken
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from data_prep.sources.long_text import Text
+from settings.checks import ConfigError
+from storage.files import room_for
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+NO_TEXT = b"\xff\xfe\xff"
+"""Bytes that no UTF-8 text holds: what separates texts in a file."""
+FILE_SIZE = 64_000_000
+Merges = list[tuple[bytes, bytes]]
+
+
+def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
+
+    The vocabulary comes out smaller than asked where the texts hold too few different words. It is that of
+    `tokenizers.trainers.BpeTrainer`, ties and order included, but where letters newer than its Unicode tables occur.
+    Memory follows the different words: the texts pass through files in the system's temporary folder.
+    """
+    smallest = 256 + 2
+    if vocab_size < smallest:
+        raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small; 256 bytes and 2 special tokens need 258")
+    with tempfile.TemporaryDirectory(prefix="kindling-") as folder:
+        with room_for("the folder for temporary files, ", folder, "make room there, or set TMPDIR to another"):
+            files = _write(texts, Path(folder))
+        with _silent():
+            # No special tokens for it: it would take them out of the text.
+            source = gigatoken.TextFileSource(files, NO_TEXT)
+            _, merges = gigatoken.train_bpe(source, vocab_size - 2, [], tie_breaking="huggingface")
+            merges = list(dict.fromkeys(merges))
+            learnt = _learnt(merges, files)
+        return _tokenizer(merges[:learnt])
+
+
+def _write(texts: Iterable[Text], folder: Path) -> list[Path]:
+    """The texts in files of some MB, which are mapped into memory one at a time."""
+    files, size = [folder / "0"], 0
+    file = files[0].open("wb")
+    for text in texts:
+        if size >= FILE_SIZE:
+            file.close()
+            files.append(folder / str(len(files)))
+            file, size = files[-1].open("wb"), 0
+        size += file.write(text.encode() + NO_TEXT)
+    file.close()
+    return files
+
+
+def _tokenizer(merges: Merges) -> Tokenizer:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # which imports all of it: seconds
+
+    letters = bytes_to_unicode()
+    pairs = [tuple("".join(letters[byte] for byte in part) for part in pair) for pair in merges]
+    vocabulary = {}
+    for token in [END, PAD, *sorted(letters.values()), *map("".join, pairs)]:
+        vocabulary.setdefault(token, len(vocabulary))
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
+    tokenizer.add_special_tokens([END, PAD])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _learnt(merges: Merges, files: list[Path]) -> int:
+    """How many of the merges were learnt from the text, before there was nothing left to merge.
+
+    gigatoken goes on to merge pairs that do not occur. The last merge that was learnt stands in the encoded text; if
+    the last of all does not, every word has become one token, and what was learnt is what these are made of.
+    """
+    tokens = [left + right for left, right in merges]
+    state = json.loads(_tokenizer(merges).to_str())
+    encoder = gigatoken.Tokenizer.from_json(json.dumps(state | {"added_tokens": []}))
+    ids = {token: index for index, token in encoder.vocab.items()}
+    used = np.zeros(encoder.vocab_size, dtype=bool)
+    for file in files:
+        used[encoder.encode_files(gigatoken.TextFileSource([file], NO_TEXT)).layout.content.data] = True
+        if tokens and used[ids[tokens[-1]]]:
+            return len(merges)
+    needed = {token for token in tokens if used[ids[token]]}
+    for left, right in reversed(merges):
+        if left + right in needed:
+            needed |= {left, right}
+    return next((index for index, token in enumerate(tokens) if token not in needed), len(tokens))
+
+
+@contextmanager
+def _silent():
+    """Keep what gigatoken prints while it learns and reads files, below Python, off the screen."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "wb") as nothing:
+        for number in (1, 2):
+            os.dup2(nothing.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)

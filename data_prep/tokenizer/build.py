@@ -1,0 +1,226 @@
+"""Tokenizers: byte-level BPE, characters, numbers, or an existing one; all of them ordinary Hugging Face tokenizers.
+
+`<|endoftext|>` starts and ends a document and `<|pad|>` pads: two tokens, so that no mask by padding ever hides an
+end. Text never yields either: a document that spells `<|endoftext|>` is encoded letter by letter.
+
+    python -m data_prep.tokenizer --source tinystories --vocab-size 10000 --bytes 500MB
+"""
+
+import itertools
+import json
+import re
+import resource
+import string
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from data_prep.sources.long_text import Text, pieces_of
+from data_prep.sources.splits import Split, nothing_in, text_of
+from settings.checks import ConfigError
+from settings.sections import TokenizerSection
+from settings.wording import counted, size_of
+from storage.hub import find_folder
+
+from .bpe import END, PAD, train_bpe
+from .encoder import Encoder
+from .training_text import Texts
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
+    from .fast_tokenizer import PreTrainedTokenizerFast
+
+
+UNKNOWN = "<|unknown|>"
+
+
+def train_characters(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+    """Each character of the texts is a token; others become the unknown token."""
+    characters = set()
+    for text in texts:
+        for piece in pieces_of(text):
+            characters.update(piece)
+    return _character_level(sorted(characters))
+
+
+def train_numbers(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
+    """Each run of digits and each other symbol is a token; spaces separate and are not kept."""
+    split = _number_split()
+    tokens = {token for text in texts for token, _ in split.pre_tokenize_str(str(text))}
+    return _number_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
+
+
+def _number_split() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d+|\D"), behavior="isolated")]
+    )
+
+
+def _number_level(tokens: list[str]) -> Tokenizer:
+    tokenizer = _word_level(tokens)
+    tokenizer.pre_tokenizer = _number_split()
+    return tokenizer  # no decoder: tokens are joined by spaces
+
+
+def _character_level(tokens: list[str]) -> Tokenizer:
+    tokenizer = _word_level(tokens)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _word_level(tokens: list[str]) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate([END, PAD, UNKNOWN, *tokens])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.add_special_tokens([END, PAD, UNKNOWN])
+    return tokenizer
+
+
+TRAINERS = {"bpe": train_bpe, "characters": train_characters, "numbers": train_numbers}
+
+
+def equation_tokenizer(kind: str, symbol: str, largest: int) -> "PreTrainedTokenizerFast":
+    """The tokenizer for equations such as `91 / 7 = 13`, of numbers from 0 to `largest`; spaces are not kept.
+
+    `kind` is numbers, characters, or padded: characters, shorter numbers filled up with zeros to the length of the
+    largest, in a prompt as well. No start token is added, so that a prompt's tokens are its own.
+    """
+    if kind == "numbers":
+        return wrap(_number_level([*map(str, range(largest + 1)), symbol, "="]), start=None)
+    tokenizer = _character_level([*string.digits[: largest + 1], symbol, "="])
+    without_spaces = [normalizers.Replace(Regex(r"\s+"), "")]
+    fill = _fill_up(len(str(largest))) if kind == "padded" else []
+    tokenizer.normalizer = normalizers.Sequence(without_spaces + fill)
+    return wrap(tokenizer, start=None)
+
+
+def _fill_up(width: int) -> list[normalizers.Normalizer]:
+    """Zeros before each number of less than `width` digits: at its place of width 0, one rule a length."""
+    return [
+        normalizers.Replace(Regex(rf"(?<!\d)(?=\d{{{digits}}}(?!\d))"), "0" * (width - digits))
+        for digits in range(1, width)
+    ]
+
+
+def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerFast":
+    """Make it a transformers tokenizer which puts the start token (None: no token) before each text, of a pair as well,
+    and never special ids into text.
+    """
+    from .fast_tokenizer import PreTrainedTokenizerFast
+
+    unknown = UNKNOWN if tokenizer.token_to_id(UNKNOWN) is not None else None
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=start,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=unknown,
+        add_bos_token=start is not None,  # makes the post-processor, and tells tools that make none of it
+        split_special_tokens=True,
+        model_input_names=["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
+    )
+
+
+def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
+    """An existing tokenizer, from a folder or the Hub, given a pad token of its own if it has none."""
+    from transformers import AutoTokenizer
+
+    from .fast_tokenizer import PreTrainedTokenizerFast, TokenizersBackend
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(find_folder(path), split_special_tokens=True, trust_remote_code=False)
+        if type(tokenizer) is TokenizersBackend:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
+    except Exception as error:  # tokenizers raises nothing narrower
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"tokenizer.path={path} cannot be loaded: {why}; give the folder or Hub id of one") from None
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without any
+        raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"tokenizer.path={path} has no end-of-text token; give a tokenizer that has an eos_token")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[dict]):
+    """Train the tokenizer that the section describes, or load it; return it and a report of the training.
+
+    The report has seconds, the process's peak memory, documents and bytes, vocabulary, the longest tokens and, on up to
+    1,000 held-out documents, bytes a token.
+    """
+    started = time.perf_counter()
+    if section.kind == "pretrained":
+        tokenizer, count = load_tokenizer(section.path), {}
+    else:
+        texts = Texts(split, section.train_documents, section.train_bytes)
+        tokenizer = wrap(TRAINERS[section.kind](texts, section.vocab_size))
+        count = {"documents": texts.documents, "text_bytes": texts.bytes, "limit": texts.limit}
+        if texts.documents == 0:
+            raise ConfigError(nothing_in("train", split, texts.reading))
+    seconds = time.perf_counter() - started
+    return tokenizer, count | {"seconds": round(seconds, 2)} | report(tokenizer, held_out)
+
+
+def report(tokenizer, held_out: Iterable[dict]) -> dict:
+    """What there is to know of a tokenizer: size, longest tokens (all ties), and bytes a token on held-out text."""
+    tokens = {token: len(tokenizer.decode([index]).encode()) for token, index in tokenizer.get_vocab().items()}
+    ordinary = {token: size for token, size in tokens.items() if token not in tokenizer.all_special_tokens}
+    longest = max(ordinary.values(), default=0)
+    texts = [text_of(document) for document in itertools.islice(held_out, 1000)]
+    ids = len(Encoder(tokenizer)(texts)[0])
+    return {
+        "vocabulary": len(tokenizer),
+        "longest_token_bytes": longest,
+        "longest_tokens": sorted(
+            tokenizer.decode([tokenizer.get_vocab()[token]]) for token, size in ordinary.items() if size == longest
+        ),
+        "bytes_per_token": round(sum(len(text.encode()) for text in texts) / ids, 3) if ids else None,
+        "peak_memory_megabytes": round(_peak_memory() / 1e6),
+    }
+
+
+def describe(about: dict) -> str:
+    """A report in one line."""
+    return (
+        f"tokenizer: {about['vocabulary']:,} tokens{limit_of(about) or learnt_from(about)} in "
+        f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
+        f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
+    )
+
+
+def learnt_from(about: dict) -> str:
+    """What the tokenizer of a report learnt from."""
+    return f" learnt from {counted(about['documents'], 'document')} ({size_of(about['text_bytes'])})"
+
+
+def limit_of(about: dict) -> str:
+    """The same and which setting left something out, or nothing if none did."""
+    return f"{learnt_from(about)} of more ({about['limit']})" if about.get("limit") else ""
+
+
+def start_token(tokenizer) -> int:
+    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def save(tokenizer, about: dict, folder: Path):
+    """Write the tokenizer as `AutoTokenizer` reads it, and its report beside it."""
+    tokenizer.save_pretrained(folder)
+    (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _peak_memory() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def size_in_bytes(text: str) -> int:
+    """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d\d?)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"--bytes {text!r} is no size; write 500MB or 2.2GB")
+    return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))

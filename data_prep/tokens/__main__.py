@@ -1,0 +1,27 @@
+"""Prepares the tokens of an experiment before it runs: `python -m data_prep.tokens CONFIG`."""
+
+from command_line.run import run_script
+from settings.loading import load_experiment
+
+from .prepare import prepare
+from .published import publish, refuse_publishing
+
+
+def main(path: str, overrides: list[str]):
+    """Prepare an experiment's tokenizer and tokens, say what they are, and publish them if that is asked for."""
+    name = None
+    if "--push-to-hub" in overrides:
+        place = overrides.index("--push-to-hub")
+        name, overrides = " ".join(overrides[place + 1 : place + 2]), overrides[:place] + overrides[place + 2 :]
+    experiment = load_experiment(path, overrides)
+    if name is not None:
+        refuse_publishing(name, experiment.data)
+    prepared = prepare(experiment.data, experiment.tokenizer)
+    print("\n".join(prepared.describe()))
+    if name is not None:
+        publish(prepared.folder, name)
+        print(f"published     https://huggingface.co/datasets/{name}, use it as data.source={name}")
+
+
+if __name__ == "__main__":
+    run_script(__doc__, main)

@@ -1,0 +1,74 @@
+"""The process that goes on preparing tokens while a run already trains on the first of them."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from settings.checks import ConfigError
+from settings.paths import ROOT
+from settings.sections import DataSection, TokenizerSection
+
+from .stream import Stream, Writer
+
+
+def write_on(data: DataSection, section: TokenizerSection, run: Stream):
+    """Start a process that prepares what the run will ask for; it ends with this one, however this one ends."""
+    if run.tokens.has(run.horizon):
+        return
+    descriptor, complaint = tempfile.mkstemp(prefix="kindling-writer-")  # not where a full disk may be the complaint
+    os.close(descriptor)
+    task = {"data": asdict(data), "tokenizer": asdict(section), "until": run.horizon, "complaint": complaint}
+    task["folder"] = str(run.tokens.folder.parent)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, json.dumps(task)],
+        stdin=subprocess.PIPE,  # nothing is sent: that it is closed tells that this process has ended
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1"},
+        start_new_session=True,  # Ctrl-C is for this process
+    )
+    run.tokens.writer = Writer(process.pid, Path(complaint))
+    atexit.register(_stop, process, Path(complaint))
+
+
+def _stop(process: subprocess.Popen, complaint: Path):
+    process.kill()  # at any moment: it goes on from its last whole shard
+    process.wait()
+    complaint.unlink(missing_ok=True)
+    with suppress(OSError):
+        process.stdin.close()
+
+
+def _write(task: dict):
+    """What the process does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(10)  # training comes first
+    try:
+        from .prepare import Preparation
+
+        preparation = Preparation(DataSection(**task["data"]), TokenizerSection(**task["tokenizer"]))
+        if str(preparation.folder) != task["folder"]:
+            raise ConfigError(f"{preparation.data.origin} has changed since the run began; start another run")
+        preparation.make(task["until"])
+    except Exception as error:
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        Path(task["complaint"]).write_text(sentence, encoding="utf-8")
+        if not isinstance(error, ConfigError):
+            raise
+
+
+def _end_with_parent():
+    os.read(sys.stdin.fileno(), 1)  # returns once the other end is closed
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _write(json.loads(sys.argv[1]))

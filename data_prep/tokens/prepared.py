@@ -1,0 +1,246 @@
+"""A prepared folder, opened: its tokenizer, and its splits as training examples."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.sources.fingerprints import short
+from data_prep.sources.record_errors import Reading, in_words
+from data_prep.sources.table import SOURCES
+from data_prep.tokenizer import build as tokenizers
+from settings.checks import ConfigError
+from settings.sections import DataSection
+from settings.wording import are, counted, size_of
+from storage.files import as_known, sha256
+
+from .order import Epochs
+from .published import MANIFEST, REQUEST
+from .stream import GrowingTokens, Stream
+from .windows import Documents, TokenArray, Windows
+from .writer import Journal
+
+SECTIONS = ("data", "tokenizer")
+PROMPTS = "the data has prompts, whose loss data.layout=packed would count; use data.layout=documents"
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What a prepared split holds. Bytes are UTF-8 bytes of text; `floor_nats` is the exact -log p of all of it."""
+
+    documents: int
+    tokens: int
+    prompt_tokens: int
+    text_bytes: int
+    floor_nats: float | None
+    groups: dict[str, dict] = field(default_factory=dict)
+    """Documents and `text_bytes` of each, in the order of their numbers."""
+    in_validation_too: int = 0
+    """Documents that the validation split has as well, word for word."""
+    empty_documents: int = 0
+    quarantined: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why, and how many of each."""
+    revisions: dict[str, str] = field(default_factory=dict)
+    """The commits of the Hub that were read, by data set."""
+    shards: list[dict] = field(default_factory=list)
+    """Tokens, documents and SHA-256 of each."""
+    finished: bool = True
+    """Whether this is all that its source holds, or all that it is limited to."""
+    more: bool = False
+    """Whether it is limited, and its source holds more."""
+
+    @classmethod
+    def of(cls, journal: Journal) -> "SplitInfo":
+        """What is in a split's whole shards."""
+        reading = Reading(**journal.reading)
+        return cls(
+            documents=journal.documents,
+            tokens=journal.tokens,
+            prompt_tokens=journal.prompt_tokens,
+            text_bytes=journal.text_bytes,
+            floor_nats=journal.floor_nats,
+            groups=journal.groups,
+            in_validation_too=journal.duplicates,
+            empty_documents=reading.empty,
+            quarantined=reading.faults,
+            reasons=dict(reading.reasons),
+            revisions=journal.revisions,
+            shards=journal.shards,
+            finished=journal.finished,
+            more=bool(journal.more),
+        )
+
+    def skipped(self) -> str:
+        """How many of the records that were read are no documents of it, and why."""
+        found = self.documents + self.empty_documents + self.quarantined
+        reasons = {"empty": self.empty_documents} | (self.reasons or {"no document": self.quarantined})
+        told = in_words({kind: count for kind, count in reasons.items() if count})
+        return f"{found - self.documents:,} of {counted(found, 'record')}" + (f" ({told})" if told else "")
+
+    def floor(self, targets: int) -> "Floor | None":
+        """The lowest loss that a model can have on this split but for chance, where the source knows it."""
+        if self.floor_nats is None:
+            return None
+        return Floor(self.floor_nats / targets, self.floor_nats / (math.log(2) * self.text_bytes))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The exact -log p of a split's text under its source, in nats per target and in bits per byte."""
+
+    loss: float
+    bits_per_byte: float
+
+
+def summary(folder: Path) -> dict:
+    """What a prepared folder holds so far, of the tokenizer and of each split."""
+    about = json.loads((folder / "tokenizer" / "report.json").read_text(encoding="utf-8"))
+    journals = {name: Journal.load(folder / name) for name in ("validation", "train")}
+    return {
+        "tokenizer": about | {"sha256": sha256(folder / "tokenizer" / "tokenizer.json")},
+        "splits": {name: asdict(SplitInfo.of(journal)) for name, journal in journals.items()},
+    }
+
+
+class PreparedData:
+    """A prepared folder, opened: `tokenizer`, the tokenizer's report `about_tokenizer`, and `info` by split."""
+
+    def __init__(self, folder: Path):
+        path = folder / MANIFEST  # which comes last: without it there may be more to come
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else summary(folder)
+        self.folder = folder
+        self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
+        self.about_tokenizer = manifest["tokenizer"]
+        self.info = {name: as_known(SplitInfo, info) for name, info in manifest["splits"].items()}
+        self._refuse_damage()
+
+    def _refuse_damage(self):
+        """What can be seen without reading them: whether all shards are there, and as long as they were."""
+        for split, info in self.info.items():
+            for index, shard in enumerate(info.shards):
+                path = self.folder / split / f"{index:05}.npy"
+                try:
+                    length = len(np.load(path, mmap_mode="r"))
+                except (OSError, ValueError):
+                    length = None
+                if length != shard["tokens"]:
+                    raise ConfigError(f"{path} is missing or damaged; prepare or fetch {self.folder} again")
+
+    @property
+    def _request(self) -> dict:
+        return json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))
+
+    def origins(self) -> dict[str, list[str]]:
+        """The `datasets` of the Hub that it was made from, and the `licenses` and `languages` that are known."""
+        made = self._request["data"]
+        known = [SOURCES[name] for name in made["mixture"] or [made["source"]] if name in SOURCES]
+        return {
+            "datasets": sorted({name for info in self.info.values() for name in info.revisions}),
+            "licenses": sorted({source.licence for source in known}),
+            "languages": sorted({source.language for source in known if source.language}),
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """What its tokens can be told by: a hash of them, which further tokens change, and of what they are made of."""
+        told = {
+            name: [[shard["sha256"] for shard in info.shards], info.prompt_tokens] for name, info in self.info.items()
+        }
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        return [digest, self._request.get("fingerprint", self.folder.name)]
+
+    def identity(self, data: DataSection) -> dict:
+        """What a run on this is told by, wherever it lies: see `Trained`. A stream's tokens are not all there yet."""
+        tokens, fingerprint = self.names
+        journals = [Journal.load(self.folder / name) for name in ("validation", "train")]
+        return {
+            "origin": data.origin,
+            "tokens": fingerprint if data.streaming else tokens,
+            "folder": self.folder.name,
+            "files": [known and short(known) for journal in journals for known in journal.files],
+            "settings": {f"{name}.{key}": value for name in SECTIONS for key, value in self._request[name].items()},
+        }
+
+    @property
+    def compared_groups(self) -> dict[str, dict]:
+        """The groups that validation is told apart by: all, or none where there is one."""
+        groups = self.info["validation"].groups
+        return groups if len(groups) > 1 else {}
+
+    def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
+        """The split as examples: `layout` is `packed` or `documents`, `length` the longest, in tokens.
+
+        Those of validation tell the groups of their tokens, if there are groups to compare.
+        """
+        with_groups = split == "validation" and bool(self.compared_groups)
+        ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
+        if layout == "packed":
+            self._refuse_prompts(split)
+            return Windows(ids, length, _documents(ids.parts) if with_groups else None)
+        return Documents(ids, _documents(ids.parts), length, with_groups)
+
+    def numbered(self, split: str, layout: str, length: int) -> Windows | Documents:
+        """As `examples`, but that the groups of all tokens are the numbers of the documents that they are of."""
+        ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
+        documents = _documents(ids.parts)
+        documents["group"] = np.arange(len(documents))
+        if layout == "packed":
+            self._refuse_prompts(split)
+            return Windows(ids, length, documents)
+        return Documents(ids, documents, length, with_groups=True)
+
+    def order(self, data: DataSection, length: int, positions: Callable[[int | None, dict], dict]) -> Epochs:
+        """The examples of a whole run, whose arguments `positions` tells for a number of examples and what they are.
+
+        The number is None for a stream, whose end is not known.
+        """
+        about = {"data.context_length": length, "data.layout": data.layout, "data.streaming": data.streaming}
+        if data.streaming:
+            self._refuse_prompts("train")
+            tokens = GrowingTokens(self.folder / "train", self.info["train"].shards, self.info["train"].finished)
+            return Stream(tokens, length, **positions(None, about))
+        examples = self.examples("train", data.layout, length)
+        return Epochs(examples, **positions(len(examples), about))
+
+    def _refuse_prompts(self, split: str):
+        if self.info[split].prompt_tokens:
+            raise ConfigError(PROMPTS)
+
+    def documents(self, split: str) -> str:
+        """How many a split has, and of how many if a limit left some out."""
+        count = self.info[split].documents
+        if not self.info[split].more:
+            return counted(count, "document")
+        name = "train_documents" if split == "train" else "validation_documents"
+        return f"{count:,} of at least {count + 1:,} documents (data.{name}={self._request['data'][name]})"
+
+    def describe_tokenizer(self) -> str:
+        """Its size, how far it compresses text, and a limit to what it learnt from if there was more."""
+        told = f"{len(self.tokenizer):,} tokens, {self.about_tokenizer['bytes_per_token']} bytes a token"
+        limit = tokenizers.limit_of(self.about_tokenizer)
+        return f"{told},{limit}" if limit else told
+
+    def describe(self) -> list[str]:
+        """What there is, in lines of numbers."""
+        lines = [f"folder        {self.folder}", f"tokenizer     {self.describe_tokenizer()}"]
+        for name, info in self.info.items():
+            text = f"{size_of(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes a token"
+            so_far = "" if info.finished else " so far"
+            lines.append(f"{name:14}{self.documents(name)}, {counted(info.tokens, 'token')}{so_far}, {text}")
+            path = f", see {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
+            lines.append(f"{'':14}skipped: {info.skipped()}{path}")
+        return [*lines, f"overlap       {self.overlap()}"]
+
+    def overlap(self) -> str:
+        """How many training documents are in validation as well, in words."""
+        return f"{are(self.info['train'].in_validation_too, 'training document')} in validation too, word for word"
+
+
+def _documents(files: list[Path]) -> np.ndarray:
+    """What the writer has noted of each document in shards of ids."""
+    return np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files])

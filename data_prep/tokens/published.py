@@ -1,0 +1,299 @@
+"""Prepared folders as data sets: used as they are, from disk or from the Hub, and published there.
+
+A prepared folder brings its own tokenizer and its own choice of documents. A published one has `kindling.json` beside
+its files, with the SHA-256 of each: it is fetched whole into `data.cache_dir`, and used from there once all are right.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
+
+from data_prep.sources.table import SOURCES, HubDataset, find_source
+from data_prep.tokenizer import build as tokenizers
+from settings.checks import ConfigError
+from settings.sections import DataSection, TokenizerSection
+from settings.wording import size_of
+from storage.files import sha256, write_json
+from storage.hub import is_hub_name, patiently, refuse_absent, refuse_anonymous, refuse_unreachable
+
+from .lock import lock_of
+
+FORMAT = 4
+MANIFEST, REQUEST, MARK, README = "manifest.json", "request.json", "kindling.json", "README.md"
+FOLDERS = ["tokenizer/*", "train/*", "validation/*"]
+PUBLISHED = re.compile(r"tokenizer/\w[\w.-]*|(train|validation)/\d+(\.documents)?\.npy|manifest\.json|request\.json")
+"""What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
+
+CARD = """---
+{licence}tags: [kindling, tokens]
+---
+
+# {name}
+
+Tokens of {origin}, prepared with Kindling (`kindling-lm`) to train language models on.
+
+```sh
+python train_lm.py CONFIG {source}
+```
+
+| split | documents | tokens | text |
+|---|---|---|---|
+{splits}
+
+The tokenizer in `tokenizer/` has {vocabulary:,} tokens ({bytes_per_token} bytes of validation text a token) and loads
+with `AutoTokenizer`. A split's ids lie in its folder in arrays of numpy, `00000.npy` and so on, in a row that reads
+`end document end document end`; `00000.documents.npy` has where each document begins. `manifest.json` has the counts,
+the SHA-256 of each shard and the revision of what was read, `request.json` the settings it was prepared with.
+
+The texts are those of {origin}, and so is their licence.
+"""
+
+
+def request(data: DataSection, section: TokenizerSection) -> dict:
+    """The settings that decide what is in a prepared folder, as they are given: places are told, not compared."""
+    return {"format": FORMAT, "data": data.contents(), "tokenizer": asdict(section)}
+
+
+def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
+    """The folder that an experiment uses as it is: `data.source`, on disk or on the Hub; None if that is not prepared.
+
+    Offline (HF_HUB_OFFLINE=1) also one of this machine that was prepared with the same settings before, or begun if it
+    is streamed; its source is not looked at. `ConfigError` if `data.source` was prepared with other settings.
+    """
+    folder = Path(data.source).expanduser()
+    if data.mixture is None and is_prepared(folder):
+        _refuse_other_settings(folder / REQUEST, data, section)
+    else:
+        folder = _on_the_hub(data, section)
+    if folder is not None and section.kind == "pretrained":
+        _refuse_other_tokenizer(folder, data, section)
+    if folder is None and constants.HF_HUB_OFFLINE:
+        folder = _made_before(data, section)
+    return folder
+
+
+def _on_the_hub(data: DataSection, section: TokenizerSection) -> Path | None:
+    """A published one; `ConfigError` if the Hub does not have one of the sources at all."""
+    for source in map(find_source, data.mixture or [data.source]):
+        if isinstance(source, HubDataset):
+            refuse_absent(source.id, "dataset")  # which goes offline where there is no Hub
+    is_named = data.mixture is None and data.source not in SOURCES
+    return _fetched(data, section) if is_named and isinstance(find_source(data.source), HubDataset) else None
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds finished tokens."""
+    return all((folder / name).exists() for name in (MANIFEST, REQUEST, "tokenizer"))
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _made_before(data: DataSection, section: TokenizerSection) -> Path | None:
+    """The newest folder of the same settings that was made here, if they need the Hub."""
+    if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
+        return None
+    journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
+    folders = [path.parent.parent for path in journals if (path.parent.parent / REQUEST).exists()]
+    wanted = request(data, section)
+    return next((one for one in folders if is_asked_for(one, wanted) and (data.streaming or is_prepared(one))), None)
+
+
+def is_asked_for(folder: Path, wanted: dict) -> bool:
+    """Whether a folder was made by this `request`."""
+    made = _read(folder / REQUEST)
+    return {key: made[key] for key in wanted} == wanted
+
+
+def _refuse_other_settings(path: Path, data: DataSection, section: TokenizerSection):
+    """What is left out is as the folder's request says; what is given must be so too, but a tokenizer by its path."""
+    made = _read(path)
+    if made["format"] != FORMAT:
+        raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source anew")
+    sections = [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]
+    for name, given, default in sections[: 1 if section.kind == "pretrained" else 2]:
+        for key in vars(default).keys() & made[name].keys() - {"source", "revision"}:
+            if getattr(given, key) not in (made[name][key], getattr(default, key)):
+                raise ConfigError(
+                    f"{data.source} was prepared with {name}.{key}={made[name][key]}, and {getattr(given, key)} is "
+                    "given; leave it out, or prepare the source anew"
+                )
+
+
+def _refuse_other_tokenizer(folder: Path, data: DataSection, section: TokenizerSection):
+    """`ConfigError` unless the tokenizer at `tokenizer.path`, if it is still there, is the folder's own."""
+    if _read(folder / REQUEST)["tokenizer"]["path"] == section.path and not Path(section.path).exists():
+        return
+    given, own = (
+        tokenizers.load_tokenizer(path).backend_tokenizer.to_str() for path in (section.path, str(folder / "tokenizer"))
+    )
+    if given != own:
+        raise ConfigError(
+            f"{data.source} was prepared with another tokenizer than tokenizer.path={section.path}; leave that out, or "
+            "prepare the source anew"
+        )
+
+
+def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
+    """A published folder in the cache, fetched unless it is there; None if the data set is none."""
+    cache, name = Path(data.cache_dir), data.source.replace("/", "--")
+    if constants.HF_HUB_OFFLINE:
+        wanted = data.revision[:12] if data.revision else "[0-9a-f]" * 12
+        return max(cache.glob(f"{name}-{wanted}"), key=lambda path: path.stat().st_mtime, default=None)
+    where = {"repo_id": data.source, "repo_type": "dataset"}
+    try:
+        mark = patiently(data.source, lambda: hf_hub_download(filename=MARK, revision=data.revision, **where))
+    except ConfigError as error:
+        if isinstance(error.__cause__, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
+            return None  # for `data_prep.sources` to read, or to say what is wrong
+        raise
+    where |= {"revision": Path(mark).parent.name}
+    hashes = _hashes(Path(mark), data.source)
+    asked = Path(patiently(data.source, lambda: hf_hub_download(filename=REQUEST, **where)))
+    _refuse_damage(asked, hashes[REQUEST], f"{data.source}: {REQUEST}")
+    _refuse_other_settings(asked, data, section)  # before all is fetched
+    folder = cache / f"{name}-{where['revision'][:12]}"
+    with lock_of(folder):
+        if not folder.exists():
+            staging = cache / f".{folder.name}"
+            patiently(data.source, lambda: snapshot_download(local_dir=staging, allow_patterns=list(hashes), **where))
+            for file, known in hashes.items():
+                _refuse_damage(staging / file, known, f"{data.source}: {file}")
+            shutil.rmtree(staging / ".cache", ignore_errors=True)
+            staging.rename(folder)
+    return folder
+
+
+def _hashes(mark: Path, name: str) -> dict[str, str]:
+    """SHA-256 by file, of files that a prepared folder may have."""
+    try:
+        about = _read(mark)
+    except ValueError:
+        about = None
+    files = about.get("files") if isinstance(about, dict) and about.get("format") == FORMAT else None
+    if not isinstance(files, dict) or not {MANIFEST, REQUEST} <= files.keys():
+        raise ConfigError(f"{name} was published by another version of Kindling; prepare the source anew")
+    if odd := [file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]:
+        raise ConfigError(f"{name} lists {odd[0]!r}, which is not in its folder; use another data set")
+    return {file: known for file, known in files.items() if PUBLISHED.fullmatch(file)}  # a later version may add others
+
+
+def _refuse_damage(path: Path, known: str, what: str):
+    if not path.is_file() or sha256(path) != known:
+        path.unlink(missing_ok=True)  # a copy, which would not be fetched again
+        raise ConfigError(f"{what} is not what its {MARK} says; ask who published it")
+
+
+def refuse_publishing(name: str, data: DataSection):
+    """Before any work: `ConfigError` if tokens cannot be published as `name`."""
+    if not is_hub_name(name) or "/" not in name:
+        raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
+    if data.streaming:
+        raise ConfigError("a stream may never be whole; publish with data.streaming=false")
+    refuse_anonymous()
+    refuse_unreachable(name)
+
+
+def publish(folder: Path, name: str):
+    """Push a finished prepared folder to the Hub as the data set `name`. `ConfigError` if that fails.
+
+    Paths of this machine are not told: of a local source, only the name. A data set that holds something else is not
+    touched, and a card that was changed there is kept.
+    """
+    there = patiently(name, lambda: _files_of(name))
+    if there - {".gitattributes"} and MARK not in there:
+        raise ConfigError(f"{name} holds other files already; publish under another name")
+    with tempfile.TemporaryDirectory() as temporary:
+        staging = Path(temporary)
+        _stage(folder, staging, name)
+        if README in there and not patiently(name, lambda: _is_our_card(name)):
+            (staging / README).unlink()
+        patiently(name, lambda: _push(staging, name), "pushed")
+
+
+def _files_of(name: str) -> set[str]:
+    """What a data set holds, which is made if there is none."""
+    HfApi().create_repo(name, repo_type="dataset", exist_ok=True)
+    return set(HfApi().list_repo_files(name, repo_type="dataset"))
+
+
+def _is_our_card(name: str) -> bool:
+    mark, card = (Path(hf_hub_download(name, file, repo_type="dataset")) for file in (MARK, README))
+    return sha256(card) == _read(mark).get("card")
+
+
+def _push(folder: Path, name: str):
+    HfApi().upload_folder(
+        repo_id=name,
+        repo_type="dataset",
+        folder_path=folder,
+        delete_patterns=FOLDERS,  # shards of an earlier, longer one
+        commit_message="Tokens prepared with Kindling",
+    )
+
+
+def _stage(folder: Path, staging: Path, name: str):
+    """What is to be published, in a folder of its own."""
+    manifest, settings = _read(folder / MANIFEST), _read(folder / REQUEST)
+    known = {one for about in manifest["splits"].values() for one in about["revisions"]} | SOURCES.keys()
+    _hide_paths(settings, known)
+    manifest["source"] = settings["data"]["mixture"] or settings["data"]["source"]
+    write_json(staging / MANIFEST, manifest)
+    write_json(staging / REQUEST, settings)
+    for path in (path for pattern in FOLDERS for path in folder.glob(pattern)):
+        file = path.relative_to(folder)
+        if PUBLISHED.fullmatch(file.as_posix()):
+            (staging / file).parent.mkdir(exist_ok=True)
+            (staging / file).symlink_to(path.resolve())
+    hashes = {path.relative_to(staging).as_posix(): sha256(path) for path in staging.rglob("*") if path.is_file()}
+    for split, about in manifest["splits"].items():
+        for index, shard in enumerate(about["shards"]):
+            if hashes.get(f"{split}/{index:05}.npy") != shard["sha256"]:
+                raise ConfigError(f"{folder}/{split}/{index:05}.npy is damaged; prepare it again")
+    (staging / README).write_text(_card(name, manifest, settings), encoding="utf-8")
+    write_json(staging / MARK, {"format": FORMAT, "files": hashes, "card": sha256(staging / README)})
+
+
+def _hide_paths(settings: dict, known: set[str]):
+    """Call local files by their names alone. `known` are the sources that are none."""
+
+    def called(source: str) -> str:
+        return source if source in known else f"local:{Path(source).name}"
+
+    data, tokenizer = settings["data"], settings["tokenizer"]
+    data["source"] = called(data["source"])
+    data["validation_source"] = data["validation_source"] and called(data["validation_source"])
+    if data["mixture"]:
+        mixture = {}
+        for source, share in data["mixture"].items():
+            name = called(source)
+            mixture[name if name not in mixture else f"{name} ({len(mixture)})"] = share
+        data["mixture"] = mixture
+    if tokenizer["path"] and not is_hub_name(tokenizer["path"]):
+        tokenizer["path"] = f"local:{Path(tokenizer['path']).name}"
+
+
+def _card(name: str, manifest: dict, settings: dict) -> str:
+    origin = DataSection(source=settings["data"]["source"], mixture=settings["data"]["mixture"]).origin
+    known = getattr(SOURCES.get(origin), "licence", "")
+    rows = (
+        f"| {split} | {about['documents']:,} | {about['tokens']:,} | {size_of(about['text_bytes'])} |"
+        for split, about in manifest["splits"].items()
+    )
+    about = manifest["tokenizer"]
+    return CARD.format(
+        name=name,
+        source=shlex.quote(f"data.source={name}"),
+        origin=origin,
+        splits="\n".join(rows),
+        licence=f"license: {known.lower()}\n" if known and " " not in known else "",
+        vocabulary=about["vocabulary"],
+        bytes_per_token=about["bytes_per_token"],
+    )

@@ -1,0 +1,41 @@
+"""Publishes a run on the Hub: `python -m publishing RUN`."""
+
+import argparse
+import math
+from pathlib import Path
+
+from command_line.run import one_sentence
+from settings.checks import ConfigError
+from storage import hub
+
+from .push import give_up_after, publish
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m publishing", description="Publish a run on the Hub.")
+    parser.add_argument("run", type=Path, help="folder of a run, finished or not")
+    parser.add_argument("--to", metavar="NAME", help="USER/NAME, or NAME below your own (default: the run's own)")
+    parser.add_argument("--private", action="store_true", help="for nobody else to see, if it is new")
+    parser.add_argument("--replace", action="store_true", help="in the place of another run that has this name")
+    parser.add_argument("--tries", type=int, help="how often, with growing waits (default: 8)")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds of silence to put up with (default: 60)")
+    return parser.parse_args()
+
+
+@one_sentence("publishing")
+def main():
+    arguments = parse_arguments()
+    if not arguments.run.is_dir():
+        raise ConfigError(f"there is no folder {arguments.run}; give the folder of a run")
+    if not 0 < arguments.timeout < math.inf:
+        raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
+    if arguments.to is not None:
+        hub.refuse_name(arguments.to)
+    hub.ATTEMPTS = max(arguments.tries or hub.ATTEMPTS, 1)
+    give_up_after(arguments.timeout)
+    is_awaited = arguments.tries is None  # typed by somebody who waits for the answer
+    print(f"published   {publish(arguments.run, arguments.to, arguments.private, arguments.replace, is_awaited)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Publishes a run on the Hub, with what it takes to load it anywhere, and without what belongs on this machine alone.
+
+    python -m publishing runs/demo                             as the model `demo` of whoever is logged in
+    python -m publishing runs/demo --to USER/NAME --private
+
+Of a run that is not finished it is the newest whole checkpoint. Only files on a list leave (`snapshot.py`), and with a
+checkpoint that is kept as one the state of its training; no pickle. Paths of this machine and the token are taken out
+of the texts.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
+
+from settings.checks import ConfigError
+from storage import hub
+from storage.files import read_mapping
+
+from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, REMEDY, RUN, SNAPSHOT, model_of, snapshot
+
+
+def push(there: Path, name: str, private: bool, replace: bool) -> str:
+    """Push a snapshot as the model `name`, USER/NAME or NAME, which is made if there is none; return its address.
+
+    What is not of this run is not touched, unless `replace` says that another run may be; a card that was changed
+    there is kept.
+    """
+    repository = HfApi().create_repo(name, private=private or None, exist_ok=True).repo_id
+    known = set(HfApi().list_repo_files(repository))
+    about, before = _about(there), _about_published(repository, known)
+    if EXPERIMENT not in known and known - {".gitattributes", CARD}:
+        raise ConfigError(f"{repository} holds something else already; publish under another name")
+    if before and before.get("id") != about.get("id") and not replace:
+        raise ConfigError(f"{repository} holds another run already; publish under another name, or with --replace")
+    card = (there / CARD).read_text(encoding="utf-8")
+    for own, there_called in _names(repository).items():
+        card = re.sub(own, there_called, card, count=1)
+    (there / CARD).write_text(card, encoding="utf-8")
+    (there / PROVENANCE).write_text(json.dumps(about | {"card": _hash(card)}, indent=2) + "\n", encoding="utf-8")
+    subfolders = [f"{path.name}/*" for path in there.iterdir() if path.is_dir()]
+    HfApi().upload_folder(
+        repo_id=repository,
+        folder_path=there,
+        ignore_patterns=[] if _is_our_card(repository, known, before) else [CARD],
+        # what another state of the run had besides
+        delete_patterns=[*(name for name in MODEL | RUN if not (there / name).exists()), "model-*-of-*", *subfolders],
+        commit_message=f"{Path(name).name} by Kindling",
+    )
+    return f"{constants.ENDPOINT}/{repository}"
+
+
+def _names(repository: str) -> dict[str, str]:
+    """Where a card names its run, and what it says there on the Hub."""
+    title = repository.partition("/")[2]
+    return {
+        r'model="(?:[^"\\]|\\.)*"': f'model="{repository}"',
+        r"(?m)^# .*$": f"# {title}",
+        r"(?m)^- name: .*$": f"- name: {title}",
+    }
+
+
+def _about(there: Path) -> dict:
+    return read_mapping(there / PROVENANCE, REMEDY) if (there / PROVENANCE).exists() else {}
+
+
+def _about_published(repository: str, known: set[str]) -> dict:
+    """How the run came about that is there, if there is one."""
+    remedy = "publish under another name"
+    return read_mapping(Path(hf_hub_download(repository, PROVENANCE)), remedy) if PROVENANCE in known else {}
+
+
+def _is_our_card(repository: str, known: set[str], before: dict) -> bool:
+    """Whether there is no card yet, or the one that was pushed last."""
+    if CARD not in known:
+        return True
+    return _hash(Path(hf_hub_download(repository, CARD)).read_text(encoding="utf-8")) == before.get("card")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def publish(folder: Path, name: str | None, private: bool, replace: bool, is_awaited: bool = False) -> str:
+    """Publish a run folder, or push a snapshot as it is; where no name is given, as the run's settings say.
+
+    `ConfigError` if that cannot be done, or not now: what is wrong with the folder is said before the Hub is asked.
+    With `is_awaited`, a Hub that cannot be reached is not tried again.
+    """
+    is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
+    model = folder if is_snapshot else model_of(folder)
+    hub.refuse_anonymous()
+    if is_awaited:
+        hub.refuse_unreachable(f"{folder} is not published")
+    if name is None:
+        name = settings.get("hub_model_id") or folder.resolve().name
+    private = private or bool(settings.get("hub_private_repo"))
+    hub.refuse_name(name)
+    there = folder if is_snapshot else snapshot(folder, model)
+    try:
+        return hub.patiently(name, lambda: push(there, name, private, replace), "published")
+    finally:
+        if not is_snapshot:
+            shutil.rmtree(there)
+
+
+def _settings(folder: Path) -> dict:
+    """The section `training` of a run."""
+    path = folder / EXPERIMENT
+    settings = read_mapping(path, REMEDY).get("training") if path.exists() else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def give_up_after(seconds: float):
+    """Make each of the Hub's clients do so that is opened from now on; by default they wait for silence to end."""
+
+    def client():
+        one = default_client_factory()
+        one.timeout = seconds
+        return one
+
+    set_client_factory(client)

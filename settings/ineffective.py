@@ -1,0 +1,109 @@
+"""Overrides that would have no effect, said instead of passed over.
+
+What a file says may have none: an override of something else, such as optimizer.kind, may have taken it.
+"""
+
+from .checks import ConfigError, warn
+from .experiment import Experiment, LanguageExperiment
+
+NEEDS = (
+    (
+        ("optimizer.muon_learning_rate", "optimizer.muon_weight_decay", "optimizer.muon_momentum"),
+        ("optimizer.kind",),
+        ("muon",),
+        "optimizer.kind=muon",
+    ),
+    (("optimizer.grokfast_alpha",), ("optimizer.grokfast_lambda",), None, "optimizer.grokfast_lambda, such as 2"),
+    (("tokenizer.vocab_size",), ("tokenizer.kind",), ("bpe",), "tokenizer.kind=bpe"),
+    (
+        ("tokenizer.train_documents", "tokenizer.train_bytes"),
+        ("tokenizer.kind",),
+        ("bpe", "characters", "numbers"),
+        "tokenizer.kind=bpe",
+    ),
+    (("data.source",), ("data.mixture",), (None,), "data.mixture=null"),
+    (("training.eval_steps",), ("training.eval_strategy",), ("steps",), "training.eval_strategy=steps"),
+    (("training.eval_delay",), ("training.eval_strategy",), ("steps", "epoch"), "training.eval_strategy=steps"),
+    (("training.save_steps",), ("training.save_strategy",), ("steps",), "training.save_strategy=steps"),
+)
+"""Settings, each with what it needs: one of these others at one of these values (None: any but false, 0 and null), and
+how to give it that."""
+ODD = (
+    (
+        ("training.hub_strategy", "training.hub_always_push"),
+        ("training.push_to_hub",),
+        None,
+        "training.push_to_hub=true",
+    ),
+    (
+        ("training.gradient_checkpointing_kwargs", "training.activation_checkpointing_kwargs"),
+        ("training.gradient_checkpointing", "training.activation_checkpointing"),
+        None,
+        "training.gradient_checkpointing=true",
+    ),
+)
+"""The same, of settings whose lack of effect changes no result."""
+
+OF_SOURCES = {
+    "data.subset": {"HubDataset"},
+    "data.revision": {"HubDataset"},
+    "data.text_field": {"HubDataset", "LocalFiles"},
+    "data.group_field": {"HubDataset", "LocalFiles"},
+    "data.sample_by": {"HubDataset", "LocalFiles"},
+    "data.seed": {"Generated"},
+}
+"""Settings that only some kinds of sources have."""
+
+
+def refuse_vain(experiment: Experiment, given: dict):
+    """`ConfigError` if one of the overrides, `given` by name, or a list of replicas would change nothing."""
+    lists = _by_name(getattr(experiment, "replicas", {}))
+    for name in given.keys() & lists.keys():
+        raise ConfigError(
+            f"{name}={given[name]} has no effect, for replicas.{name}={lists[name]} are trained side by side; "
+            f"give replicas.{name}=[{given[name]}]"
+        )
+    if isinstance(experiment, LanguageExperiment):
+        _refuse_epochs(given, experiment.training)
+        _refuse_of_sources(given, experiment)
+    settings = _by_name(experiment.as_dict())
+    values = {name: [value] for name, value in settings.items()} | lists
+    said = {name: f"{name}={value}" for name, value in given.items() if value}
+    said |= {name: f"replicas.{name}={several}" for name, several in lists.items()}
+    for row in (*NEEDS, *ODD):
+        names, others, allowed, remedy = row
+        found = [value for other in others for value in values.get(other, [])]
+        if any(bool(value) if allowed is None else value in allowed for value in found):
+            continue
+        for name in (name for name in names if name in said):
+            same = ", and the replicas would be the same" if name in lists else ""
+            sentence = f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}"
+            if row not in ODD:
+                raise ConfigError(f"{sentence}; leave it out, or give {remedy}")
+            warn(f"{sentence}, but with {remedy}")
+
+
+def _by_name(sections: dict[str, dict]) -> dict:
+    """The settings of sections as they are called in an override."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+
+
+def _refuse_epochs(given: dict, training: dict):
+    """Epochs asked for in an override, where the file asks for steps: transformers would go by the steps."""
+    if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
+        raise ConfigError(
+            f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
+            f"{training['max_steps']}; give training.max_steps=-1 with it"
+        )
+
+
+def _refuse_of_sources(given: dict, experiment: LanguageExperiment):
+    data = experiment.data
+    for name in OF_SOURCES.keys() & {name for name, value in given.items() if value}:
+        from data_prep.sources.table import find_source  # which may look for files
+
+        kinds = {
+            type(find_source(one)).__name__ for one in data.mixture or [data.source, data.validation_source] if one
+        }
+        if not kinds & OF_SOURCES[name]:
+            raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")

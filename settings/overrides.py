@@ -1,0 +1,139 @@
+"""An experiment as it is written: a YAML file, and `section.key=value` overrides that follow it."""
+
+import io
+import re
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from .checks import ConfigError
+from .paths import shipped
+
+SECTIONS = "write `model:`, `data:`, `training:` and their keys"
+
+
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "iterations": "max_steps",
+    "grad_clip": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "grad_accum": "gradient_accumulation_steps",
+    "resume": "resume_from_checkpoint",
+    "overwrite_output_dir": "output_dir",
+    "logging_dir": "output_dir",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "optimizer": "optim",
+    "num_workers": "dataloader_num_workers",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "layers": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "heads": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "d_model": "hidden_size",
+    "width": "hidden_size",
+    "n_positions": "max_position_embeddings",
+    "dropout": "hidden_dropout",
+    "activation": "mlp",
+    "block_size": "context_length",
+    "seq_len": "context_length",
+    "max_length": "context_length",
+    "dataset": "source",
+}
+"""What other programs call a setting of ours."""
+
+
+def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], bool]) -> tuple[dict, dict]:
+    """The sections with the overrides in place, and the overrides by key. `ConfigError` says what cannot be read.
+
+    Where a key `is_text`, its override is taken as it is, whatever YAML would make of it.
+    """
+    written = _read_file(path)
+    given = dict(parse_override(text, is_text) for text in overrides)
+    for key, value in given.items():
+        # A mapping is replaced, as any other value.
+        OmegaConf.update(written, key, escaped(value) if is_text(key) else value, merge=False)
+    try:
+        sections = OmegaConf.to_container(written, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    data = sections.get("data")
+    for key in ("source", "validation_source"):
+        if isinstance(data, dict) and isinstance(data.get(key), str):
+            data[key] = shipped(data[key])
+    return sections, given
+
+
+def escaped(value):
+    """The value, written so that a `${` in its texts stands for itself."""
+    if isinstance(value, dict):
+        return {key: escaped(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [escaped(one) for one in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _read_file(path: str) -> DictConfig:
+    path = shipped(path)
+    try:
+        if Path(path).is_dir():
+            raise ConfigError(f"{path} is a folder; give the experiment file in it")
+        text = Path(path).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"there is no experiment file {path}; `ls configs/*` shows the ones that come with Kindling"
+        ) from None
+    except OSError as error:
+        named = path if len(path) < 200 else f"{path[:40]}..."
+        raise ConfigError(f"{named} cannot be read: {error.strerror}; give another experiment file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    try:
+        written = OmegaConf.load(io.StringIO(text))
+        _refuse_shapeless(path, OmegaConf.to_container(written))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, RecursionError):  # OmegaConf's complaint of a number, and YAML's of brackets in brackets
+        raise ConfigError(f"{path} holds no sections; {SECTIONS}") from None
+    return written
+
+
+def _refuse_shapeless(path: str, written):
+    if not isinstance(written, dict) or not written:
+        raise ConfigError(f"{path} holds no sections; {SECTIONS}")
+    for section, values in written.items():
+        if values is not None and not isinstance(values, dict):
+            raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")
+
+
+def parse_override(text: str, is_text: Callable[[str], bool]) -> tuple[str, typing.Any]:
+    """Key and value of `section.key=value`, as YAML has it, or as it is where a key `is_text`."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")
+    if is_text(key) and value != "null":
+        return key, value
+    if "${" in value:
+        raise ConfigError(f"{text!r} points to another setting, which only a file can; write the value itself")
+    try:
+        return key, OmegaConf.select(OmegaConf.from_dotlist([text]), key)
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{text!r} is not valid YAML after the =: {' '.join(str(error).split())}") from None

@@ -1,0 +1,83 @@
+"""Every setting that a section may hold: type, default and meaning, read from the source that defines it."""
+
+import dataclasses
+import importlib.util
+import typing
+from functools import cache
+from pathlib import Path
+
+from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
+from .fields import Field, read_fields
+from .paths import ROOT
+
+MODEL_TYPES = ("kindling_llama", "kindling_gpt")
+
+
+FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
+
+
+KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
+
+
+# A switch for our scripts; transformers declares a path and leaves its use to the script.
+RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
+
+
+START = Field(
+    ["str", "None"],
+    None,
+    "Checkpoint to start from, a folder or a Hub id: a GPT-2, a Llama or one of Kindling's, which brings its tokenizer "
+    "and every setting of this section but the dropouts; null means from scratch.",
+)
+
+
+@cache
+def sections_of(kind: type[Experiment]) -> dict[str, type]:
+    """Section names of a kind of experiment, and the class of each."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name != "name"}
+
+
+def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:
+    """Every key that a section may hold, with the defaults of a kind of experiment."""
+    if section == "model":
+        start = {"path": START} if kind is LanguageExperiment else {}
+        return start | _with_defaults(_model_fields(), kind.model_defaults)
+    if section == "training":
+        package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
+        fields = read_fields(package / "training_args.py", "TrainingArguments", package / "trainer_utils.py")
+        # transformers' annotation knows texts alone, its documentation a switch.
+        fsdp = dataclasses.replace(fields["fsdp"], accepts=["bool", *fields["fsdp"].accepts])
+        return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME, "fsdp": fsdp}
+    if section == "replicas":
+        return {
+            f"{other}.{key}": Field(["list"], None, "Values to train side by side.")
+            for other, keys in REPLICABLE.items()
+            for key in keys
+        }
+    return read_fields(ROOT / "settings" / "sections.py", sections_of(kind)[section].__name__)
+
+
+def _model_fields() -> dict[str, Field]:
+    source = ROOT / "modeling" / "configuration_kindling.py"
+    fields = read_fields(source, "KindlingConfig")
+    for name, gpt in read_fields(source, "KindlingGPTConfig").items():
+        fields[name] = dataclasses.replace(fields[name], meaning=f"{fields[name].meaning} kindling_gpt: {gpt.default}.")
+    family = Field([MODEL_TYPES], MODEL_TYPES[0], "Family: which row of defaults to start from.")
+    vocab = Field(["int", "None"], None, "Rows of the embedding; null means the tokenizer's size.")
+    kept = {name: field for name, field in fields.items() if name not in FROM_TOKENIZER}
+    return {"type": family} | kept | {"vocab_size": vocab}
+
+
+def _with_defaults(fields: dict[str, Field], defaults: dict) -> dict[str, Field]:
+    return fields | {
+        key: dataclasses.replace(fields[key], default=own) for key, own in installed_only(defaults, fields).items()
+    }
+
+
+def installed_only(values: dict, fields: dict[str, Field]) -> dict:
+    """The values but for those that the installed transformers has no field for."""
+    return {key: value for key, value in values.items() if key in fields}

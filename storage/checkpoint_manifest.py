@@ -1,0 +1,106 @@
+"""Checkpoint folders: how they are named, and the manifest of hashes that verifies them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import xxhash
+
+from .files import flush
+
+MANIFEST = "checkpoint.json"
+
+
+STATE = {"optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "trainer_state.json"}
+
+
+RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.safetensors")
+
+
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+STAGING = ".staging-"
+
+
+NOTES = (".md", ".txt", ".log", ".csv", ".png", ".svg", ".pdf", ".html")
+"""What people put beside a checkpoint, and no loader of transformers reads but for these."""
+
+
+VOCABULARIES = ("vocab.txt", "merges.txt")
+
+
+# ---- one folder
+
+
+def seal(folder: Path):
+    """Write the manifest of a folder as it is, and see that all of it is on the disk."""
+    manifest = folder / MANIFEST
+    manifest.unlink(missing_ok=True)
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "xxh3_128": _hash(path)}
+        flush(path)
+    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    flush(manifest)
+    flush(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, the file by its name; None if it is as it was when it was sealed."""
+    if not (folder / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {name: (known["size"], known["xxh3_128"]) for name, known in files.items()}
+        differences = (_difference(folder, name, *known) for name, known in expected.items())
+        found = next(filter(None, differences), None) if expected else f"{MANIFEST} is damaged"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    return found or _stranger(folder, expected)
+
+
+def _difference(folder: Path, name: str, size: int, known_hash: str) -> str | None:
+    """What is other in a file than it was."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if (found := path.stat().st_size) != size:
+        return f"{name} has {found:,} bytes, not {size}"
+    try:
+        return None if _hash(path) == known_hash else f"{name} is not what was written"
+    except OSError as error:
+        return f"{name} cannot be read, {error.strerror}"
+
+
+def _stranger(folder: Path, expected: Iterable[str]) -> str | None:
+    """What has been put into the folder since: some loader might read it, but not what is hidden, nor notes."""
+    known = {folder / MANIFEST, *(folder / name for name in expected)}
+    known |= {parent for path in known for parent in path.parents}
+    strange = {path.relative_to(folder) for path in folder.rglob("*") if path not in known}
+    hidden = {path for path in strange if any(part.startswith(".") for part in path.parts)}
+    names = sorted(
+        path.as_posix() for path in strange - hidden if path.suffix not in NOTES or path.name in VOCABULARIES
+    )
+    return f"{names[0]} is none of its files" if names else None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+# ---- those of a run
+
+
+def named(run: Path) -> list[Path]:
+    """The folders of a run that have a checkpoint's name, the newest, of the most steps, first."""
+    return sorted((path for path in run.glob("checkpoint-*") if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(NAME.fullmatch(path.name)[1])

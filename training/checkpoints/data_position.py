@@ -1,0 +1,78 @@
+"""Where a run is in its data: one integer, kept in each checkpoint, from which it goes on at the very next example."""
+
+import math
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from settings.checks import ConfigError
+from training.run import batch_size
+
+
+def run_positions(examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None) -> dict:
+    """What `Epochs` needs to know of a run over so many examples: its arguments, `about` with the seed among them.
+
+    `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for. `about` names
+    what their order depends on. `args.max_steps` is set where it was epochs that were asked for. `ConfigError` if a
+    checkpoint was trained on other data or in another order.
+    """
+    for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
+        if getattr(args, name):
+            raise ConfigError(f"training.{name} would lose or repeat examples of the run; leave it out")
+    seed = args.seed if args.data_seed is None else args.data_seed
+    about = about | {"training.seed": seed}
+    batch, shift, position = batch_size(args), 0, 0
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if DataPosition.__name__ not in state.stateful_callbacks:
+            raise ConfigError(
+                f"{checkpoint} does not say where it is in its data; resume one that train_lm.py has written"
+            )
+        before = state.stateful_callbacks[DataPosition.__name__]["attributes"]
+        for name, now in about.items():
+            if before[name] != now:
+                raise ConfigError(
+                    f"{checkpoint} was trained with {name}={before[name]} and is resumed with {now}; "
+                    "resume it as it was, or choose another training.output_dir"
+                )
+        position = before["position"]
+        shift = position - state.global_step * batch
+    by_steps = args.max_steps > 0
+    stop = args.max_steps * batch + shift if by_steps else math.ceil(args.num_train_epochs * examples)
+    if checkpoint is not None and position > stop:
+        raise ConfigError(
+            f"{checkpoint} has seen {position:,} examples, more than the {stop:,} that are asked for; raise "
+            "training.max_steps or training.num_train_epochs"
+        )
+    args.max_steps = math.ceil((stop - shift) / batch)
+    # accelerate would fill up the last batches of several processes with examples from the run's beginning
+    blanks = (shift - stop) % (args.train_batch_size * args.world_size) if args.world_size > 1 else 0
+    return {"seed": seed, "stop": stop, "shift": shift, "blanks": blanks, "about": about}
+
+
+class DataPosition(TrainerCallback, ExportableState):
+    """Counts epochs of the data, of which the Trainer knows nothing, and keeps the position in checkpoints' state."""
+
+    def __init__(self, order):
+        """`order` is the run's `Epochs`."""
+        self.order, self.position = order, 0
+
+    def state(self) -> dict:
+        """What the Trainer writes into `trainer_state.json`, together with the step."""
+        return {"args": {}, "attributes": self.order.about | {"position": self.position}}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        self.position = min(state.global_step * batch_size(args) + self.order.shift, self.order.stop)
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+        before, self.position = (
+            min(step * batch_size(args) + self.order.shift, self.order.stop)
+            for step in (state.global_step - 1, state.global_step)
+        )
+        state.epoch = self.order.passes(self.position)
+        ends_epoch = math.floor(state.epoch) > math.floor(self.order.passes(before))
+        if ends_epoch and state.global_step < state.max_steps:  # at the run's end the Trainer sees to it
+            control.should_evaluate |= args.eval_strategy == "epoch"
+            control.should_save |= args.save_strategy == "epoch"
+            control.should_log |= args.logging_strategy == "epoch"

@@ -1,0 +1,202 @@
+"""The settings and data that make a run what it is, compared when it is resumed."""
+
+import json
+
+import xxhash
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from modeling.configuration_kindling import KindlingConfig
+from modeling.loading import refuse_unsafe_files
+from settings.checks import ConfigError, build
+from settings.experiment import Experiment, LanguageExperiment
+from settings.schema import DROPOUTS, section_fields, sections_of
+from training.dropout import drawn_apart
+from training.preflight.best_model import WAITING
+from training.preflight.schedule import schedule
+from training.processes import how_to_share
+from training.reporting.provenance import resolve
+from training.run import batch_size, read_state_of
+
+from .data_identity import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
+
+SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
+
+
+LENGTH = ("training.max_steps", "training.num_train_epochs")
+
+
+TRAINING = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "max_grad_norm", "optim", "optim_args", "label_smoothing_factor",
+    "neftune_noise_alpha", "seed", "data_seed", "bf16", "fp16", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "metric_for_best_model", "load_best_model_at_end",
+)  # fmt: skip
+"""The arguments that decide which numbers come out."""
+
+
+EVALUATIONS = ("eval_strategy", "eval_steps")
+"""They do so, too, where the schedule waits for them."""
+
+
+NO_MATTER = ("data.cache_dir", "data.bad_records")
+
+
+SHARING = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
+"""How a batch is shared out, which changes nothing but rounding, is told; `batch`, their product, is compared."""
+
+
+SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"model.{name}" for name in DROPOUTS))
+"""What a run can go on without; its weights and its data are what it is."""
+
+
+BOUND = {
+    *(f"training.{name}" for name in ("seed", "data_seed", "optim", "optim_args", "metric_for_best_model")),
+    *("optimizer.kind", "optimizer.grokfast_lambda", *LENGTH),
+}
+"""Of these, what its order, the optimiser's state or its best model hang on."""
+
+
+class Contract(TrainerCallback, ExportableState):
+    """What makes a run the run that it is, kept in each of its checkpoints: model, data, tokenizer, numbers, geometry.
+
+    A run is gone on with as it was. Other numbers must be named in `resume.allow`, another length needs
+    `resume.extend`; then `changes` says what is otherwise from now on.
+    """
+
+    def __init__(self, experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
+        """`ConfigError` if the experiment, as far as it is known before any work, is not that of the checkpoint."""
+        self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
+        self.allowed = experiment.resume.allow or []
+        self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
+        if checkpoint is not None:
+            state = read_state_of(checkpoint)
+            self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+            self.done, self.steps_before = state.global_step, state.max_steps
+            self.position = state.stateful_callbacks.get("DataPosition", {}).get("attributes", {})
+        self.may_be_brought = brought(self.before.get("terms", {}), experiment.as_dict()["data"])
+        self._refuse_unknown_names()
+        self._refuse_waiting_schedules()
+        self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
+        self._hold(_terms(experiment, args))
+        self._hold_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
+        if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
+            build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
+
+    @property
+    def data_before(self) -> dict | None:
+        """What the checkpoint was trained on, as `data_prep.tokens.prepare.prepare` compares it."""
+        data = self.before.get("data")
+        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in TOLD}
+
+    def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase, data: dict):
+        """Add what is known by now of model, tokenizer and data; `ConfigError` if that is other than it was.
+
+        `data` has a hash of all `tokens`, the `settings` that they were made by, and what else names them.
+        """
+        refuse_other_data(self.checkpoint, data_before(self.before, self.position) or data, data)
+        self.data = data
+        settings = resolve(self.experiment, self.args, config)["model"]
+        self._hold({f"model.{name}": value for name, value in settings.items()})
+        learnt = tokenizer.backend_tokenizer.to_str()
+        self._hold({"tokenizer": xxhash.xxh3_128_hexdigest(learnt.encode())})
+
+    def state(self) -> dict:
+        """What the Trainer writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"terms": self.terms, "length": self.length, "data": self.data}}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        """Say from where the run goes on, and what is otherwise from now on."""
+        if self.checkpoint and state.is_world_process_zero:
+            lines = [f"resumed     from {self.checkpoint}", *(f"{'':12}{one}" for one in self._changes())]
+            print("\n".join(lines))
+
+    def _refuse_unknown_names(self):
+        for name in self.allowed:
+            if name not in self._names() or not _may_differ(name):
+                what = "without which a run is another one" if name in self._names() else "which is no setting"
+                raise ConfigError(
+                    f"resume.allow={self.allowed} has {name}, {what}; name what is refused otherwise, such as "
+                    "training.learning_rate"
+                )
+
+    def _names(self) -> set[str]:
+        """Of all settings."""
+        kind = type(self.experiment)
+        return {"batch", *(f"{one}.{key}" for one in sections_of(kind) for key in section_fields(one, kind))}
+
+    def _refuse_waiting_schedules(self):
+        """What waits for a metric has lowered the rate by itself, and no other one follows from the settings."""
+        kinds = {self.args.lr_scheduler_type, self.before.get("terms", {}).get("training.lr_scheduler_type")}
+        for name in ("training.learning_rate", "training.lr_scheduler_type"):
+            if name in self.allowed and (waiting := kinds & {*WAITING}):
+                raise ConfigError(
+                    f"resume.allow={self.allowed} has {name}, and {min(waiting)} lowers the rate by itself; leave it "
+                    "out, or start another run from the checkpoint by model.path"
+                )
+
+    def _hold(self, terms: dict):
+        """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""
+        terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
+        was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
+        for name, now in terms.items():
+            if was[name] != now and name not in (*self.allowed, *SHARING, *PLACES, *self.may_be_brought):
+                remedy = f", or with resume.allow=[{name}]" if _may_differ(name) else ""
+                raise ConfigError(
+                    f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; "
+                    f"{self._as_it_was(name, was[name])}{remedy}, or choose another training.output_dir"
+                )
+        self.terms |= terms
+
+    def _as_it_was(self, name: str, was) -> str:
+        """What to do so that a term is what it was; for a batch with the processes that there are now."""
+        if name == "batch" and isinstance(self.experiment, LanguageExperiment):  # equations are never accumulated
+            return how_to_share(was, self.args)
+        return "resume it as it was"
+
+    def _hold_length(self, length: dict):
+        for name, now in length.items():
+            was = self.before.get("length", {}).get(name, now)
+            if was != now and not self.experiment.resume.extend:
+                raise ConfigError(
+                    f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it as it was, or "
+                    "with resume.extend=true, by which its schedule becomes that of the new length"
+                )
+        self.length = length
+
+    def _changes(self) -> list[str]:
+        was = self.before.get("terms", {})
+        changes = [
+            f"{name}={now} from now on, {was[name]} before"
+            for name, now in self.terms.items()
+            if name in was and now != was[name] and name not in CONTENTS
+        ]
+        if any(was.get(name, self.terms[name]) != self.terms[name] for name in SHARING):
+            changes += filter(None, [drawn_apart(self.args, self.terms.get("model.attention_dropout"))])
+        if self.steps_before != self.args.max_steps:
+            changes.append(f"{self.args.max_steps:,} steps instead of {self.steps_before:,}{self._rates()}")
+        return changes
+
+    def _rates(self) -> str:
+        """What another length does to the learning rate, where that is a function of the step."""
+        schedules = [schedule(self.args, steps) for steps in (self.args.max_steps, self.steps_before)]
+        if not all(isinstance(one, LambdaLR) for one in schedules):
+            return ""
+        now, was = (self.args.learning_rate * one.lr_lambdas[0](self.done) for one in schedules)
+        return f": after step {self.done:,} the learning rate is {now:.3g}, as it would have been {was:.3g}"
+
+
+def _may_differ(name: str) -> bool:
+    return name.startswith(SWITCHABLE) and name not in BOUND
+
+
+def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
+    """What is known of a run before any data are read."""
+    names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in WAITING)
+    terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
+    terms |= {"replicas": getattr(experiment, "replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
+    given = experiment.as_dict()
+    for section in SECTIONS:
+        terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
+    return {name: value for name, value in terms.items() if name not in NO_MATTER}

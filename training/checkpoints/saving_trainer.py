@@ -1,0 +1,240 @@
+"""A Trainer whose checkpoints are whole or do not count, and from which a run goes on exactly; without a pickle."""
+
+import dataclasses
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
+
+from settings.checks import ConfigError
+from storage.checkpoint_manifest import damage, named
+from training.reporting.losses import TrainingLoss
+from training.resilience.watchdog import SAVE, Watch
+
+from .state import read_state, write_state
+from .store import Checkpoints, disk_error, exchanged
+
+
+class SavingTrainer(Trainer):
+    """A Trainer that saves and restores by `checkpoint.py` and `state.py`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
+        self.watch = Watch(self.args, self._last_checkpoint)
+        self.losses = TrainingLoss(self)
+        self.add_callback(self.losses)
+        self._saved, self._begun_at = None, 0
+        self._best = (None, None)
+        """Metric and step of the best model that is saved."""
+
+    def _save_checkpoint(self, model, trial):  # noqa: ARG002
+        """Save the run as it is, whole or not at all; where the disk takes it not, training goes on."""
+        if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
+            return self._find_best()
+        self.store_flos()
+        self.losses.collect()
+        phases = (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint)
+        for number, phase in enumerate(phases):
+            why = None
+            try:
+                phase(self.checkpoints.staging(self.state.global_step))
+            except Exception as error:
+                if not disk_error(error):
+                    raise
+                why = str(error)
+            self.watch.arrive(self.state.global_step, SAVE, number)
+            if self._has_any(why is not None):  # all processes end a phase before any begins the next
+                self._find_best()
+                return self.checkpoints.failed(self.state.global_step, self._reasons(why))
+        self.checkpoints.failures, self._saved = 0, self.state.global_step
+        self._find_best()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """As the Trainer's; a model that is in the run folder stays until the new one is written."""
+        if output_dir is not None or not self.args.should_save:
+            return super().save_model(output_dir, _internal_call)
+        with exchanged(self.checkpoints.run) as staging:
+            super().save_model(str(staging), _internal_call)
+
+    def _has_any(self, flag: bool) -> bool:
+        """Whether the flag of any process is up."""
+        return self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device)).item() > 0
+
+    def _last_checkpoint(self) -> str:
+        """What to say of it where the run ends at once."""
+        if not (found := named(self.checkpoints.run)):
+            return "the run ends before its first checkpoint"
+        return f"the run ends; {found[0].name} is whole, go on with training.resume_from_checkpoint=true"
+
+    def _reasons(self, why: str | None) -> str:
+        """Why a save has failed, and of several processes in which."""
+        if self.args.world_size == 1:
+            return why
+        reasons = enumerate(gather_object([why]))
+        return "; ".join(f"process {rank}: {reason}" for rank, reason in reasons if reason is not None)
+
+    def _begin_checkpoint(self, staging: Path):
+        if self.args.should_save:
+            self.checkpoints.begin(staging)
+
+    def _write_checkpoint(self, staging: Path):
+        self.save_model(str(staging), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_rng_state(str(staging))
+
+    def _commit_checkpoint(self, staging: Path):
+        """Add the Trainer's state, which names no folder: that of the best model follows from its step."""
+        if not self.args.should_save:
+            return
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                name, kept = type(callback).__name__, self.state.stateful_callbacks
+                kept[name] = [*kept[name], callback.state()] if isinstance(kept.get(name), list) else callback.state()
+        state = dataclasses.replace(self.state, best_model_checkpoint=None)
+        state.save_to_json(str(staging / TRAINER_STATE_NAME))
+        last = self.checkpoints.commit(self.state.global_step)
+        self.checkpoints.rotate(last, self._find_best())
+
+    def _determine_best_metric(self, metrics, trial):
+        """As the Trainer's; the model that would be loaded at the end is saved when it is found."""
+        is_new = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= is_new and self.args.load_best_model_at_end
+        return is_new
+
+    def _find_best(self) -> Path | None:
+        """Tell the Trainer where the best model is. If it matters, that is the best of those that are saved."""
+        if self._needs_best and not self._folder_of(self.state.best_global_step).is_dir():
+            self.state.best_metric, self.state.best_global_step = self._best
+        self._best = self.state.best_metric, self.state.best_global_step
+        best = self._folder_of(self.state.best_global_step)
+        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        return best if best.is_dir() else None
+
+    @property
+    def _needs_best(self) -> bool:
+        return self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
+
+    def _folder_of(self, step: int | None) -> Path:
+        return self.checkpoints.run / f"checkpoint-{step}"
+
+    def _finalize_training(self, *args):
+        """As the Trainer's, which would remove the last checkpoint where one is kept and another is the best."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        output = super()._finalize_training(*args)
+        self.args.save_total_limit = limit
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def log(self, logs, start_time=None):
+        """As the Trainer's; the loss at the end is that of the whole run."""
+        if "train_runtime" in logs:
+            logs["train_loss"] = self.losses.mean()
+        super().log(logs, start_time)
+
+    def _load_best_model(self):
+        """As the Trainer's, if it is what was written."""
+        if why := damage(Path(self.state.best_model_checkpoint)):
+            if self.args.should_save:
+                best = Path(self.state.best_model_checkpoint).name
+                tqdm.write(f"{best}, the best, is damaged ({why}); the last model is taken", file=sys.stderr)
+            return
+        super()._load_best_model()
+
+    def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
+        counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
+        self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
+        best, self._begun_at = self.state.best_global_step, self.state.global_step
+        if best is not None and self._find_best() is None and self._needs_best and self.args.should_save:
+            lost = f"checkpoint-{best}, the best so far, is not in {self.checkpoints.run}"
+            tqdm.write(f"{lost}; the best is that of the models to come", file=sys.stderr)
+        if self._folder_of(self.state.global_step).is_dir():
+            self._saved = self.state.global_step
+        return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
+
+    def _is_finished(self) -> bool:
+        """Whether a run that was resumed has made all its steps."""
+        return self.state.global_step >= self.state.max_steps
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether the weights are split up over processes, whose library saves the optimiser in its own way."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _stateful(self) -> dict:
+        parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
+        return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            super()._save_scaler(output_dir)
+        elif self.args.should_save:
+            for name, part in self._stateful().items():
+                write_state(Path(output_dir, name), part.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """The state of both; rates, decays and so on are those that this run asks for."""
+        if self._is_sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        asked = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
+        rates = getattr(self.lr_scheduler, "base_lrs", None)
+        for name, part in self._stateful().items() if checkpoint else ():
+            if Path(checkpoint, name).exists():  # no scaler in bf16; none of them with training.save_only_model
+                part.load_state_dict(read_state(Path(checkpoint, name)))
+        for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(settings)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            _follow(self.lr_scheduler, rates)
+
+    def _issue_warnings_after_load(self, load_result):
+        """`ConfigError` if weights are missing or left over; one that is another's by another name is not."""
+        tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
+        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - {*tied}):
+            raise ConfigError(
+                f"the checkpoint is not one of this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
+                "such weights; resume the run with the model that it had"
+            )
+
+    def _random_state_file(self, checkpoint) -> Path:
+        """Each process has its own."""
+        process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        return Path(checkpoint, f"rng_state{process}.safetensors")
+
+    def _save_rng_state(self, output_dir):
+        kind, keys, *counters = np.random.get_state()
+        states = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys), *counters)}
+        states["torch"] = torch.get_rng_state()
+        if (device := self.args.device.type) != "cpu":
+            states[device] = torch.get_device_module(device).get_rng_state()
+        write_state(self._random_state_file(output_dir), states)
+
+    def _load_rng_state(self, checkpoint):
+        """Of what is drawn between steps; in another number of processes from their seeds. Steps have their own."""
+        if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
+            return
+        states = read_state(path)
+        kind, keys, *counters = states["numpy"]
+        random.setstate(states["python"])
+        np.random.set_state((kind, keys.numpy(), *counters))
+        torch.set_rng_state(states["torch"])
+        if (device := self.args.device.type) in states:
+            torch.get_device_module(device).set_rng_state(states[device])
+
+
+def _follow(scheduler: LambdaLR, rates: list[float]):
+    """Set the rates of a schedule's step as of these base rates; the same to the bit if they were the same."""
+    scheduler.base_lrs = rates
+    groups, step = scheduler.optimizer.param_groups, scheduler.last_epoch
+    for group, rate, share in zip(groups, rates, scheduler.lr_lambdas, strict=True):
+        group["lr"] = rate * share(step)
+    scheduler._last_lr = [group["lr"] for group in groups]

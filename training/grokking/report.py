@@ -1,0 +1,240 @@
+"""What a run on equations came to: when it fitted, when it generalised and whether that lasted; shown and kept."""
+
+import json
+import os
+
+from transformers import ProgressCallback, TrainerState
+
+from modeling.accounting import parameters
+from publishing.card import Facts, describe_flops, describe_optimizer, write_card
+from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
+from settings.wording import counted
+from storage.files import write_json, write_whole
+from training.checkpoints.store import ending_where_the_disk_is_full, exchanged
+from training.preflight.best_model import WAITING
+from training.preflight.resources import memory_line
+from training.processes import what_is_left_idle
+from training.reporting.curves import draw_accuracies
+from training.reporting.generation import prompt_command
+from training.reporting.provenance import read_provenance, resolve, write_settings
+from training.run import folder_of
+
+from .trainer import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
+
+
+def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
+    """The rows of a log that are evaluations of a replica; of the counts of all `replicas` it has its share."""
+    shared = ("tokens", "total_flos", "optimizer_flops")
+    return [
+        row | {name: row[name] // replicas for name in shared if name in row}
+        for row in history
+        if row.get("replica") == replica or (replicas == 1 and "replica" in row)  # of a run that was renamed since
+    ]
+
+
+def milestones(rows: list[dict]) -> dict:
+    """When a model fitted and when it generalised, by its evaluations; None for what it never did.
+
+    `first_99` is the first evaluation with at least 99 % of the test split, `steps_to_grok` the first from which on
+    none is below that, if there are `EVALUATIONS_TO_STAY` of them to show it. The delay from fitting to generalising,
+    `gap` and `delay_factor`, is to `first_99`: `steps_to_grok` of a run that falls back depends on when it ended. Steps
+    are those of evaluations, so they are late by up to the distance between two of them.
+    """
+    fitted = _first(row["step"] for row in rows if row["train_accuracy"] >= FITTED)
+    first = _first(row["step"] for row in rows if row["test_accuracy"] >= GROKKED)
+    below = [i for i, row in enumerate(rows) if row["test_accuracy"] < GROKKED]
+    start = below[-1] + 1 if below else 0
+    both = fitted is not None and first is not None
+    last = rows[-1]["step"]
+    return {
+        "steps_to_fit": fitted,
+        "first_99": first,
+        "steps_to_grok": rows[start]["step"] if start + EVALUATIONS_TO_STAY <= len(rows) else None,
+        "steps_to_100": _first(row["step"] for row in rows if row["test_accuracy"] == 1),
+        "gap": first - fitted if both else None,
+        "delay_factor": round(first / fitted, 2) if both else None,
+        "worst_after": min((row["test_accuracy"] for row in rows if first and row["step"] >= first), default=None),
+        "worst_last_fifth": min(row["test_accuracy"] for row in rows if row["step"] >= 0.8 * last),
+    }
+
+
+def _first(steps):
+    return next(iter(steps), None)
+
+
+class AlgorithmicProgress(ProgressCallback):
+    """transformers' progress bar with accuracies beside it; a line when a replica fits or reaches 99 % on the test."""
+
+    def __init__(self):
+        super().__init__()
+        self.reached = set()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Nothing: evaluations are shown once, whole, by `on_evaluate`."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
+        if self.training_bar is None:
+            return
+        means = {split: sum(row[f"{split}_accuracy"] for row in metrics) / len(metrics) for split in ("train", "test")}
+        self.training_bar.set_postfix_str(f"train {means['train']:.1%}, test {means['test']:.1%}", refresh=False)
+        for row in metrics:
+            for split, accuracy, event in (("train", FITTED, "fits"), ("test", GROKKED, "generalises")):
+                key = (row["replica"], event)
+                if row[f"{split}_accuracy"] >= accuracy and key not in self.reached:
+                    self.reached.add(key)
+                    name, step = row["replica"], state.global_step
+                    self.training_bar.write(f"step {step:,}: {name} {event} ({split} {accuracy:.1%})")
+
+
+def refuse_unsupported(experiment: AlgorithmicExperiment):
+    """Refuse what a run on equations cannot do, before any work."""
+    training = experiment.training
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "equations are too few to share: one process trains all replicas side by side; start this by `python "
+            "train_algorithmic.py`, and many runs at once by `python -m experiments.sweep`"
+        )
+    if experiment.replicas and experiment.guard.loss_spike is not None:
+        raise ConfigError(
+            f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are summed; leave it out"
+        )
+    if training["lr_scheduler_type"] in WAITING:
+        raise ConfigError(
+            f"training.lr_scheduler_type={training['lr_scheduler_type']} waits for one loss, and each split of each "
+            "replica has its own; give another"
+        )
+    if training["save_strategy"] == "best":
+        raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
+    if training["max_steps"] < 1:
+        raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
+
+
+def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, hardware: dict) -> list[str]:
+    """What the run is about to do, in lines of numbers."""
+    member, args, config = trainer.members[0], trainer.args, trainer.model.config
+    counts = {split: f"{len(rows):,} {split}" for split, rows in member.equations.splits.items()}
+    example = " ".join(member.equations.texts["train"][0])
+    replicas = [f"replicas    {len(trainer.members)}: {'; '.join(m.name for m in trainer.members)}"]
+    return [
+        f"data        {title(member)}: {', '.join(counts.values())}; such as {example}",
+        f"model       {config.model_type}, {counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size}, "
+        f"{sum(parameters(config).values()):,} parameters, vocabulary {config.vocab_size}",
+        *(replicas if experiment.replicas else []),
+        f"training    {counted(args.max_steps, 'step')}, batch {args.train_batch_size}, {experiment.optimizer.kind}",
+        f"device      {hardware['device']}, {hardware['precision']}",
+        memory_line(args, trainer.trained(), member.equations.length - 1),
+        f"run folder  {folder_of(experiment)}",
+        *what_is_left_idle(args),
+    ]
+
+
+def title(member: Member) -> str:
+    """The task in words."""
+    data = member.experiment.data
+    modulo = f" modulo {member.equations.modulus}" if member.equations.operation.needs_prime else ""
+    return f"{data.operation}{modulo}, as {data.tokens}"
+
+
+def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
+    """Save every model with its metrics, curves and settings; return what came out, in lines."""
+    folder, history = folder_of(experiment), trainer.state.log_history
+    rows, results = {}, {}
+    for member in trainer.members:
+        rows[member.name] = evaluations(history, member.name, len(trainer.members))
+        results[member.name] = final_metrics(rows[member.name], trainer.state)
+        if (step := trainer.guard.diverged(member.name, trainer.state.global_step)) is not None:
+            results[member.name]["diverged"] = step
+    first = trainer.members[0]
+    seconds = results[first.name]["seconds"]
+    with ending_where_the_disk_is_full():
+        for member in trainer.members:
+            keep_member(experiment, trainer, member, rows[member.name], results[member.name])
+        if experiment.replicas:
+            draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
+            counts = {key: results[first.name][key] for key in ("steps", "max_steps", "seconds")}
+            write_json(folder / "metrics.json", {"replicas": list(results)} | counts)  # last: the run is finished
+    prompt, _ = first.equations.texts["test"][0]
+    return [
+        "",
+        *table(results),
+        "",
+        f"time        {seconds / 60:.1f} minutes",
+        f"curves      {folder / 'curves.png'}",
+        f"prompt it   {prompt_command(first.folder, prompt, temperature=0)}",
+    ]
+
+
+def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
+    """A model's folder: checkpoint, tokenizer, settings, evaluations, curves, card and, last, its final numbers."""
+    folder = member.folder
+    with exchanged(folder) as staging:
+        member.model.save_pretrained(staging)
+        member.equations.tokenizer.save_pretrained(staging)
+    about = read_provenance(folder_of(experiment))
+    if experiment.replicas:  # else the run has written these already
+        write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
+        settings = resolve(member.experiment, member.args, member.model.config)
+        write_settings(settings, folder)
+        write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
+    prompt, answer = member.equations.texts["test"][0]
+    facts = Facts(
+        name=member.name if member.name == experiment.name else f"{experiment.name}, {member.name}",
+        source=f"equations ({title(member)})",
+        prompt=prompt,
+        do_sample=False,
+        sample=f"An equation of the test split, which it was not trained on: `{prompt}`; right is {answer}.",
+        results=_results(metrics),
+        training=_training(trainer.args.train_batch_size, member, metrics),
+        measured={"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
+        split="test",
+    )
+    write_card(folder, member.model.config, about, experiment.card, facts)
+    write_json(folder / "metrics.json", metrics)
+
+
+def _results(metrics: dict) -> dict:
+    splits = [split for split in ("train", "validation", "test") if f"{split}_loss" in metrics]
+    accuracies = {
+        f"{split} accuracy": f"{metrics[f'{split}_accuracy']:.4%} of answers; loss {metrics[f'{split}_loss']:.4g} nats"
+        for split in splits
+    }
+    return accuracies | {
+        "fits at step": f"{_step(metrics['steps_to_fit'])} ({FITTED:.1%} of the training split)",
+        "generalises at step": f"{_step(metrics['first_99'])} ({GROKKED:.0%} of the test split), "
+        f"to stay: {_step(metrics['steps_to_grok'])}",
+    }
+
+
+def _step(step: int | None) -> str:
+    return "never" if step is None else f"{step:,}"
+
+
+def _training(batch: int, member: Member, metrics: dict) -> dict:
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in member.equations.splits.items())
+    return {
+        "equations": counts,
+        "steps": f"{metrics['steps']:,} of {batch} equations",
+        "training FLOPs": describe_flops(metrics),
+        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
+        "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
+        "seed": str(member.args.seed),
+    }
+
+
+def final_metrics(rows: list[dict], state: TrainerState) -> dict:
+    """The final numbers of one replica from its evaluations."""
+    last = {key: value for key, value in rows[-1].items() if key not in ("replica", "step", "epoch")}
+    return last | milestones(rows) | {"steps": state.global_step, "max_steps": state.max_steps}
+
+
+def table(results: dict[str, dict]) -> list[str]:
+    """Final numbers as lines of a table, a replica each."""
+    head = f"{'':24}{'fits at':>9}{'99 % at':>9}{'to stay':>9}{'100 % at':>9}{'train':>10}{'test':>10}"
+    lines = [head]
+    for name, metrics in results.items():
+        steps = [metrics[key] for key in ("steps_to_fit", "first_99", "steps_to_grok", "steps_to_100")]
+        shown = "".join(f"{_step(step):>9}" for step in steps)
+        lines.append(f"{name:24}{shown}{metrics['train_accuracy']:>10.2%}{metrics['test_accuracy']:>10.2%}")
+    return lines

@@ -1,0 +1,263 @@
+"""The Trainer for tables of equations: one model or many replicas, the loss on answers, all splits measured whole.
+
+Shapes: R replicas, B batch, T tokens of an equation, K positions of the answer.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_model
+from torch import nn
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from modeling.accounting import product_flops
+from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
+from training.model import model_config
+from training.optimizers import build_optimizer
+from training.preflight.arguments import training_arguments
+from training.trainer import KindlingTrainer, lengths
+
+from .replicas import Replicas
+from .tables import Batches, chunks, tabulate
+
+FITTED, GROKKED = 0.999, 0.99
+"""Train accuracy at which a model has fitted, test accuracy at which it has generalised."""
+
+EVALUATIONS_TO_STAY = 3
+"""Evaluations in a row at `GROKKED` or above that show that a model stays there."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model to train, by itself or side by side with others: its experiment, complete in itself, and its parts.
+
+    `equations` are what `data_prep.algorithmic.equations.prepare_equations` makes of the experiment's data.
+    """
+
+    experiment: AlgorithmicExperiment
+    args: TrainingArguments
+    equations: Any
+    model: nn.Module
+
+    @classmethod
+    def build(cls, experiment: AlgorithmicExperiment, prepare: Callable) -> "Member":
+        """Make the equations by `prepare_equations`; start a model from its seed, with positions for the longest."""
+        args = training_arguments(experiment)
+        equations = prepare(experiment.data, args.seed)
+        config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
+        if config.max_position_embeddings < equations.length:
+            raise ConfigError(
+                f"model.max_position_embeddings={config.max_position_embeddings} is too small for equations of "
+                f"{equations.length} tokens; leave it out"
+            )
+        set_seed(args.seed)
+        return cls(experiment, args, equations, AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+
+    @property
+    def name(self) -> str:
+        """The replica's values; without replicas the experiment's name."""
+        return self.experiment.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model and all that is known of it go."""
+        return Path(self.experiment.training["output_dir"])
+
+
+def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats of each row's answer, and whether every token of it is the model's first choice: both (R, B).
+
+    The last token is no input, for nothing is predicted from it, and only the last `length` positions have logits.
+    """
+    labels_RBK = table["labels"][..., -length:]
+    logits_RBKV = model(table["input_ids"][..., :-1], table["beginning"], logits_to_keep=length)
+    nats = nn.functional.cross_entropy(logits_RBKV.flatten(0, -2).float(), labels_RBK.flatten(), reduction="none")
+    right_RBK = (logits_RBKV.argmax(-1) == labels_RBK) | (labels_RBK == -100)
+    return nats.view_as(labels_RBK).sum(-1), right_RBK.all(-1)
+
+
+class AlgorithmicTrainer(KindlingTrainer):
+    """A Trainer of `Replicas` on tables of equations; a single model is one replica.
+
+    `data_collator` is applied once, to whole splits; each batch is a selection of rows. An evaluation logs a row a
+    replica: loss (nats a target) and accuracy (share of whole answers that are right) of every split, and the norm of
+    all weights.
+    """
+
+    def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
+        self.members = members
+        self.answer_length = members[0].equations.answer_length
+        self.splits, beginnings = tabulate(members, data_collator)
+        train_set = Batches(self.splits["train"], [member.args.seed for member in members])
+        args.per_device_train_batch_size = min(args.per_device_train_batch_size, len(train_set))
+        super().__init__(
+            model=Replicas([member.model for member in members], beginnings),
+            args=args,
+            train_dataset=train_set,
+            eval_dataset=train_set,  # the Trainer wants one to evaluate by `eval_steps`; `evaluate` measures all splits
+            data_collator=dict,
+            processing_class=members[0].equations.tokenizer,
+            text_bytes=None,
+            names=[member.name for member in members],
+            **kwargs,
+        )
+
+    def trained(self) -> list[tuple]:
+        """The members as their optimiser is built for them, each with its own settings."""
+        return [(member.model, member.args, member.experiment.optimizer) for member in self.members]
+
+    def create_optimizer(self, model=None):  # noqa: ARG002
+        """One optimiser for all members."""
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.trained())
+            self.optimizer_work.watch(self.optimizer)
+        return self.optimizer
+
+    def _place(self, ids_RBT: torch.Tensor):
+        """Nothing: one process trains all replicas, and `vmap` gives each random numbers of its own."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002
+        """Mean over each replica's targets, summed over replicas: no replica's gradient feels the others."""
+        nats_RB, _ = answers(model, inputs, self.answer_length)
+        targets_R = (inputs["labels"] != -100).sum((-2, -1))
+        return (nats_RB.sum(-1) / targets_R).sum()
+
+    def evaluate(self, *args, **kwargs):  # noqa: ARG002
+        """Measure every split of every replica whole; log and return a row a replica.
+
+        In the precision of training: in bf16, a model that is not sure of its answers can score some tenths of a
+        percent otherwise than its checkpoint does in float32.
+        """
+        started = time.perf_counter()
+        rows = self._measure_splits()
+        for row in rows:
+            self.log(row)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, rows)
+        self._evaluation_seconds += time.perf_counter() - started
+        return rows[0]
+
+    def _measure_splits(self) -> list[dict]:
+        self.model.eval()
+        values = {}
+        for name, table in self.splits.items():
+            nats, right = zip(*map(self._answers_of, chunks(table, self.args.eval_batch_size)), strict=True)
+            targets_R = (table["labels"] != -100).sum((-2, -1))
+            values[f"{name}_loss"] = torch.cat(nats, dim=-1).sum(-1) / targets_R
+            values[f"{name}_accuracy"] = torch.cat(right, dim=-1).double().mean(-1)
+        values["weight_norm"] = torch.stack([_weight_norm(member.model) for member in self.members])
+        columns = {name: tensor.tolist() for name, tensor in values.items()}
+        return [
+            {"replica": member.name} | {name: column[i] for name, column in columns.items()}
+            for i, member in enumerate(self.members)
+        ]
+
+    def _answers_of(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            nats, right = answers(self.model, self._prepare_inputs(inputs), self.answer_length)
+        return nats.cpu(), right.cpu()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):  # noqa: ARG002
+        """Save each model as a checkpoint of its own: in a folder of its name, or right here if it is the only one."""
+        for model, folder in self._folders(output_dir or self.args.output_dir):
+            model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):  # noqa: ARG002
+        for one, folder in self._folders(resume_from_checkpoint):
+            load_model(one, folder / SAFE_WEIGHTS_NAME)
+
+    def _is_finished(self) -> bool:
+        stops = any(isinstance(one, StopWhenGrokked) for one in self.callback_handler.callbacks)
+        grokked = stops and StopWhenGrokked.is_time(self.state.log_history, len(self.members))
+        return super()._is_finished() or grokked
+
+    def _folders(self, parent: str) -> list[tuple[nn.Module, Path]]:
+        if len(self.members) == 1:
+            return [(self.members[0].model, Path(parent))]
+        return [(member.model, Path(parent) / member.name) for member in self.members]
+
+    def training_step(self, *args, **kwargs):
+        """As any Trainer's, on the sum of the losses, of which the gradients are; what is logged is their mean."""
+        return super().training_step(*args, **kwargs) / len(self.members)
+
+    def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """As any Trainer's: the last token is no input, only targets have logits, beginnings are computed once."""
+        shares = self.model.shares(inputs["input_ids"].shape[1])
+        begun = self.model.beginnings.shape[1] if shares else 0
+        inputs_RB, new_RB = lengths(inputs["labels"]) - 1, lengths(inputs["labels"]) - 1 - begun
+        targets = (inputs["labels"] != -100).sum()
+        flops = 3 * sum(
+            product_flops(self.model.config, new_RB.sum(), (new_RB * inputs_RB).sum(), logits=targets).values()
+        )
+        return flops + self.model.beginning_flops() if shares else flops
+
+    def _clip_grad_norm(self, model):  # noqa: ARG002
+        """Clip each replica's gradient by its own norm; return the largest."""
+        self.accelerator.unscale_gradients()
+        limit = self.args.max_grad_norm
+        return torch.stack([nn.utils.clip_grad_norm_(one.model.parameters(), limit) for one in self.members]).max()
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Where nothing is clipped, the norm of all replicas' gradients together: the stock method would clip too."""
+        if grad_norm is None:
+            self.accelerator.unscale_gradients()
+            grad_norm = _grad_norm(model)
+        return super()._get_grad_norm(model, grad_norm)
+
+    def _skip_step(self, why: str):
+        """Skip it for the replicas whose gradient is no number; for the others it is a step as any."""
+        without = [member for member in self.members if not _grad_norm(member.model).isfinite()]
+        if len(without) in (0, len(self.members)):
+            return super()._skip_step(why)
+        for member in without:
+            member.model.zero_grad(set_to_none=True)
+        names = [member.name for member in without]
+        self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index, names)
+
+
+def _grad_norm(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+
+
+def _weight_norm(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([parameter.detach() for parameter in model.parameters()]).cpu()
+
+
+def log_spaced(per_decade: int, last: int) -> set[int]:
+    """Steps 1 to `last` that are evenly spaced on a log axis, `per_decade` a factor of ten, and `last` itself."""
+    count = int(per_decade * np.log10(last)) + 1
+    return {round(10 ** (i / per_decade)) for i in range(count)} | {last}
+
+
+class EvaluateLogSpaced(TrainerCallback):
+    """Evaluate at log-spaced steps, besides those of `eval_steps`."""
+
+    def __init__(self, per_decade: int, last: int):
+        self.steps = log_spaced(per_decade, last)
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.global_step in self.steps:
+            control.should_evaluate = True
+
+
+class StopWhenGrokked(TrainerCallback):
+    """Stop once every replica had at least 99 % test accuracy at `EVALUATIONS_TO_STAY` evaluations in a row.
+
+    Read from the log, which a resumed run has whole.
+    """
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
+        control.should_training_stop |= self.is_time(state.log_history, len(metrics))
+
+    @staticmethod
+    def is_time(history: list[dict], replicas: int) -> bool:
+        """Whether the last evaluations of a log say so."""
+        last = [row["test_accuracy"] for row in history if "test_accuracy" in row][-EVALUATIONS_TO_STAY * replicas :]
+        return len(last) == EVALUATIONS_TO_STAY * replicas and all(accuracy >= GROKKED for accuracy in last)

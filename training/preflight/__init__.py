@@ -1,0 +1,4 @@
+"""Every check of a run before its first step.
+
+Checks that need neither torch nor data belong in `settings`.
+"""

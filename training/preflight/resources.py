@@ -1,0 +1,154 @@
+"""Whether there is room for a run: on the disk for its checkpoints, in memory for its steps."""
+
+import copy
+import math
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from modeling.accounting import FLOAT32_BYTES, activation_memory
+from modeling.configuration_kindling import KindlingConfig
+from settings.checks import ConfigError
+from settings.sections import OptimizerSection
+from storage.checkpoint_manifest import named, step_of
+from training.checkpoints.store import sweep
+from training.hardware import memory_limit, readable
+from training.optimizers import split_parameters
+
+Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
+"""Models that are trained side by side, as `build_optimizer` takes them."""
+
+
+def _count(parameters) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _adafactor(parameters: list[nn.Parameter], options: str) -> int:  # noqa: ARG001
+    """Means over rows and over columns in the place of matrices."""
+    return sum(sum(p.shape) if p.ndim == 2 else p.numel() for p in parameters)
+
+
+STATES = {
+    "sgd": lambda parameters, options: _count(parameters) * ("momentum" in options),
+    "adagrad": lambda parameters, options: _count(parameters),  # noqa: ARG005
+    "rmsprop": lambda parameters, options: _count(parameters) * (1 + ("momentum" in options) + ("centered" in options)),
+    "adafactor": _adafactor,
+}
+"""Numbers that those of transformers' optimisers keep that differ from AdamW, from `training.optim_args`."""
+
+
+def state_floats(trained: Trained) -> int:
+    """Numbers that the optimiser keeps; AdamW's two a parameter where it is one that we do not know."""
+    total = 0
+    for model, args, section in trained:
+        parameters = list(model.parameters())
+        if section.is_stock:
+            state = STATES.get(args.optim.value, lambda parameters, options: 2 * _count(parameters))  # noqa: ARG005
+            total += state(parameters, args.optim_args or "")
+            continue
+        matrices, rest = split_parameters(model) if section.kind == "muon" else ([], parameters)
+        total += _count(matrices) + 2 * _count(rest) + _count(parameters) * (section.grokfast_lambda > 0)
+    return total
+
+
+def weight_bytes(trained: Trained) -> int:
+    """Bytes of the weights as they are saved: in float32, a matrix that two layers share once."""
+    return FLOAT32_BYTES * sum(_count(model.parameters()) for model, _, _ in trained)
+
+
+def checkpoint_bytes(args: TrainingArguments, trained: Trained) -> int:
+    """Bytes of a checkpoint: weights, and what it takes to go on from them."""
+    return weight_bytes(trained) + (0 if args.save_only_model else FLOAT32_BYTES * state_floats(trained))
+
+
+def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
+    """Checkpoints that a run of `args.max_steps` steps has made after so many."""
+    every = {"steps": args.save_steps, "epoch": steps_an_epoch, "best": args.eval_steps or math.inf}
+    if args.load_best_model_at_end and args.save_strategy == "steps":  # each could be the best
+        every["steps"] = args.eval_steps
+    if (interval := every.get(args.save_strategy.value)) is None:
+        return 0
+    interval = math.ceil(args.max_steps * interval) if interval < 1 else interval
+    return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
+
+
+def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):
+    """`ConfigError` if a run over so many examples, of which `done` steps are made, would fill the disk.
+
+    With its checkpoints, of which those that are there already need no more room, and with its model, which is written
+    beside a former one. What was left of broken saves is removed first.
+    """
+    sweep(folder)
+    there = [step for step in map(step_of, named(folder)) if step <= done]  # of later ones, none is whole
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps_an_epoch = math.ceil(examples / batch)
+    to_come = saves_until(args.max_steps, args, steps_an_epoch) - saves_until(done, args, steps_an_epoch)
+    limit = args.save_total_limit or math.inf
+    kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
+    most = min(len(there) + to_come, kept + 1)  # the oldest goes once the newest is whole
+    more = max(most - len(there), min(to_come, 1))
+    size, model = checkpoint_bytes(args, trained), weight_bytes(trained)
+    needed, free = more * size + model, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{folder} has room for {readable(free)}, and the run needs {readable(needed)}, {more} x {readable(size)} "
+            f"for checkpoints and {readable(model)} for its model; make room, lower training.save_total_limit, or "
+            "choose another training.output_dir"
+        )
+
+
+def step_bytes(args: TrainingArguments, trained: Trained, length: int) -> dict[str, int]:
+    """Bytes of memory that training in float32 takes on a device, by part, with sequences of `length` tokens.
+
+    Beside the activations, the log-probabilities among them, there are the logits, the gradients of both, and those of
+    a layer; in validation the logits, a copy without the last ones, and log-probabilities. Autocast takes less.
+    """
+    config, weights, batch = trained[0][0].config, weight_bytes(trained), args.per_device_train_batch_size
+    logits = len(trained) * FLOAT32_BYTES * length * config.vocab_size
+    one, inputs = _with_one_layer(config), FLOAT32_BYTES * batch * length * config.hidden_size
+    a_layer = sum(activation_memory(one, length, batch).values())
+    activations = sum(activation_memory(config, length, batch).values())
+    if args.gradient_checkpointing:  # of the other layers, only what goes into them
+        activations = a_layer + (config.num_hidden_layers - 1) * inputs
+    return {
+        "weights": weights,
+        "gradients": weights,
+        "optimiser": FLOAT32_BYTES * state_floats(trained),
+        "training": len(trained) * (activations + a_layer) + 2 * logits * batch,
+        "validation": 3 * logits * args.per_device_eval_batch_size,
+    }
+
+
+def _with_one_layer(config: KindlingConfig) -> KindlingConfig:
+    one = copy.deepcopy(config)
+    one.num_hidden_layers = 1
+    return one
+
+
+def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
+    """What a run will need of the memory that it can have, and what to do if that is not enough."""
+    parts = step_bytes(args, trained, length)
+    lasting = parts["weights"] + parts["gradients"] + parts["optimiser"]
+    peak = lasting + max(parts["training"], parts["validation"])
+    if args.device.type == "cuda":
+        used = 0  # the weights may be there already, or not yet
+        machine = torch.cuda.mem_get_info(args.device)[0] + torch.cuda.memory_reserved(args.device)
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        used = here * psutil.Process().memory_info().rss
+        peak, machine = here * (peak - parts["weights"]) + used, psutil.virtual_memory().available + used
+        machine = min(machine, memory_limit())
+        lasting = here * (lasting - parts["weights"]) + used
+    if peak <= machine:
+        return f"memory      about {readable(peak)} of {readable(machine)}"
+    advice = "lower training.per_device_train_batch_size, and raise training.gradient_accumulation_steps"
+    if parts["validation"] > parts["training"]:
+        advice = "lower training.per_device_eval_batch_size"
+    if lasting > machine:
+        advice = "take a smaller model"
+    return f"memory      needs about {readable(peak)} of {readable(machine)}: {advice}"

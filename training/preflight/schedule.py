@@ -1,0 +1,97 @@
+"""Checks of the learning-rate schedule: it is built and evaluated before any work."""
+
+import math
+import warnings
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainingArguments, get_scheduler
+
+from settings.checks import ConfigError, warn
+from settings.experiment import Experiment
+
+from .best_model import WAITING
+
+LONG = 10**6
+"""Steps of a run whose length only its data will tell."""
+
+
+CONSTANT = ("constant", "constant_with_warmup")
+
+
+def _check_lengths(args: TrainingArguments, experiment: Experiment):
+    """What the schedule is made of fits into the run. A warm-up that nobody has asked for may be cut short."""
+    decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    warmup = args.get_warmup_steps(max(args.max_steps, 0))
+    if decay and 0 < args.max_steps < warmup + decay:
+        raise ConfigError(
+            f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
+            f"training.max_steps={args.max_steps}; lower num_decay_steps"
+        )
+    if 0 < args.max_steps < warmup and args.warmup_steps != experiment.training_defaults["warmup_steps"]:
+        warn(
+            f"training.warmup_steps={warmup} is longer than training.max_steps={args.max_steps}, so that the learning "
+            "rate will not be reached"
+        )
+
+
+def _check_schedule(args: TrainingArguments):
+    """Build the schedule as the Trainer will, and follow it."""
+    # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
+    warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
+    try:
+        _refuse_odd_numbers(args.lr_scheduler_kwargs or {})
+        if args.lr_scheduler_kwargs and args.lr_scheduler_type.value in CONSTANT:
+            warn(
+                f"training.lr_scheduler_type={args.lr_scheduler_type.value} makes no use of "
+                f"training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}"
+            )
+        steps = args.max_steps if args.max_steps > 0 else LONG
+        _follow(schedule(args, steps), args, steps)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(
+            f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not work with "
+            f"training.learning_rate={args.learning_rate} and training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
+            f"{error}; give kwargs that it has, or null"
+        ) from None
+
+
+def _refuse_odd_numbers(kwargs: dict):
+    """`ValueError` for a number of steps that is none, and for what is no number at all."""
+    for name, value in kwargs.items():
+        if name.endswith("_steps") and value is not None and not _is_count(value):
+            raise ValueError(f"{name}={value} is no number of steps")
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value} is not a number from 0 on")
+
+
+def _is_count(value) -> bool:
+    return type(value) in (int, float) and value >= 0 and value == value // 1
+
+
+def _follow(schedule: LRScheduler, args: TrainingArguments, steps: int):
+    """`ValueError` if the rate is below 0 at the start, after the warm-up, half-way from there or at the end, or
+    whatever an option that is none leads to. A rate above its peak is said."""
+    warmup = args.get_warmup_steps(steps)
+    if args.lr_scheduler_type in WAITING:
+        schedule.step(1.0)
+        return
+    if not isinstance(schedule, LambdaLR):  # of a later release: no function of the step that could be asked
+        return
+    looks = sorted({0, min(warmup, steps), (warmup + steps) // 2, steps})
+    shares = {step: schedule.lr_lambdas[0](step) for step in looks}
+    for step, share in shares.items():
+        if not share >= -1e-9:
+            raise ValueError(f"at step {step} the rate is {share:g} times its peak")
+    if (highest := max(shares.values())) > 1 + 1e-9:
+        warn(
+            f"training.lr_scheduler_kwargs={args.lr_scheduler_kwargs} raises the learning rate to {highest:g} times "
+            f"training.learning_rate={args.learning_rate}"
+        )
+
+
+def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
+    """The schedule of a run of so many steps, on an optimiser of nothing."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
+    return get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)

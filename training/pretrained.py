@@ -1,0 +1,103 @@
+"""A checkpoint to start from: a GPT-2, a Llama or one of Kindling's, in a folder or on the Hub; exactly, or not at all.
+
+What it reads are configurations, safetensors and tokenizers, never code and never a pickle.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from modeling.configuration_kindling import KindlingConfig
+from modeling.loading import load_causal_lm, refuse_unsafe_files
+from modeling.native import read_config, read_model, read_tokenizer
+from settings.checks import ConfigError, build
+from storage.hub import find_folder
+
+
+def start_config(start: str, changes: dict) -> KindlingConfig:
+    """Our configuration of the checkpoint `start`, with `changes`. `ConfigError` if it has none, or cannot be read."""
+    build(find_folder, "model.path", {"path": start})
+    return build(read_config, "model.path", {"source": start} | changes)
+
+
+def check_files(start: str, tokenizer_path: str):
+    """`ConfigError` if the checkpoint's weights are in no safetensors or not as its configuration says, or the
+    tokenizer is another one. On the Hub, only that there are weights."""
+    build(refuse_unsafe_files, "model.path", {"source": start})
+    if Path(start).is_dir():
+        build(_load_shapes, "model.path", {"source": start})
+    if tokenizer_path != start:
+        refuse_other_tokenizer(start, tokenizer_of(tokenizer_path))
+
+
+def _load_shapes(source: str):
+    """Load a checkpoint without its numbers: a `ValueError` says why it does not."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        load_causal_lm(source, device_map="meta")
+    except Exception as error:  # safetensors raises nothing narrower
+        raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def describe_start(start: str) -> dict:
+    """What to remember of a checkpoint: its name, and its commit if it is on the Hub."""
+    config = cached_file(start, "config.json", _raise_exceptions_for_missing_entries=False)
+    return {"path": start, "commit": extract_commit_hash(config, None)}
+
+
+def tokenizer_of(path: str):
+    """The tokenizer of a folder or a Hub id, or a `ConfigError`."""
+    build(find_folder, "tokenizer.path", {"path": path})
+    if (tokenizer := build(read_tokenizer, "tokenizer.path", {"source": path})) is None:
+        raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
+    return tokenizer
+
+
+def refuse_other_tokenizer(start: str, tokenizer):
+    """`ConfigError` unless each token is in the row of the embedding that the checkpoint has learnt for it.
+
+    Tokens beyond its own are new, such as a pad token. A checkpoint without a tokenizer is believed to fit one of its
+    size, a pad token not counted.
+    """
+    own, rows = build(read_tokenizer, "model.path", {"source": start}), start_config(start, {}).vocab_size
+    if own is None:
+        if len(tokenizer) > rows + 1:
+            raise ConfigError(
+                f"model.path={start} has {rows} rows of embeddings and no tokenizer, and the one given has "
+                f"{len(tokenizer)} tokens; give the one it was trained with as tokenizer.path"
+            )
+        return
+    ids = tokenizer.get_vocab()
+    for token, row in sorted(own.get_vocab().items(), key=lambda item: item[1]):
+        if ids.get(token) != row:
+            raise ConfigError(
+                f"model.path={start} has learnt {token!r} as token {row}, which the data's tokenizer has as "
+                f"{ids.get(token)}; leave out tokenizer.path, and prepare the data with the checkpoint's own"
+            )
+
+
+def take_weights(model: PreTrainedModel, start: str):
+    """Give `model`, built from `start_config`, the weights and the generation settings of the checkpoint.
+
+    A new token's rows are the mean of all others: random ones would be likelier than any learnt token. So it adds at
+    most ln(1 + 1/V) to a loss.
+    """
+    source = build(read_model, "model.path", {"source": start})
+    weights = source.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        new = model.config.vocab_size - len(weights[name])
+        weights[name] = torch.cat([weights[name], weights[name].mean(0, keepdim=True).expand(new, -1)])
+    model.load_state_dict(weights)
+    model.generation_config = copy.deepcopy(source.generation_config)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(model.generation_config, name, getattr(model.config, name))

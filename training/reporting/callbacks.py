@@ -1,0 +1,188 @@
+"""What a run shows and keeps while it trains: a progress line, metrics.jsonl, samples, curves."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from settings.checks import ConfigError
+from settings.sections import SampleSection
+from storage.files import append_whole, write_whole
+from training.checkpoints.store import disk_error
+
+from .curves import draw_curves
+from .generation import Sampling, encode_prompt, prompt_command
+
+
+def where_the_disk_allows(write: Callable) -> Callable:
+    """A method that writes into the run folder, and is given up where the disk is full: the training is worth more."""
+
+    @functools.wraps(write)
+    def tolerant(self, *args, **kwargs):
+        try:
+            return write(self, *args, **kwargs)
+        except Exception as error:
+            if not disk_error(error):
+                raise
+            tqdm.write(f"{type(self).__name__} could not write ({error}); training goes on", file=sys.stderr)
+
+    return tolerant
+
+
+def forget_after(path: Path, step: int):
+    """Take out of a file of JSON lines those of later steps, which will come again, and any that was torn off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError, LookupError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_whole(path, "".join(kept))
+
+
+class MetricsFile(TrainerCallback):
+    """`metrics.jsonl`: one line a log, the very rows of the Trainer's log history.
+
+    After a resume, and where a line was lost to a full disk, the file is written anew from that history.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "metrics.jsonl"
+        self.lines = 0
+
+    @where_the_disk_allows
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in state.log_history))
+            self.lines = len(state.log_history)
+
+    @where_the_disk_allows
+    def on_log(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            if self.lines < len(state.log_history) - 1:
+                return self.on_train_begin(args, state, control, **kwargs)
+            append_whole(self.path, json.dumps(state.log_history[-1]) + "\n")
+            self.lines += 1
+
+
+class Curves(TrainerCallback):
+    """`curves.png`, drawn anew at each evaluation. `floor` has the `loss` that only luck beats, or is None."""
+
+    def __init__(self, folder: Path, floor):
+        self.path = folder / "curves.png"
+        self.floor = floor
+
+    @where_the_disk_allows
+    def on_evaluate(self, args, state, control, lr_scheduler=None, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            floor = self.floor.loss if self.floor else None
+            draw_curves(state.log_history, self.path, floor, _rates_by(lr_scheduler))
+
+
+def _rates_by(schedule: LRScheduler | None) -> Callable[[int], float] | None:
+    """The logged learning rate of each step, the first is 1, by a schedule; None if that is no function of the step."""
+    if not isinstance(schedule, LambdaLR):
+        return None
+    return lambda step: schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1)
+
+
+class Samples(TrainerCallback):
+    """At each evaluation the model continues a fixed prompt; the texts go to `samples.jsonl`, the newest to `last`."""
+
+    def __init__(self, folder: Path, tokenizer, section: SampleSection, positions: int):
+        """`positions` is the model's longest sequence; a prompt that fills it is a `ConfigError`."""
+        self.path = folder / "samples.jsonl"
+        self.tokenizer = tokenizer
+        self.section = section
+        self.last = ""
+        self.ids = encode_prompt(tokenizer, section.prompt)
+        self.longest = min(self.ids.shape[1] + section.max_new_tokens, positions)
+        if self.ids.shape[1] >= positions:
+            raise ConfigError(f"sample.prompt has {self.ids.shape[1]} tokens and the model {positions}; shorten it")
+
+    def command(self, folder: Path) -> str:
+        """What draws the same text of the same weights, in `folder`."""
+        section = self.section
+        return prompt_command(folder, section.prompt, section.temperature, section.seed, section.max_new_tokens)
+
+    @where_the_disk_allows
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
+
+    @where_the_disk_allows
+    def on_evaluate(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            if (text := self.draw(model)) is None:
+                return tqdm.write(f"step {state.global_step:,}: no sample, for logits are no numbers", file=sys.stderr)
+            self.last = text
+            row = {"step": state.global_step, "prompt": self.section.prompt, "text": text}
+            append_whole(self.path, json.dumps(row) + "\n")
+
+    def draw(self, model) -> str | None:
+        """The prompt and its continuation; None where the model has no distribution to draw from.
+
+        Leaves the training's mode and random state as they were.
+        """
+        ids = self.ids.to(model.device)
+        settings = Sampling(self.section.temperature).arguments() | {"max_length": self.longest, "use_cache": True}
+        was_training = model.training
+        model.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(self.section.seed)
+            has_numbers = model(ids, logits_to_keep=1).logits.isfinite().all()
+            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings) if has_numbers else None
+        model.train(was_training)
+        return None if drawn is None else self.tokenizer.decode(drawn[0], skip_special_tokens=True)
+
+
+class Progress(ProgressCallback):
+    """transformers' progress bar with loss and speed beside it; an evaluation prints a readable line and a sample."""
+
+    def __init__(self, floor, samples: Samples):
+        super().__init__()
+        self.floor = floor
+        self.samples = samples
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ARG002
+        if self.training_bar is not None and "loss" in logs:
+            speed = f"{logs['tokens_per_second']:,.0f} tokens/s"
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, {speed}", refresh=False)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            sample = " ".join(self.samples.last.split())[:240]
+            self.training_bar.write(f"step {state.global_step:,}: {describe(metrics, self.floor)}\n    {sample}")
+
+
+class Printer(PrinterCallback):
+    """transformers' line a log, without the numbers of each group."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        totals = {name: value for name, value in logs.items() if "/" not in name}
+        super().on_log(args, state, control, totals, **kwargs)
+
+
+def show_progress(trainer: Trainer, progress: ProgressCallback):
+    """Put `progress` in the place of transformers' bar, or `Printer` in that of its lines, if no bar is wanted."""
+    wanted = Printer() if trainer.args.disable_tqdm else progress
+    trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
+    trainer.add_callback(wanted)
+
+
+def describe(metrics: dict, floor) -> str:
+    """One line of an evaluation's numbers."""
+    line = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}"
+    if "eval_bits_per_byte" not in metrics:
+        return line
+    against = f" (floor {floor.bits_per_byte:.4f})" if floor else ""
+    return f"{line}, {metrics['eval_bits_per_byte']:.4f} bits per byte{against}"

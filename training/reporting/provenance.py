@@ -1,0 +1,80 @@
+"""What is written down about how a run was made: settings, command, commit, packages, hardware."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from transformers import TrainingArguments
+
+from modeling.configuration_kindling import KindlingConfig
+from settings.experiment import Experiment
+from settings.overrides import escaped
+from settings.paths import ROOT
+from settings.schema import DROPOUTS, section_fields
+from storage.files import read_mapping, write_json, write_whole
+from training.pretrained import describe_start
+from training.processes import command
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
+
+
+def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+    """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
+    settings = experiment.as_dict()
+    of_model = DROPOUTS if "path" in experiment.model else section_fields("model")
+    settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}
+    settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
+    settings["training"].pop("resume_from_checkpoint", None)
+    settings.pop("resume")
+    return settings
+
+
+def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: str | None):
+    """Before the first step: `experiment.yaml`, and `provenance.json` with what it takes to run it again.
+
+    A resumed run keeps both and adds its command.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None and all((folder / name).exists() for name in ("experiment.yaml", "provenance.json")):
+        about = read_provenance(folder)
+        about.setdefault("resumed_by", []).append(command())
+        return write_json(folder / "provenance.json", about)
+    about = {
+        "id": uuid.uuid4().hex,
+        "command": command(),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": hardware,
+    }
+    if path := settings["model"].get("path"):
+        about["started_from"] = describe_start(path)
+    if checkpoint is not None:
+        about["resumed_from"] = str(Path(checkpoint).resolve())
+    write_json(folder / "provenance.json", about)
+    write_settings(settings, folder)
+
+
+def write_settings(settings: dict, folder: Path):
+    """`experiment.yaml`, of which the scripts make the same run."""
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(settings))))
+
+
+def read_provenance(folder: Path) -> dict:
+    """How the run in a folder came about."""
+    return read_mapping(folder / "provenance.json", "put back what the run has written, or take it away")
+
+
+def _git(*arguments) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    result = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    return result.stdout.strip() if result.returncode == 0 else None

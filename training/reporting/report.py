@@ -1,0 +1,256 @@
+"""A run on text: what its validation is compared with, what it announces, what it came to."""
+
+from pathlib import Path
+
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from data_prep.tokens.counts import tally
+from modeling.accounting import embedding_parameters, parameters, training_flops_of
+from modeling.configuration_kindling import KindlingConfig
+from publishing.card import Facts, describe_flops, describe_optimizer, last_logged, write_card
+from settings.experiment import LanguageExperiment
+from settings.wording import counted
+from storage.files import write_json
+from training.checkpoints.store import ending_where_the_disk_is_full
+from training.dropout import drawn_apart
+from training.optimizers import step_flops
+from training.preflight.resources import memory_line
+from training.processes import share, what_is_left_idle
+from training.run import batch_size, folder_of
+
+from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
+from .provenance import read_provenance
+
+SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+TARGETS = "eval_targets/"
+
+
+def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
+    """The bytes of the validation text, those of each of its groups, and its floor.
+
+    Bytes and floor are None where some of the text carries no loss: nats of masked examples are not those of the whole.
+    """
+    data, validation = experiment.data, prepared.info["validation"]
+    groups = prepared.compared_groups
+    if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
+        return None, dict.fromkeys(groups), None
+    group_bytes = {name: about["text_bytes"] for name, about in groups.items()}
+    return validation.text_bytes, group_bytes, validation.floor(validation_set.targets)
+
+
+class Report(TrainerCallback):
+    """What a run comes to: its model card, written anew at each checkpoint, and its last numbers and words.
+
+    Its validation has `text_bytes`, `group_bytes` and a `floor`, each as far as it is known.
+    """
+
+    def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, config: KindlingConfig):
+        """`train_set` is the run's `Epochs`, `config` its model's. `ConfigError` if the prompt does not fit."""
+        self.experiment, self.prepared, self.train_set = experiment, prepared, train_set
+        self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(experiment, prepared, validation_set)
+        self.folder = folder_of(experiment)
+        self.samples = Samples(self.folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """All that writes into the run folder, the card last."""
+        return [MetricsFile(self.folder), Curves(self.folder, self.floor), self.samples, self]
+
+    @where_the_disk_allows
+    def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
+        if state.is_world_process_zero:
+            self.write_card(args, model.config, self.metrics(state))
+
+    def finish(self, trainer: Trainer):
+        """Save and evaluate what the run ended with, write it down, and say what came out."""
+        with ending_where_the_disk_is_full():
+            trainer.save_model()
+        state = trainer.state
+        if trainer.args.load_best_model_at_end or not any(
+            row.get("step") == state.global_step and "eval_loss" in row for row in state.log_history
+        ):
+            trainer.evaluate()
+        if trainer.args.should_save:
+            metrics = self.metrics(state)
+            with ending_where_the_disk_is_full():
+                self.write_card(trainer.args, trainer.model.config, metrics)
+                write_json(self.folder / "metrics.json", metrics)  # last, for it says that the run is finished
+            print("\n".join(_conclusion(self.folder, metrics, self.samples)))
+        trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
+
+    def metrics(self, state: TrainerState) -> dict:
+        """The run's numbers so far; those of the last evaluation among them, if there was one."""
+        last = next((row for row in reversed(state.log_history) if "eval_loss" in row), {})
+        groups, validation = self.prepared.compared_groups, self.prepared.info["validation"]
+        metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
+        documents = {f"validation_documents/{name}": about["documents"] for name, about in groups.items()}
+        return metrics | {
+            "floor_loss": self.floor and self.floor.loss,
+            "floor_bits_per_byte": self.floor and self.floor.bits_per_byte,
+            "steps": state.global_step,
+            "max_steps": state.max_steps,
+            "epochs": state.epoch,
+            "tokens": state.num_input_tokens_seen,
+            "train_tokens": self.train_set.tokens_a_pass,
+            "validation_documents": validation.documents,
+            **documents,
+            "total_flos": state.total_flos,
+            "optimizer_flops": last_logged(state.log_history, "optimizer_flops"),
+            "seconds": last_logged(state.log_history, "seconds"),
+            "vocabulary": len(self.prepared.tokenizer),
+        }
+
+    def write_card(self, args: TrainingArguments, config: KindlingConfig, metrics: dict):
+        """The run folder's README.md."""
+        section, sample = self.experiment.sample, self.samples.last
+        after = f", after the prompt {section.prompt!r}" if section.prompt else ""
+        quoted = sample.replace("\n", "\n> ")
+        named = {"loss": "eval_loss", "perplexity": "eval_perplexity", "bits_per_byte": "eval_bits_per_byte"}
+        facts = Facts(
+            name=self.experiment.name,
+            source=f"`{self.experiment.data.origin}`",
+            prompt=section.prompt,
+            do_sample=True,
+            sample=f"A sample, temperature {section.temperature}{after}:\n\n> {quoted}" if sample else "",
+            results=_results(metrics),
+            training=_training(args, self.experiment, metrics, self.prepared),
+            measured={name: metrics[key] for name, key in named.items() if key in metrics},
+            split="validation",
+            groups=_groups(metrics),
+            start=self.experiment.model.get("path"),
+            **self.prepared.origins(),
+        )
+        write_card(self.folder, config, read_provenance(self.folder), self.experiment.card, facts)
+
+
+def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
+    """What the run is about to do, in lines of numbers."""
+    config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
+    info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
+    whole = tally(trainer.train_dataset, trainer.data_collator)
+    flops, own = training_flops_of(config, whole.tokens, whole.pairs), steps * step_flops(trainer.trained())
+    total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
+    so_far = "" if info["train"].finished else " so far, and more while it trains"
+    origin = f", started from {start}" if start else ""
+    at_most = "" if whole.is_exact else "at most "
+    about = at_most or ("" if whole.targets % steps == 0 else "about ")
+    return [
+        f"data        {experiment.data.origin}: {prepared.documents('train')}, {counted(tokens, 'token')}{so_far}",
+        f"validation  {prepared.documents('validation')}, {counted(info['validation'].tokens, 'token')}"
+        f"{_overlap(prepared)}",
+        f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
+        f"tokenizer   {prepared.describe_tokenizer()}",
+        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
+        f"{origin}",
+        f"batch       {counted(batch, 'example')}{share(trainer.args)}, of up to {length} tokens, "
+        f"{about}{counted(round(whole.targets / steps), 'target')} a step",
+        f"training    {counted(steps, 'step')}, {at_most}{counted(whole.targets, 'target')}, {flops:.4g} FLOPs"
+        + (f", and {own:.4g} of Muon" if own else ""),
+        f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
+        f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
+        memory_line(trainer.args, trainer.trained(), length),
+        f"run folder  {folder_of(experiment)}",
+        *what_is_left_idle(trainer.args),
+        *_drawn_apart(trainer.args, config),
+    ]
+
+
+def _overlap(prepared) -> str:
+    """How many documents are in both splits, if any are."""
+    return f"; {prepared.overlap()}" if prepared.info["train"].in_validation_too else ""
+
+
+def _skipped(info: dict) -> str:
+    """How many records of each split are no documents of it, and why."""
+    return f"training {info['train'].skipped()}, validation {info['validation'].skipped()}"
+
+
+def _drawn_apart(args: TrainingArguments, config: KindlingConfig) -> list[str]:
+    what = drawn_apart(args, config.attention_dropout) if args.world_size > 1 else None
+    return [f"random      {what}"] if what else []
+
+
+def _written_down(folder: Path) -> str:
+    """Where the records that are no documents stand, if there are any."""
+    files = [path for path in sorted(folder.glob("*/quarantine.jsonl")) if path.stat().st_size]
+    return f": {', '.join(map(str, files))}" if files else ""
+
+
+def _results(metrics: dict) -> dict:
+    if "eval_loss" not in metrics:
+        return {"validation loss": "not evaluated yet"}
+    rows = {
+        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
+        "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
+    }
+    if "eval_bits_per_byte" in metrics:
+        rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
+    if metrics["floor_bits_per_byte"] is not None:
+        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the exact -log p of the validation text)"
+    return rows
+
+
+def _groups(metrics: dict) -> list[list[str]]:
+    """A table of the groups that have targets, its head first, the largest group first; nothing if there is none."""
+    targets = {key.removeprefix(TARGETS): count for key, count in metrics.items() if key.startswith(TARGETS)}
+    rows = []
+    for name in sorted(targets, key=targets.get, reverse=True):
+        row = {
+            "group": name,
+            "documents": f"{metrics[f'validation_documents/{name}']:,}",
+            "targets": f"{targets[name] / sum(targets.values()):.1%}",
+            "loss (nats a token)": f"{metrics[f'eval_loss/{name}']:.4f} ± "
+            f"{metrics[f'eval_loss_standard_error/{name}']:.4f}",
+        }
+        if f"eval_bits_per_byte/{name}" in metrics:
+            row["bits per byte"] = f"{metrics[f'eval_bits_per_byte/{name}']:.4f}"
+        rows.append(row)
+    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of a table as lines: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pads = [str.ljust] + [str.rjust] * len(widths[1:])
+    return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
+
+
+def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
+    return {
+        "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
+        "skipped": _skipped(prepared.info),
+        "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
+        "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
+        "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
+        "training FLOPs": describe_flops(metrics),
+        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
+        "optimiser": describe_optimizer(args, experiment.optimizer),
+        "seed": str(args.seed),
+    }
+
+
+def _passes(experiment: LanguageExperiment, metrics: dict) -> str:
+    tokens = metrics["train_tokens"]
+    if not experiment.data.streaming:
+        return f"{metrics['epochs']:.2f} epochs of {tokens:,}"
+    return f"streamed, {metrics['epochs']:.0f} whole passes" + (f" of {tokens:,}" if tokens else "")
+
+
+def _conclusion(folder: Path, metrics: dict, samples: Samples) -> list[str]:
+    """What came out: the loss against its floor and by group, a sample, and what to do next."""
+    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
+    if "eval_bits_per_byte" in metrics:
+        floor = metrics["floor_bits_per_byte"]
+        against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
+        lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
+    if groups := _groups(metrics):
+        lines += ["", *_aligned(groups), ""]
+    return [
+        *lines,
+        f"time        {metrics['seconds'] / 60:.1f} minutes",
+        f"curves      {folder / 'curves.png'}",
+        "",
+        samples.last,
+        "",
+        f"prompt it   {samples.command(folder)}",
+    ]
