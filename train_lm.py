@@ -34,6 +34,7 @@ def train(experiment: LanguageExperiment, folder: Path):
     from transformers.utils.logging import disable_progress_bar
 
     from data_prep.collator import build_collator
+    from data_prep.sources.table import check_source_overrides
     from data_prep.tokenizer.preview import foreseen_tokenizer
     from data_prep.tokens.background_writer import write_on
     from data_prep.tokens.prepare import prepare
@@ -46,6 +47,7 @@ def train(experiment: LanguageExperiment, folder: Path):
     from training.trainer import KindlingTrainer
 
     hardware.keep_freed_memory()
+    check_source_overrides(experiment)
     checkpoint = resume.checkpoint_to_resume(experiment)
     arguments.keep_precision(experiment, checkpoint)
     start = shapes.check_shape(experiment, run.start_of(experiment, checkpoint))

@@ -1,1 +1,4 @@
-"""Many runs: what one will cost, what they came to. Reads and writes files, never tensors."""
+"""Many runs: what one will cost, sweeps, and reports over seeds.
+
+Reads and writes files and starts the scripts; never touches tensors.
+"""

@@ -9,7 +9,7 @@ report that lies in there has kept them. The sweep file says what is shown:
     report:
       columns: [steps_to_grok, test_accuracy, "worst_after:min"]    # middle and spread, or :min, :max, :median, :all
       figure: {kind: lines, x: train_fraction, y: steps_to_grok, hue: recipe, log_y: true}
-      figures:                                  # more of them, each NAME.png; experiments/figures/kinds.py has the kinds
+      figures:                              # more of them, each NAME.png; experiments/figures/kinds.py has the kinds
         curves: {kind: curves, hue: recipe, panels: train_fraction}
       labels: {train_fraction: share of equations trained on, ours: our recipe}    # axes, metrics and values
       beside: {published (%): {long: 99.57}}    # more columns: what others found, by cell

@@ -1,4 +1,8 @@
-"""Registers the two families with transformers' Auto classes."""
+"""The model: configuration, layers, attention, the two families, and their export.
+
+Its files go to the Hub with each checkpoint, so they import no other room.
+Registers both families with the Auto classes.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 

@@ -126,6 +126,10 @@ ALGORITHMIC_MODEL = {
 }
 
 
+NOT_SECTIONS = ("name", "overrides")
+"""What an experiment has beside its sections."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A checked experiment. `model` and `training` stay dictionaries: their classes are too heavy to import here."""
@@ -139,6 +143,8 @@ class Experiment:
     guard: GuardSection
     resume: ResumeSection
     card: CardSection
+    overrides: dict
+    """What was given after the file, by `section.key`."""
 
     script: ClassVar[str]
     model_defaults: ClassVar[dict] = {}
@@ -148,7 +154,7 @@ class Experiment:
 
     def as_dict(self) -> dict:
         """Every setting, defaults included, as plain values."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {key: value for key, value in asdict(self).items() if key not in NOT_SECTIONS}
 
 
 @dataclass(frozen=True)

@@ -44,19 +44,10 @@ ODD = (
 )
 """The same, of settings whose lack of effect changes no result."""
 
-OF_SOURCES = {
-    "data.subset": {"HubDataset"},
-    "data.revision": {"HubDataset"},
-    "data.text_field": {"HubDataset", "LocalFiles"},
-    "data.group_field": {"HubDataset", "LocalFiles"},
-    "data.sample_by": {"HubDataset", "LocalFiles"},
-    "data.seed": {"Generated"},
-}
-"""Settings that only some kinds of sources have."""
 
-
-def refuse_vain(experiment: Experiment, given: dict):
-    """`ConfigError` if one of the overrides, `given` by name, or a list of replicas would change nothing."""
+def refuse_vain(experiment: Experiment):
+    """`ConfigError` if one of its overrides, or a list of replicas would change nothing."""
+    given = experiment.overrides
     lists = _by_name(getattr(experiment, "replicas", {}))
     for name in given.keys() & lists.keys():
         raise ConfigError(
@@ -65,7 +56,6 @@ def refuse_vain(experiment: Experiment, given: dict):
         )
     if isinstance(experiment, LanguageExperiment):
         _refuse_epochs(given, experiment.training)
-        _refuse_of_sources(given, experiment)
     settings = _by_name(experiment.as_dict())
     values = {name: [value] for name, value in settings.items()} | lists
     said = {name: f"{name}={value}" for name, value in given.items() if value}
@@ -95,15 +85,3 @@ def _refuse_epochs(given: dict, training: dict):
             f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
             f"{training['max_steps']}; give training.max_steps=-1 with it"
         )
-
-
-def _refuse_of_sources(given: dict, experiment: LanguageExperiment):
-    data = experiment.data
-    for name in OF_SOURCES.keys() & {name for name, value in given.items() if value}:
-        from data_prep.sources.table import find_source  # which may look for files
-
-        kinds = {
-            type(find_source(one)).__name__ for one in data.mixture or [data.source, data.validation_source] if one
-        }
-        if not kinds & OF_SOURCES[name]:
-            raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")

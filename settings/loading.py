@@ -33,8 +33,9 @@ def load_experiment(
         checked["model"].pop("path", None)
     else:
         checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
-    experiment = kind(name=Path(run).absolute().name, **{key: classes[key](**own) for key, own in checked.items()})
-    refuse_vain(experiment, given)
+    built = {key: classes[key](**own) for key, own in checked.items()}
+    experiment = kind(name=Path(run).absolute().name, overrides=given, **built)
+    refuse_vain(experiment)
     return experiment
 
 

@@ -22,7 +22,6 @@ def as_folder(name: str, path: str) -> str:
     return home
 
 
-
 LONGEST_NAME = 200
 """Bytes of a file's name; file systems have room for 255, and others are made of it, as `.NAME.json.new`."""
 

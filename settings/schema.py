@@ -6,7 +6,7 @@ import typing
 from functools import cache
 from pathlib import Path
 
-from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
+from .experiment import NOT_SECTIONS, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field, read_fields
 from .paths import ROOT
 
@@ -38,7 +38,7 @@ START = Field(
 def sections_of(kind: type[Experiment]) -> dict[str, type]:
     """Section names of a kind of experiment, and the class of each."""
     hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name != "name"}
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in NOT_SECTIONS}
 
 
 def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:

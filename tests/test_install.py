@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from settings.paths import ROOT
-from tests.command_line.test_terminal import COMMANDS, WITHOUT
+from tests.command_line.test_terminal import COMMANDS, WITHOUT, module_of
 
 PACKAGES = Path(torch.__file__).parents[1]
 TINY = [
@@ -83,7 +83,7 @@ def test_what_is_installed(site):
 
 
 def test_every_command_has_its_help_from_another_folder(site, tmp_path):
-    commands = [path.removesuffix(".py").replace("/", ".") for path in sorted(COMMANDS - WITHOUT)]
+    commands = [module_of(path) for path in sorted(COMMANDS - WITHOUT)]
     said = run(site, tmp_path, *([command, "--help"] for command in commands))
     assert set(said) == set(commands)
     assert all("usage" in help_text for help_text in said.values())

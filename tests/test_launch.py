@@ -37,7 +37,7 @@ KILLING = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train_lm
-from config import run_script
+from command_line.run import run_script
 from training.trainer import KindlingTrainer
 step = KindlingTrainer.training_step
 def dying(self, *arguments):

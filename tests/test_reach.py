@@ -19,7 +19,7 @@ from tests.hub_client import serving
 
 COUNTING = """
     import contextlib, io, json, runpy, socket, sys, time
-    import hub
+    from storage import hub
     requests, resolve = [], socket.getaddrinfo
     def counted(host, *rest, **named):
         requests.append(host)

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,40 +29,63 @@ PYTHON = sorted(
     if not room.name.startswith(".") and room.name not in {"tests", "runs", "prepared", "build"}
     for path in (room.rglob("*.py") if room.is_dir() else [room] if room.suffix == ".py" else [])
 )
-ROOMS = {"modeling", "data_prep", "training", "experiments"}
-ROOTS = {"checks", "config", "effects", "experiment", "fields", "files", "hub", "sections", "surroundings", "written"}
-OWN = ROOMS | ROOTS | {"train_lm", "train_algorithmic", "generate"}
 LIBRARIES = {"torch", "transformers", "huggingface_hub"}
+COMMANDS = {"command_line", "settings", "storage"}
 MAY_IMPORT = {
+    "settings": set(),
+    "storage": {"settings"},
+    "command_line": {"settings", "storage"},
     "modeling": set(),
-    "data_prep": {"config", "experiment", "files", "hub", "sections", "data_prep"},
-    "training": {"checks", "config", "experiment", "files", "hub", "sections", "written", "modeling", "training"}
-    | {"data_prep"},
-    "experiments": {"config", "experiment", "files", "hub", "sections", "written", "modeling", "experiments"},
+    "data_prep": COMMANDS,
+    "publishing": COMMANDS | {"modeling"},
+    "training": {"settings", "storage", "modeling", "data_prep", "publishing"},
+    "experiments": COMMANDS | {"modeling"},
 }
+"""The rooms, and which others the files of each may import."""
 
 
-def imports_of(path: Path) -> list[tuple[int, str]]:
-    """Each import of a file as (level of relativity, module)."""
+def name_of(path: Path) -> str:
+    """The module that a file is."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PYTHON}
+
+
+def imports_of(path: Path) -> list[tuple[int, str, list[str]]]:
+    """Each import of a file as (level of relativity, module, names)."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(0, alias.name) for alias in node.names]
+            found += [(0, alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.append((node.level, node.module or ""))
+            found.append((node.level, node.module or "", [alias.name for alias in node.names]))
     return found
+
+
+def modules_that(path: Path) -> set[str]:
+    """Which of our modules a file imports, wherever in it, deferred imports included."""
+    package = name_of(path).split(".") if path.name == "__init__.py" else name_of(path).split(".")[:-1]
+    found = set()
+    for level, module, names in imports_of(path):
+        base = ".".join([*package[: len(package) + 1 - level], *filter(None, [module])]) if level else module
+        found |= {f"{base}.{name}" if f"{base}.{name}" in MODULES else base for name in names or [""]}
+    return found & MODULES.keys() - {name_of(path)}
+
+
+OF_A_COMMAND = {"modeling/native.py": {"command_line", "storage"}}
+"""What the command in a file may import besides; it does not go to the Hub."""
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_design(path):
-    room = path.relative_to(ROOT).parts[0]
-    for level, module in imports_of(path):
+    room, file = path.relative_to(ROOT).parts[0], path.relative_to(ROOT).as_posix()
+    allowed = MAY_IMPORT.get(room, MAY_IMPORT.keys()) | OF_A_COMMAND.get(file, set()) | {room}
+    assert {module.split(".")[0] for module in modules_that(path)} - {"benchmarks"} <= allowed
+    for level, module, _ in imports_of(path):
         top = module.split(".")[0]
-        if path.name == "native.py" and module in ("config", "hub"):  # of its command
-            continue
-        if level == 0 and top in OWN and room in MAY_IMPORT:
-            assert top in MAY_IMPORT[room], f"{room} must not import {top}"
-        if room == "modeling":
+        if room == "modeling" and top not in OF_A_COMMAND.get(file, set()):
             known = LIBRARIES | set(sys.stdlib_module_names) | ({"gguf"} if path.name == "gguf_file.py" else set())
             assert level == 1 or top in known, f"{path.name} imports {module}"
             assert level == 0 or "." not in module, "the Hub export follows `from .x import y` only"
@@ -69,13 +93,26 @@ def test_imports_follow_the_design(path):
             assert top != "torch", "experiments never touch tensors"
 
 
+def test_no_files_import_each_other_in_a_circle():
+    """Nor by imports inside functions. `TopologicalSorter` names the files of a circle."""
+    TopologicalSorter({name: modules_that(path) for name, path in MODULES.items()}).prepare()
+
+
+def test_rooms_are_small_and_say_what_belongs_there():
+    for path in (path for path in PYTHON if path.name == "__init__.py"):
+        belongs, _, elsewhere = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).partition("\n\n")
+        assert belongs, f"{path}: say what belongs here"
+        assert elsewhere, f"{path}: say, in a second paragraph, what does not"
+        assert len([*path.parent.glob("*.py")]) <= 15, f"{path.parent} has too many files"
+
+
 def test_training_uses_models_by_configuration_accounting_loading_and_releases_alone():
     allowed = {"modeling"} | {
         f"modeling.{name}" for name in ("accounting", "configuration_kindling", "loading", "releases")
     }
-    for path in (ROOT / "training").glob("*.py"):
-        used = {module for level, module in imports_of(path) if level == 0 and module.split(".")[0] == "modeling"}
-        assert used <= allowed | ({"modeling.native"} if path.name == "start.py" else set()), path.name
+    for path in (ROOT / "training").rglob("*.py"):
+        used = {module for module in modules_that(path) if module.split(".")[0] == "modeling"}
+        assert used <= allowed | ({"modeling.native"} if path.name == "pretrained.py" else set()), path.name
 
 
 SCRIPTS = {"lm": "train_lm.py", "algorithmic": "train_algorithmic.py"}
@@ -136,19 +173,6 @@ def test_pins_meet_floors():
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_file_map_is_the_tree():
-    lines = README.split("## Where things are")[1].split("```")[1].strip().splitlines()
-    listed, folder = set(), ""
-    for line in lines:
-        name = line.split()[0]
-        folder = folder if line.startswith(" ") else (name if name.endswith("/") else "")
-        path = folder + name if line.startswith(" ") else name
-        assert (ROOT / path).exists(), f"{path} is in the README and not in the tree"
-        listed.add(path)
-    tracked = {str(path.relative_to(ROOT)) for path in PYTHON if path.name != "__init__.py"}
-    assert {path for path in listed if path.endswith(".py")} == tracked
-
-
 def test_the_readmes_commands_are_real():
     commands = re.findall(
         r"^(?:python|make|accelerate) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
@@ -162,7 +186,7 @@ def test_the_readmes_commands_are_real():
         if words[0] == "make":
             assert words[1] in targets, command
         elif words[1] == "-m":
-            assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").exists(), command
+            assert words[2] in MODULES, command
         else:
             assert (ROOT / words[1]).exists(), command
         if config := [word for word in words if word.endswith(".yaml")]:

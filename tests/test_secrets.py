@@ -30,10 +30,11 @@ START = """
     said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1), os.dup2(said, 2)
 
-    import generate, hub, train_lm
-    from config import one_sentence, run_script
+    import generate, train_lm
+    from command_line.run import one_sentence, run_script
     from modeling import native
-    from training import publish
+    from publishing import __main__ as publish
+    from storage import hub
 
     hub.ATTEMPTS = 1
     commands = {

@@ -3,7 +3,6 @@
 `python -m data_prep.sources` lists the table.
 """
 
-import argparse
 import difflib
 import itertools
 import math
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import xxhash
 
-from command_line.run import one_sentence
 from data_prep import fables
 from settings.checks import ConfigError
+from settings.experiment import LanguageExperiment
 from settings.sections import DataSection
 from storage.hub import patiently, refuse_absent
 
@@ -259,11 +258,21 @@ def _open_mixture(data: DataSection) -> tuple[Split, Split]:
     return train.cut(0, data.train_documents), validation
 
 
-if __name__ == "__main__":
-    with one_sentence("data_prep.sources", words_are_all=True):
-        argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
-        for name, source in SOURCES.items():
-            about = [source.about, f"{source.size}; {source.licence}"]
-            if isinstance(source, HubDataset):
-                about.append(f"{source.id}@{(source.revision or 'main')[:20]}, {source.text_field}")
-            print(f"{name:18}{about[0]}", *(f"{'':18}{line}" for line in about[1:]), sep="\n")
+OF_SOURCES = {
+    "data.subset": {HubDataset},
+    "data.revision": {HubDataset},
+    "data.text_field": {HubDataset, LocalFiles},
+    "data.group_field": {HubDataset, LocalFiles},
+    "data.sample_by": {HubDataset, LocalFiles},
+    "data.seed": {Generated},
+}
+"""Settings that only some kinds of sources have."""
+
+
+def check_source_overrides(experiment: LanguageExperiment):
+    """`ConfigError` if an override is a setting that the experiment's sources do not have."""
+    data, given = experiment.data, experiment.overrides
+    for name in OF_SOURCES.keys() & {name for name, value in given.items() if value}:
+        sources = (find_source(one) for one in data.mixture or [data.source, data.validation_source] if one)
+        if not {type(source) for source in sources} & OF_SOURCES[name]:
+            raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")

@@ -1,6 +1,7 @@
 """Prepares the tokens of an experiment before it runs: `python -m data_prep.tokens CONFIG`."""
 
 from command_line.run import run_script
+from data_prep.sources.table import check_source_overrides
 from settings.loading import load_experiment
 
 from .prepare import prepare
@@ -14,6 +15,7 @@ def main(path: str, overrides: list[str]):
         place = overrides.index("--push-to-hub")
         name, overrides = " ".join(overrides[place + 1 : place + 2]), overrides[:place] + overrides[place + 2 :]
     experiment = load_experiment(path, overrides)
+    check_source_overrides(experiment)
     if name is not None:
         refuse_publishing(name, experiment.data)
     prepared = prepare(experiment.data, experiment.tokenizer)

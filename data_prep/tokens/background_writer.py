@@ -15,6 +15,7 @@ from settings.checks import ConfigError
 from settings.paths import ROOT
 from settings.sections import DataSection, TokenizerSection
 
+from .prepare import Preparation
 from .stream import Stream, Writer
 
 
@@ -52,8 +53,6 @@ def _write(task: dict):
     if hasattr(os, "nice"):
         os.nice(10)  # training comes first
     try:
-        from .prepare import Preparation
-
         preparation = Preparation(DataSection(**task["data"]), TokenizerSection(**task["tokenizer"]))
         if str(preparation.folder) != task["folder"]:
             raise ConfigError(f"{preparation.data.origin} has changed since the run began; start another run")

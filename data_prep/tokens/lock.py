@@ -25,7 +25,7 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(locks / folder.name)
 
 
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     with suppress(Timeout), lock_of(folder).acquire(timeout=0):
         return False
     return True

@@ -12,7 +12,7 @@ import psutil
 
 from settings.checks import ConfigError
 
-from .lock import POLL_SECONDS, _is_locked
+from .lock import POLL_SECONDS, is_locked
 from .order import Epochs, key, place_of, shuffled
 from .windows import TokenArray, Windows
 from .writer import Journal
@@ -81,7 +81,7 @@ class GrowingTokens(TokenArray):
         patience = PATIENCE_SECONDS
         while not self.has(count):
             # Asked before looking: what they have written by then is seen.
-            is_alive, is_written = self.writer and self.writer.is_alive(), _is_locked(self.folder.parent)
+            is_alive, is_written = self.writer and self.writer.is_alive(), is_locked(self.folder.parent)
             self.refresh()
             if self.has(count):
                 return

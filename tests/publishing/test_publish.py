@@ -43,7 +43,7 @@ sample: {max_new_tokens: 10}
 IMPORTS = """
     import datasets, matplotlib.pyplot
     import train_lm
-    import data_prep.tokens, training.language, training.pushes, training.trainer
+    import data_prep.tokens.prepare, publishing.publisher, training.reporting.report, training.trainer
 """
 START = """
     import contextlib, io, json, os, pathlib, shutil, subprocess, sys
@@ -257,7 +257,7 @@ def test_training_never_stops_for_the_hub(strategies):
         faults = pathlib.Path("hub/faults.json")
         say(*train("refused", "training.hub_strategy=every_save"))
 
-        from training.pushes import Publisher
+        from publishing.publisher import Publisher
         finish = Publisher.finish
         def come_back(publisher):
             faults.unlink()

@@ -22,7 +22,7 @@ from training.run import read_state_of
 
 from .best_model import check_best, check_delay
 from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
-from .schedule import _check_lengths, _check_schedule
+from .schedule import check_lengths, check_schedule
 from .setting_rules import check_compile_mode, check_each, check_pairs
 
 STOCK = ("adamw_torch", "adamw_torch_fused")
@@ -67,8 +67,8 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     tell_what_was_not_taken(asked, args)
     args._n_gpu = min(args.n_gpu, 1)  # for several, the Trainer would take DataParallel, which weights them otherwise
     check_delay(args)
-    _check_schedule(args)
-    _check_lengths(args, experiment)
+    check_schedule(args)
+    check_lengths(args, experiment)
     _check_optimizer(args, experiment)
     _check_trackers(args)
     _check_publishing(args)

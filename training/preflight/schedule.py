@@ -19,7 +19,7 @@ LONG = 10**6
 CONSTANT = ("constant", "constant_with_warmup")
 
 
-def _check_lengths(args: TrainingArguments, experiment: Experiment):
+def check_lengths(args: TrainingArguments, experiment: Experiment):
     """What the schedule is made of fits into the run. A warm-up that nobody has asked for may be cut short."""
     decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
     warmup = args.get_warmup_steps(max(args.max_steps, 0))
@@ -35,7 +35,7 @@ def _check_lengths(args: TrainingArguments, experiment: Experiment):
         )
 
 
-def _check_schedule(args: TrainingArguments):
+def check_schedule(args: TrainingArguments):
     """Build the schedule as the Trainer will, and follow it."""
     # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
     warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")

@@ -7,7 +7,6 @@ import subprocess
 import uuid
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 from transformers import TrainingArguments
 

@@ -65,9 +65,10 @@ REPOSITORIES = {
 IMPORTS = "import datasets"
 START = """
     import json, pathlib
-    import hub
-    from data_prep.sources import open_corpus
-    from sections import ConfigError, DataSection
+    from data_prep.sources.table import open_corpus
+    from settings.checks import ConfigError
+    from settings.sections import DataSection
+    from storage import hub
     hub.FIRST_WAIT = 0.01
 
     def texts(split):

@@ -21,9 +21,10 @@ IMPORTS = """
 """
 START = """
     import contextlib, json, pathlib, sys
-    import hub
-    from data_prep import tokens
-    from sections import ConfigError, DataSection, TokenizerSection
+    from data_prep.tokens import prepare as tokens
+    from settings.checks import ConfigError
+    from settings.sections import DataSection, TokenizerSection
+    from storage import hub
     hub.FIRST_WAIT = 0.01
 
     def prepared(**options):
@@ -81,7 +82,7 @@ def hub(served):
 
 def push(run, folder) -> list:
     return run(f"""
-        from data_prep.published import publish
+        from data_prep.tokens.published import publish
         publish(pathlib.Path({str(folder)!r}), "someone/tokens")
     """)
 
@@ -209,7 +210,7 @@ def test_other_peoples_data_sets_are_not_written_into_and_cards_are_kept(corpus,
     (folder / "hub" / "someone" / "odd" / "train.jsonl").write_text('{"text": "a"}\n' * 20)
     script = f"""
         from huggingface_hub import HfApi
-        from data_prep.published import publish
+        from data_prep.tokens.published import publish
         made = pathlib.Path({str(made.folder)!r})
         try:
             publish(made, "someone/odd")
@@ -257,7 +258,7 @@ def test_offline_a_stream_goes_on_with_what_it_has(hub):
     (folder / "hub" / "someone" / "texts").mkdir(parents=True)
     (folder / "hub" / "someone" / "texts" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     script = """
-        from data_prep import stream, writer
+        from data_prep.tokens import stream, writer
         stream.BLOCK_TOKENS = tokens.BLOCK_TOKENS = 500
         writer.TOKENS_A_SHARD, writer.CHARACTERS_A_BATCH = 200, 100
         found = prepared(source="someone/texts", streaming=True)

@@ -1,6 +1,8 @@
 """A run of train_lm.py that notes the ids it trains on and kills itself, as `kill -9` would, after given steps.
 
-usage: python tests/training/checkpoints/killed_run.py CONFIG LEDGER [STEP ...]       kills after the first STEP not yet reached
+usage: python tests/training/checkpoints/killed_run.py CONFIG LEDGER [STEP ...]
+
+kills after the first STEP that is not yet reached.
 
 Blocks and shards of a stream are small here, in the writing process too, through `sitecustomize`.
 """
