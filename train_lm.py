@@ -11,9 +11,6 @@ The run folder (training.output_dir, by default runs/NAME) is itself the trained
 with metrics.jsonl, metrics.json, curves.png, samples.jsonl, experiment.yaml and a model card.
 """
 
-from functools import partial
-from pathlib import Path
-
 from command_line.run import run_script
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
@@ -24,75 +21,32 @@ def main(path: str, overrides: list[str]):
 
     from training.run_folder import claimed
 
-    folder = Path(experiment.training["output_dir"])
-    with claimed(folder):
-        train(experiment, folder)
+    with claimed(experiment.folder):
+        train(experiment)
 
 
-def train(experiment: LanguageExperiment, folder: Path):
-    """Run an experiment whose folder is ours."""
-    from transformers.utils.logging import disable_progress_bar
+def train(experiment: LanguageExperiment):
+    """The life of a run, from its settings to what came out, in a folder that is its own."""
+    from publishing.publisher import Publisher
+    from training.language_trainer import build_trainer
+    from training.model import build_model, model_config
+    from training.open_run import open_run
+    from training.preflight.with_data import check_language_run
+    from training.reporting.report import Report, begin
+    from training.run_data import keep_preparing, open_data, prepare_tokens
 
-    from data_prep.collator import build_collator
-    from data_prep.sources.table import check_source_overrides
-    from data_prep.tokenizer.preview import foreseen_tokenizer
-    from data_prep.tokens.background_writer import write_on
-    from data_prep.tokens.prepare import prepare
-    from publishing import publisher as pushes
-    from training import hardware, model, run
-    from training.checkpoints import data_position, fingerprint, resume
-    from training.preflight import arguments, compatibility, resources, shapes
-    from training.reporting import callbacks, provenance
-    from training.reporting import report as language
-    from training.trainer import KindlingTrainer
-
-    hardware.keep_freed_memory()
-    check_source_overrides(experiment)
-    checkpoint = resume.checkpoint_to_resume(experiment)
-    arguments.keep_precision(experiment, checkpoint)
-    start = shapes.check_shape(experiment, run.start_of(experiment, checkpoint))
-    args = arguments.training_arguments(experiment)
-    contract = fingerprint.Contract(experiment, args, checkpoint)
-    compatibility.check_tokenizer(
-        experiment, start, foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
-    )
-    args.distributed_state.wait_for_everyone()  # to see what there was before one of them writes
-    prepared = prepare(experiment.data, experiment.tokenizer, args.local_process_index > 0, contract.data_before)
-    config = model.model_config(experiment, prepared.tokenizer, start)
-    contract.complete(config, prepared.tokenizer, prepared.identity(experiment.data))
-    length = experiment.data.context_length or config.max_position_embeddings
-    positions = partial(data_position.run_positions, args=args, checkpoint=checkpoint)
-    train_set = prepared.order(experiment.data, length, positions)
-    validation_set = prepared.examples("validation", experiment.data.layout, length)
-    collate = build_collator(experiment.data, prepared.tokenizer, config)
-    compatibility.check_data(experiment, args, prepared, collate, (train_set.examples, validation_set), checkpoint)
-    report = language.Report(experiment, prepared, train_set, validation_set, config)
-    resume.leave_if_finished(experiment, args, checkpoint)
-    if experiment.data.streaming and args.local_process_index == 0:
-        write_on(experiment.data, experiment.tokenizer, train_set)
-    machine = hardware.describe_hardware(args)
-    disable_progress_bar()  # of each file that is written; the training's own stays
-    publisher = pushes.Publisher(args, folder)
-    trainer = KindlingTrainer(
-        model=model.build_model(config, args, start),
-        args=args,
-        train_dataset=train_set,
-        eval_dataset=validation_set,
-        data_collator=collate,
-        processing_class=prepared.tokenizer,
-        callbacks=[data_position.DataPosition(train_set), contract, *report.callbacks(), publisher],
-        text_bytes=report.text_bytes,
-        group_bytes=report.group_bytes,
-        peak_flops=machine["peak_flops"],
-        optimizer=experiment.optimizer,
-        guard=experiment.guard,
-    )
-    callbacks.show_progress(trainer, callbacks.Progress(report.floor, report.samples))
-    if args.should_save:
-        resources.refuse_full_disk(folder, args, trainer.trained(), len(train_set.examples), contract.done)
-        provenance.write_provenance(provenance.resolve(experiment, args, config), folder, machine, checkpoint)
-        print("\n".join(language.announcement(experiment, trainer, prepared, length, machine)))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run = open_run(experiment)
+    prepared = prepare_tokens(run)
+    config = model_config(experiment, prepared.tokenizer, run.start)
+    data = open_data(run, prepared, config)
+    report = Report(run, data, config)
+    check_language_run(run, data, config)
+    keep_preparing(run, data)
+    publisher = Publisher(run.args, run.folder)
+    model = build_model(config, run.args, run.start)
+    trainer = build_trainer(run, data, model, report, publisher)
+    begin(run, data, trainer)
+    trainer.train(resume_from_checkpoint=run.checkpoint)
     report.finish(trainer)
     publisher.finish()
     trainer.checkpoints.refuse_unsaved()

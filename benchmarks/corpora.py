@@ -98,6 +98,7 @@ def streaming(megabytes: int) -> dict:
     from data_prep.collator import CausalLMCollator
     from data_prep.tokens.background_writer import write_on
     from data_prep.tokens.prepare import prepare
+    from data_prep.tokens.stream import in_order
     from settings.sections import DataSection, TokenizerSection
 
     length, batch = 257, 32
@@ -121,7 +122,7 @@ def streaming(megabytes: int) -> dict:
             started = time.perf_counter()
             data = DataSection(**about, streaming=True, cache_dir=f"{folder}/streamed")
             begun = prepare(data, section)
-            run = begun.order(data, length, lambda *_: {"seed": 0, "stop": steps * batch})
+            run = in_order(begun.training_examples(data, length), seed=0, stop=steps * batch)
             write_on(data, section, run)
             loader = DataLoader(run, batch_size=batch, collate_fn=CausalLMCollator(1))
             next(iter(skip_first_batches(loader, step)))

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-from data_prep.algorithmic.equations import prepare_equations
 from data_prep.collator import CausalLMCollator
 from modeling.attention import eager_attention
 from modeling.layers import rotate
@@ -30,9 +29,10 @@ from settings.experiment import AlgorithmicExperiment
 from settings.loading import load_experiment
 from settings.paths import ROOT
 from storage.files import write_json
+from training.grokking.members import Member
 from training.grokking.replicas import Replicas
 from training.grokking.tables import Batches, chunks, tabulate
-from training.grokking.trainer import Member, answers
+from training.grokking.trainer import answers
 from training.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimizers import build_optimizer
 
@@ -154,7 +154,7 @@ def build_members(replicas: int, batch: int, modulus: int) -> list[Member]:
     }
     path, overrides = ROOT / "configs" / "algorithmic" / "fast.yaml", [f"{key}={value}" for key, value in given.items()]
     experiment = load_experiment(str(path), overrides, AlgorithmicExperiment)
-    return [Member.build(one, prepare_equations) for one in experiment.replicated()]
+    return [Member.build(one) for one in experiment.replicated()]
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int, work: Callable) -> dict[str, list[float]]:

@@ -67,10 +67,12 @@ def order_of(experiment: LanguageExperiment, prepared, length: int):
 
     Of a stream whose first block is still to be written, the examples as they are in the corpus.
     """
+    from data_prep.tokens.stream import in_order
+
     data, seed = experiment.data, experiment.training.get("data_seed")
     seed = experiment.training.get("seed", DEFAULT_SEED) if seed is None else seed
     numbered = prepared.numbered("train", data.layout, length)
-    run = prepared.order(data, length, lambda *_: {"seed": seed, "stop": len(numbered)})
+    run = in_order(prepared.training_examples(data, length), seed=seed, stop=len(numbered))
     if not (run.is_known or run.tokens.has(run.end_of_block(0))):
         return numbered
     run.examples = numbered

@@ -152,6 +152,11 @@ class Experiment:
     unsupported: ClassVar[dict]
     chosen: ClassVar[dict]
 
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.training["output_dir"])
+
     def as_dict(self) -> dict:
         """Every setting, defaults included, as plain values."""
         return {key: value for key, value in asdict(self).items() if key not in NOT_SECTIONS}

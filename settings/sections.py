@@ -123,6 +123,10 @@ class DataSection:
         """The settings that decide which documents there are."""
         return {key: value for key, value in vars(self).items() if key not in LAYOUT}
 
+    def order_terms(self, length: int) -> dict:
+        """What the order of a run's examples of `length` tokens depends on, by name."""
+        return {"data.context_length": length, "data.layout": self.layout, "data.streaming": self.streaming}
+
     @property
     def origin(self) -> str:
         """The source, or the sources and their shares, in words; of an absolute path, and of `.`, the last part."""

@@ -21,7 +21,7 @@ from settings.loading import load_experiment
 from settings.paths import ROOT
 from settings.schema import KINDS
 from training.model import build_config
-from training.preflight.shapes import check_shape
+from training.preflight.shapes import check_sizes
 
 PYTHON = sorted(
     path
@@ -128,7 +128,7 @@ def test_every_configuration_builds_and_says_how_to_run_it(path, tmp_path):
         start = str(tmp_path)  # in the place of one on the Hub
         GPT2Config().save_pretrained(start)
     if script == "train_lm.py":
-        check_shape(experiment, start)
+        check_sizes(experiment, start)
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(build_config(experiment.model, {"vocab_size": 1000}, start))
     assert path.read_text().startswith(f"# python {script} {path.relative_to(ROOT)}")

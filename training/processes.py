@@ -60,6 +60,11 @@ def what_is_left_idle(args: TrainingArguments) -> list[str]:
     return []
 
 
+def batch_size(args: TrainingArguments) -> int:
+    """Examples per step, of all devices."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
 def share(args: TrainingArguments) -> str:
     """How the examples of a step are split up; nothing where they are not."""
     factors = [f"{args.world_size} processes"] if args.world_size > 1 else []

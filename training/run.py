@@ -1,28 +1,39 @@
-"""One run: its model, its folder, what is kept of how it came about."""
+"""What a run is: its experiment, transformers' arguments, and the checkpoint that it is resumed from."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
 from settings.experiment import Experiment
 
-
-def start_of(experiment: Experiment, checkpoint: str | None) -> str | None:
-    """The checkpoint that the model is read from: `model.path`, or what such a run is resumed from; or None."""
-    path = experiment.model.get("path")
-    return path and (checkpoint or path)
+from .checkpoints.fingerprint import RunFingerprint
+from .hardware import describe_hardware
 
 
-def folder_of(experiment: Experiment) -> Path:
-    """The run folder."""
-    return Path(experiment.training["output_dir"])
+@dataclass
+class Run:
+    """One run of an experiment; `open_run` makes it."""
 
+    experiment: Experiment
+    args: TrainingArguments
+    checkpoint: str | None
+    """The folder that it is resumed from, or None."""
+    fingerprint: RunFingerprint
 
-def read_state_of(checkpoint: str) -> TrainerState:
-    """What the Trainer knew when it wrote a checkpoint."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    @property
+    def folder(self) -> Path:
+        """Where everything goes that it writes."""
+        return self.experiment.folder
 
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that its model is read from: `model.path`, or the one that such a run is resumed from."""
+        path = self.experiment.model.get("path")
+        return path and (self.checkpoint or path)
 
-def batch_size(args: TrainingArguments) -> int:
-    """Examples a step, of all devices."""
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    @cached_property
+    def hardware(self) -> dict:
+        """Device, precision, processes and peak, as `describe_hardware` finds them."""
+        return describe_hardware(self.args)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from settings.sections import DataSection
 from settings.wording import are, counted, size_of
 from storage.files import as_known, sha256
 
-from .order import Epochs
 from .published import MANIFEST, REQUEST
-from .stream import GrowingTokens, Stream
+from .stream import GrowingTokens
 from .windows import Documents, TokenArray, Windows
 from .writer import Journal
 
@@ -194,18 +192,13 @@ class PreparedData:
             return Windows(ids, length, documents)
         return Documents(ids, documents, length, with_groups=True)
 
-    def order(self, data: DataSection, length: int, positions: Callable[[int | None, dict], dict]) -> Epochs:
-        """The examples of a whole run, whose arguments `positions` tells for a number of examples and what they are.
-
-        The number is None for a stream, whose end is not known.
-        """
-        about = {"data.context_length": length, "data.layout": data.layout, "data.streaming": data.streaming}
-        if data.streaming:
-            self._refuse_prompts("train")
-            tokens = GrowingTokens(self.folder / "train", self.info["train"].shards, self.info["train"].finished)
-            return Stream(tokens, length, **positions(None, about))
-        examples = self.examples("train", data.layout, length)
-        return Epochs(examples, **positions(len(examples), about))
+    def training_examples(self, data: DataSection, length: int) -> Windows | Documents:
+        """The examples of training, in no order yet: `in_order` gives them that of a run. A stream's will grow."""
+        if not data.streaming:
+            return self.examples("train", data.layout, length)
+        self._refuse_prompts("train")
+        info = self.info["train"]
+        return Windows(GrowingTokens(self.folder / "train", info.shards, info.finished), length)
 
     def _refuse_prompts(self, split: str):
         if self.info[split].prompt_tokens:

@@ -14,7 +14,7 @@ from settings.checks import ConfigError
 
 from .lock import POLL_SECONDS, is_locked
 from .order import Epochs, key, place_of, shuffled
-from .windows import TokenArray, Windows
+from .windows import Documents, TokenArray, Windows
 from .writer import Journal
 
 BLOCK_TOKENS = 1 << 23
@@ -107,10 +107,10 @@ class Stream(Epochs):
     pass is shuffled as a whole. So the order is a function of (`seed`, position) here too, however fast the writer is.
     """
 
-    def __init__(self, tokens: GrowingTokens, length: int, **positions):
-        """`positions` are the other arguments of `Epochs`."""
-        super().__init__(Windows(tokens, length), **positions)
-        self.tokens, self.stride = tokens, length - 1
+    def __init__(self, examples: Windows, **positions):
+        """`examples` are windows of `GrowingTokens`; `positions` are the other arguments of `Epochs`."""
+        super().__init__(examples, **positions)
+        self.tokens, self.stride = examples.ids, examples.length - 1
         self.block = max(1, BLOCK_TOKENS // self.stride)
 
     @property
@@ -154,3 +154,8 @@ class Stream(Epochs):
     def end_of_block(self, block: int) -> int:
         """How many ids there must be for a block to be whole."""
         return (block + 1) * self.block * self.stride + 1
+
+
+def in_order(examples: Windows | Documents, **positions) -> Epochs:
+    """All examples of a run as `Epochs`, a `Stream` of those that grow; `positions` are its other arguments."""
+    return (Stream if isinstance(examples.ids, GrowingTokens) else Epochs)(examples, **positions)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from data_prep.collator import CausalLMCollator
 from data_prep.show import COLOURS, PALE, draw_batch, free_place, order_of, show
 from data_prep.tokens.prepare import prepare
+from data_prep.tokens.stream import in_order
 from data_prep.tokens.windows import TokenArray, Windows
 from data_prep.tokens.writer import DOCUMENT
 from settings.checks import ConfigError
@@ -126,7 +127,7 @@ def test_what_is_shown_comes_first_in_the_run(tmp_path, capsys, monkeypatch, lay
     (tmp_path / "show.yaml").write_text(CONFIG % ("corpus.jsonl", "corpus.jsonl", "prepared"))
     experiment = load_experiment("show.yaml", [f"data.layout={layout}", given])
     prepared = prepare(experiment.data, experiment.tokenizer)
-    run = prepared.order(experiment.data, 32, lambda count, _: {"seed": 5, "stop": count})
+    run = in_order(examples := prepared.training_examples(experiment.data, 32), seed=5, stop=len(examples))
     ours = order_of(experiment, prepared, 32)
     assert [ours[i]["input_ids"].tolist() for i in range(len(run))] == [
         run[i]["input_ids"].tolist() for i in range(len(run))

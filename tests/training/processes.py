@@ -46,7 +46,8 @@ def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
         gradient_accumulation_steps=accumulation, num_train_epochs=1.5, learning_rate=1e-2,
     )  # fmt: skip
     ids = np.arange(count * (LENGTH - 1) + 1, dtype=np.uint16)
-    order = Epochs(Windows(TokenArray([ids], [len(ids)]), LENGTH), **run_positions(count, {}, args, None))
+    args.max_steps, positions = run_positions(count, {}, args, None)
+    order = Epochs(Windows(TokenArray([ids], [len(ids)]), LENGTH), **positions)
     attention = attention_implementation(args, config.attention_dropout)
     trainer = Noting(
         model=AutoModelForCausalLM.from_config(config, attn_implementation=attention), args=args, train_dataset=order,

@@ -172,7 +172,8 @@ def losses_of(folder, batch: int, accumulation: int, **changes) -> list[float]:
     args = TrainingArguments(
         **settings, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **changes
     )
-    order = Epochs(Rows(), **run_positions(40, {}, args, None))
+    args.max_steps, positions = run_positions(40, {}, args, None)
+    order = Epochs(Rows(), **positions)
     trainer = KindlingTrainer(
         model=model_of(attention=attention_implementation(args, P), **DROPOUTS, max_position_embeddings=64),
         args=args, train_dataset=order, data_collator=CausalLMCollator(0), callbacks=[DataPosition(order)],

@@ -40,7 +40,7 @@ def load(tmp_path):
 )
 def test_shapes_that_do_not_fit_are_refused(load, overrides, complaint):
     with pytest.raises(ConfigError) as error:
-        shapes.check_shape(load(*overrides))
+        shapes.check_sizes(load(*overrides))
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -120,7 +120,7 @@ def stock_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
 def windows_of(run: Path, split: str) -> list[np.ndarray]:
     """The windows of the tokens that a run was made with, cut here by hand."""
     state = json.loads((run / "checkpoint-4" / "trainer_state.json").read_text())
-    folder = run.parent / "prepared" / state["stateful_callbacks"]["Contract"]["attributes"]["data"]["folder"]
+    folder = run.parent / "prepared" / state["stateful_callbacks"]["RunFingerprint"]["attributes"]["data"]["folder"]
     ids = np.concatenate([np.load(path) for path in sorted((folder / split).glob("?????.npy"))]).astype(np.int64)
     return [ids[start : start + WINDOW] for start in range(0, len(ids) - 1, WINDOW - 1)]
 

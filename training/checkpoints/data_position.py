@@ -7,15 +7,16 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from settings.checks import ConfigError
-from training.run import batch_size
+from training.processes import batch_size
 
 
-def run_positions(examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None) -> dict:
-    """What `Epochs` needs to know of a run over so many examples: its arguments, `about` with the seed among them.
+def run_positions(
+    examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None
+) -> tuple[int, dict]:
+    """The number of steps of a run over so many examples, and the arguments of its `Epochs`, the seed among them.
 
     `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for. `about` names
-    what their order depends on. `args.max_steps` is set where it was epochs that were asked for. `ConfigError` if a
-    checkpoint was trained on other data or in another order.
+    what their order depends on. `ConfigError` if a checkpoint was trained on other data or in another order.
     """
     for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
         if getattr(args, name):
@@ -45,10 +46,10 @@ def run_positions(examples: int | None, about: dict, args: TrainingArguments, ch
             f"{checkpoint} has seen {position:,} examples, more than the {stop:,} that are asked for; raise "
             "training.max_steps or training.num_train_epochs"
         )
-    args.max_steps = math.ceil((stop - shift) / batch)
+    steps = math.ceil((stop - shift) / batch)
     # accelerate would fill up the last batches of several processes with examples from the run's beginning
     blanks = (shift - stop) % (args.train_batch_size * args.world_size) if args.world_size > 1 else 0
-    return {"seed": seed, "stop": stop, "shift": shift, "blanks": blanks, "about": about}
+    return steps, {"seed": seed, "stop": stop, "shift": shift, "blanks": blanks, "about": about}
 
 
 class DataPosition(TrainerCallback, ExportableState):

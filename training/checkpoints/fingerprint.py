@@ -4,7 +4,7 @@ import json
 
 import xxhash
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from modeling.configuration_kindling import KindlingConfig
@@ -15,11 +15,11 @@ from settings.schema import DROPOUTS, section_fields, sections_of
 from training.dropout import drawn_apart
 from training.preflight.best_model import WAITING
 from training.preflight.schedule import schedule
-from training.processes import how_to_share
-from training.reporting.provenance import resolve
-from training.run import batch_size, read_state_of
+from training.processes import batch_size, how_to_share
+from training.resolved_settings import resolve
 
 from .data_identity import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
+from .state import read_state_of
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
 
@@ -40,7 +40,7 @@ EVALUATIONS = ("eval_strategy", "eval_steps")
 """They do so, too, where the schedule waits for them."""
 
 
-NO_MATTER = ("data.cache_dir", "data.bad_records")
+IGNORED = ("data.cache_dir", "data.bad_records")
 
 
 SHARING = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
@@ -58,7 +58,13 @@ BOUND = {
 """Of these, what its order, the optimiser's state or its best model hang on."""
 
 
-class Contract(TrainerCallback, ExportableState):
+def fingerprint_in(state: TrainerState) -> dict:
+    """What a checkpoint has kept of its run's fingerprint; earlier versions called it a contract."""
+    kept = state.stateful_callbacks
+    return (kept.get("RunFingerprint") or kept.get("Contract") or {}).get("attributes", {})
+
+
+class RunFingerprint(TrainerCallback, ExportableState):
     """What makes a run the run that it is, kept in each of its checkpoints: model, data, tokenizer, numbers, geometry.
 
     A run is gone on with as it was. Other numbers must be named in `resume.allow`, another length needs
@@ -72,15 +78,17 @@ class Contract(TrainerCallback, ExportableState):
         self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
         if checkpoint is not None:
             state = read_state_of(checkpoint)
-            self.before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+            self.before = fingerprint_in(state)
             self.done, self.steps_before = state.global_step, state.max_steps
             self.position = state.stateful_callbacks.get("DataPosition", {}).get("attributes", {})
         self.may_be_brought = brought(self.before.get("terms", {}), experiment.as_dict()["data"])
         self._refuse_unknown_names()
         self._refuse_waiting_schedules()
-        self._hold({f"model.{name}": value for name, value in experiment.model.items() if value is not None})
-        self._hold(_terms(experiment, args))
-        self._hold_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
+        self._check_and_record(
+            {f"model.{name}": value for name, value in experiment.model.items() if value is not None}
+        )
+        self._check_and_record(_terms(experiment, args))
+        self._check_and_record_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
         if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
             build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
 
@@ -98,9 +106,9 @@ class Contract(TrainerCallback, ExportableState):
         refuse_other_data(self.checkpoint, data_before(self.before, self.position) or data, data)
         self.data = data
         settings = resolve(self.experiment, self.args, config)["model"]
-        self._hold({f"model.{name}": value for name, value in settings.items()})
+        self._check_and_record({f"model.{name}": value for name, value in settings.items()})
         learnt = tokenizer.backend_tokenizer.to_str()
-        self._hold({"tokenizer": xxhash.xxh3_128_hexdigest(learnt.encode())})
+        self._check_and_record({"tokenizer": xxhash.xxh3_128_hexdigest(learnt.encode())})
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`."""
@@ -136,7 +144,7 @@ class Contract(TrainerCallback, ExportableState):
                     "out, or start another run from the checkpoint by model.path"
                 )
 
-    def _hold(self, terms: dict):
+    def _check_and_record(self, terms: dict):
         """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""
         terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
         was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
@@ -155,7 +163,7 @@ class Contract(TrainerCallback, ExportableState):
             return how_to_share(was, self.args)
         return "resume it as it was"
 
-    def _hold_length(self, length: dict):
+    def _check_and_record_length(self, length: dict):
         for name, now in length.items():
             was = self.before.get("length", {}).get(name, now)
             if was != now and not self.experiment.resume.extend:
@@ -199,4 +207,4 @@ def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
     given = experiment.as_dict()
     for section in SECTIONS:
         terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
-    return {name: value for name, value in terms.items() if name not in NO_MATTER}
+    return {name: value for name, value in terms.items() if name not in IGNORED}

@@ -5,14 +5,12 @@ import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from transformers import TrainingArguments
-
 from publishing.publisher import publish_finished
 from settings.checks import ConfigError
 from settings.experiment import Experiment
 from storage.checkpoint_manifest import NAME, damage, named, step_of
 from storage.files import read_mapping
-from training.run import folder_of
+from training.run import Run
 from training.run_folder import LOCK
 
 from .store import newest_whole, refuse_damaged
@@ -20,7 +18,7 @@ from .store import newest_whole, refuse_damaged
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
     """The checkpoint to go on from, which is whole, or None to start; refuses to write into another run's folder."""
-    resume, folder = experiment.training.get("resume_from_checkpoint", False), folder_of(experiment)
+    resume, folder = experiment.training.get("resume_from_checkpoint", False), experiment.folder
     if isinstance(resume, str):
         if not Path(resume).is_dir():
             raise ConfigError(f"training.resume_from_checkpoint={resume} is no folder; give a checkpoint's, or true")
@@ -87,13 +85,13 @@ def _read(path: Path) -> dict:
 
 def _may_be_finished(experiment: Experiment) -> bool:
     """Whether the run is, as far as can be told before any work; then its checkpoints may be gone or damaged."""
-    metrics, asked = _read(folder_of(experiment) / "metrics.json"), experiment.training.get("max_steps") or -1
+    metrics, asked = _read(experiment.folder / "metrics.json"), experiment.training.get("max_steps") or -1
     return bool(metrics) and not experiment.resume.extend and asked in (-1, metrics.get("max_steps", asked))
 
 
 def _leave_finished(experiment: Experiment):
     """Publish the run if that is wanted, for that may have failed before."""
-    folder, training = folder_of(experiment), experiment.training
+    folder, training = experiment.folder, experiment.training
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{folder} is finished, nothing is left to do; what came out is in {folder / 'metrics.json'}")
         if training.get("push_to_hub"):
@@ -101,18 +99,18 @@ def _leave_finished(experiment: Experiment):
     sys.exit(0)
 
 
-def leave_if_finished(experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
+def leave_if_finished(run: Run):
     """End with exit code 0, nothing touched, if the run has made all its steps and is written down.
 
-    `ConfigError` if it has steps to make, and a checkpoint that cannot be gone on from.
+    `ConfigError` if it has steps to make, and a checkpoint that cannot be resumed.
     """
-    if checkpoint is None:
+    if run.checkpoint is None:
         return
-    metrics = _read(folder_of(experiment) / "metrics.json")
-    if metrics.get("max_steps", metrics.get("steps")) == args.max_steps:  # else it is being extended
-        _leave_finished(experiment)
-    if not any(Path(checkpoint).glob("optimizer*")):
+    metrics = _read(run.folder / "metrics.json")
+    if metrics.get("max_steps", metrics.get("steps")) == run.args.max_steps:  # else it is being extended
+        _leave_finished(run.experiment)
+    if not any(Path(run.checkpoint).glob("optimizer*")):
         raise ConfigError(
-            f"{checkpoint} has the model alone, for the run had training.save_only_model=True, so that nothing can go "
-            "on from it as it was; train anew, or train_lm.py with model.path, in another training.output_dir"
+            f"{run.checkpoint} has the model alone, for the run had training.save_only_model=True, so that nothing can "
+            "go on from it as it was; train anew, or train_lm.py with model.path, in another training.output_dir"
         )

@@ -7,6 +7,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import TrainerState
+
+
+def read_state_of(checkpoint: str) -> TrainerState:
+    """What the Trainer knew when it wrote a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
 
 
 def write_state(path: Path, state):

@@ -1,26 +1,27 @@
 """What a run on equations came to: when it fitted, when it generalised and whether that lasted; shown and kept."""
 
 import json
-import os
 
-from transformers import ProgressCallback, TrainerState
+from transformers import TrainerState
 
+from data_prep.algorithmic.equations import write_data
 from modeling.accounting import parameters
 from publishing.card import Facts, describe_flops, describe_optimizer, write_card
-from settings.checks import ConfigError
 from settings.experiment import AlgorithmicExperiment
 from settings.wording import counted
 from storage.files import write_json, write_whole
 from training.checkpoints.store import ending_where_the_disk_is_full, exchanged
-from training.preflight.best_model import WAITING
 from training.preflight.resources import memory_line
 from training.processes import what_is_left_idle
 from training.reporting.curves import draw_accuracies
 from training.reporting.generation import prompt_command
-from training.reporting.provenance import read_provenance, resolve, write_settings
-from training.run import folder_of
+from training.reporting.provenance import read_provenance, record_start, write_settings
+from training.resolved_settings import resolve
+from training.run import Run
 
-from .trainer import EVALUATIONS_TO_STAY, FITTED, GROKKED, AlgorithmicTrainer, Member
+from .callbacks import EVALUATIONS_TO_STAY, FITTED, GROKKED
+from .members import Member
+from .trainer import AlgorithmicTrainer
 
 
 def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
@@ -63,55 +64,19 @@ def _first(steps):
     return next(iter(steps), None)
 
 
-class AlgorithmicProgress(ProgressCallback):
-    """transformers' progress bar with accuracies beside it; a line when a replica fits or reaches 99 % on the test."""
-
-    def __init__(self):
-        super().__init__()
-        self.reached = set()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Nothing: evaluations are shown once, whole, by `on_evaluate`."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
-        if self.training_bar is None:
-            return
-        means = {split: sum(row[f"{split}_accuracy"] for row in metrics) / len(metrics) for split in ("train", "test")}
-        self.training_bar.set_postfix_str(f"train {means['train']:.1%}, test {means['test']:.1%}", refresh=False)
-        for row in metrics:
-            for split, accuracy, event in (("train", FITTED, "fits"), ("test", GROKKED, "generalises")):
-                key = (row["replica"], event)
-                if row[f"{split}_accuracy"] >= accuracy and key not in self.reached:
-                    self.reached.add(key)
-                    name, step = row["replica"], state.global_step
-                    self.training_bar.write(f"step {step:,}: {name} {event} ({split} {accuracy:.1%})")
+def begin(run: Run, trainer: AlgorithmicTrainer, write_files: bool):
+    """Write down how the run is made, with its equations if that is asked for, and say what it is about to do."""
+    if not run.args.should_save:
+        return
+    record_start(run, trainer.model.config)
+    for member in trainer.members if write_files else ():
+        write_data(member.equations, member.experiment.data, member.folder / "data")
+    print("\n".join(announcement(run, trainer)))
 
 
-def refuse_unsupported(experiment: AlgorithmicExperiment):
-    """Refuse what a run on equations cannot do, before any work."""
-    training = experiment.training
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(
-            "equations are too few to share: one process trains all replicas side by side; start this by `python "
-            "train_algorithmic.py`, and many runs at once by `python -m experiments.sweep`"
-        )
-    if experiment.replicas and experiment.guard.loss_spike is not None:
-        raise ConfigError(
-            f"guard.loss_spike={experiment.guard.loss_spike} is not for replicas, whose losses are summed; leave it out"
-        )
-    if training["lr_scheduler_type"] in WAITING:
-        raise ConfigError(
-            f"training.lr_scheduler_type={training['lr_scheduler_type']} waits for one loss, and each split of each "
-            "replica has its own; give another"
-        )
-    if training["save_strategy"] == "best":
-        raise ConfigError("training.save_strategy=best is not for equations: the last model is kept; give steps or no")
-    if training["max_steps"] < 1:
-        raise ConfigError(f"training.max_steps={training['max_steps']} is too small; give the number of steps")
-
-
-def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, hardware: dict) -> list[str]:
+def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
     """What the run is about to do, in lines of numbers."""
+    experiment, hardware = run.experiment, run.hardware
     member, args, config = trainer.members[0], trainer.args, trainer.model.config
     counts = {split: f"{len(rows):,} {split}" for split, rows in member.equations.splits.items()}
     example = " ".join(member.equations.texts["train"][0])
@@ -124,7 +89,7 @@ def announcement(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer,
         f"training    {counted(args.max_steps, 'step')}, batch {args.train_batch_size}, {experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
         memory_line(args, trainer.trained(), member.equations.length - 1),
-        f"run folder  {folder_of(experiment)}",
+        f"run folder  {run.folder}",
         *what_is_left_idle(args),
     ]
 
@@ -136,9 +101,15 @@ def title(member: Member) -> str:
     return f"{data.operation}{modulo}, as {data.tokens}"
 
 
-def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
+def finish(run: Run, trainer: AlgorithmicTrainer):
+    """Save what the run has come to, and say it."""
+    if run.args.should_save:
+        print("\n".join(save_results(run.experiment, trainer)))
+
+
+def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
     """Save every model with its metrics, curves and settings; return what came out, in lines."""
-    folder, history = folder_of(experiment), trainer.state.log_history
+    folder, history = experiment.folder, trainer.state.log_history
     rows, results = {}, {}
     for member in trainer.members:
         rows[member.name] = evaluations(history, member.name, len(trainer.members))
@@ -149,7 +120,7 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     seconds = results[first.name]["seconds"]
     with ending_where_the_disk_is_full():
         for member in trainer.members:
-            keep_member(experiment, trainer, member, rows[member.name], results[member.name])
+            save_member(experiment, trainer, member, rows[member.name], results[member.name])
         if experiment.replicas:
             draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
             counts = {key: results[first.name][key] for key in ("steps", "max_steps", "seconds")}
@@ -165,13 +136,13 @@ def keep(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list
     ]
 
 
-def keep_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
+def save_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
     """A model's folder: checkpoint, tokenizer, settings, evaluations, curves, card and, last, its final numbers."""
     folder = member.folder
     with exchanged(folder) as staging:
         member.model.save_pretrained(staging)
         member.equations.tokenizer.save_pretrained(staging)
-    about = read_provenance(folder_of(experiment))
+    about = read_provenance(experiment.folder)
     if experiment.replicas:  # else the run has written these already
         write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
         settings = resolve(member.experiment, member.args, member.model.config)

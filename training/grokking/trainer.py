@@ -5,70 +5,25 @@ Shapes: R replicas, B batch, T tokens of an equation, K positions of the answer.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_model
 from torch import nn
-from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from data_prep.collator import CausalLMCollator
 from modeling.accounting import product_flops
-from settings.checks import ConfigError
-from settings.experiment import AlgorithmicExperiment
-from training.model import model_config
 from training.optimizers import build_optimizer
-from training.preflight.arguments import training_arguments
+from training.reporting.callbacks import MetricsFile, show_progress
+from training.run import Run
 from training.trainer import KindlingTrainer, lengths
 
+from .callbacks import AlgorithmicProgress, EvaluateLogSpaced, StopWhenGrokked
+from .members import Member
 from .replicas import Replicas
 from .tables import Batches, chunks, tabulate
-
-FITTED, GROKKED = 0.999, 0.99
-"""Train accuracy at which a model has fitted, test accuracy at which it has generalised."""
-
-EVALUATIONS_TO_STAY = 3
-"""Evaluations in a row at `GROKKED` or above that show that a model stays there."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model to train, by itself or side by side with others: its experiment, complete in itself, and its parts.
-
-    `equations` are what `data_prep.algorithmic.equations.prepare_equations` makes of the experiment's data.
-    """
-
-    experiment: AlgorithmicExperiment
-    args: TrainingArguments
-    equations: Any
-    model: nn.Module
-
-    @classmethod
-    def build(cls, experiment: AlgorithmicExperiment, prepare: Callable) -> "Member":
-        """Make the equations by `prepare_equations`; start a model from its seed, with positions for the longest."""
-        args = training_arguments(experiment)
-        equations = prepare(experiment.data, args.seed)
-        config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
-        if config.max_position_embeddings < equations.length:
-            raise ConfigError(
-                f"model.max_position_embeddings={config.max_position_embeddings} is too small for equations of "
-                f"{equations.length} tokens; leave it out"
-            )
-        set_seed(args.seed)
-        return cls(experiment, args, equations, AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
-
-    @property
-    def name(self) -> str:
-        """The replica's values; without replicas the experiment's name."""
-        return self.experiment.name
-
-    @property
-    def folder(self) -> Path:
-        """Where the model and all that is known of it go."""
-        return Path(self.experiment.training["output_dir"])
 
 
 def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,34 +185,25 @@ def _weight_norm(model: nn.Module) -> torch.Tensor:
     return nn.utils.get_total_norm([parameter.detach() for parameter in model.parameters()]).cpu()
 
 
-def log_spaced(per_decade: int, last: int) -> set[int]:
-    """Steps 1 to `last` that are evenly spaced on a log axis, `per_decade` a factor of ten, and `last` itself."""
-    count = int(per_decade * np.log10(last)) + 1
-    return {round(10 ** (i / per_decade)) for i in range(count)} | {last}
-
-
-class EvaluateLogSpaced(TrainerCallback):
-    """Evaluate at log-spaced steps, besides those of `eval_steps`."""
-
-    def __init__(self, per_decade: int, last: int):
-        self.steps = log_spaced(per_decade, last)
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
-        if state.global_step in self.steps:
-            control.should_evaluate = True
-
-
-class StopWhenGrokked(TrainerCallback):
-    """Stop once every replica had at least 99 % test accuracy at `EVALUATIONS_TO_STAY` evaluations in a row.
-
-    Read from the log, which a resumed run has whole.
-    """
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # noqa: ARG002
-        control.should_training_stop |= self.is_time(state.log_history, len(metrics))
-
-    @staticmethod
-    def is_time(history: list[dict], replicas: int) -> bool:
-        """Whether the last evaluations of a log say so."""
-        last = [row["test_accuracy"] for row in history if "test_accuracy" in row][-EVALUATIONS_TO_STAY * replicas :]
-        return len(last) == EVALUATIONS_TO_STAY * replicas and all(accuracy >= GROKKED for accuracy in last)
+def build_trainer(run: Run, members: list[Member]) -> AlgorithmicTrainer:
+    """The Trainer of a run on equations."""
+    config, evaluation = members[0].model.config, run.experiment.evaluation
+    trainer = AlgorithmicTrainer(
+        members,
+        args=run.args,
+        data_collator=CausalLMCollator(
+            members[0].equations.tokenizer.pad_token_id,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+        ),
+        callbacks=[
+            run.fingerprint,
+            MetricsFile(run.folder),
+            EvaluateLogSpaced(evaluation.evals_per_decade, run.args.max_steps),
+            *([StopWhenGrokked()] if evaluation.stop_when_grokked else []),
+        ],
+        peak_flops=run.hardware["peak_flops"],
+        guard=run.experiment.guard,
+    )
+    show_progress(trainer, AlgorithmicProgress())
+    return trainer

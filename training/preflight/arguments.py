@@ -16,9 +16,10 @@ from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError, build, warn
 from settings.experiment import Experiment, LanguageExperiment
 from storage.hub import refuse_anonymous, refuse_name
+from training.checkpoints.fingerprint import fingerprint_in
+from training.checkpoints.state import read_state_of
 from training.hardware import has_bf16
 from training.processes import refuse_half_launched, warn_of_cpu
-from training.run import read_state_of
 
 from .best_model import check_best, check_delay
 from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
@@ -33,8 +34,8 @@ def keep_precision(experiment: Experiment, checkpoint: str | None):
     """Set the precision to that of the checkpoint, where none is given: other hardware would choose another."""
     if checkpoint is None or experiment.training.keys() & {"bf16", "fp16"}:
         return
-    contract = read_state_of(checkpoint).stateful_callbacks.get("Contract", {})
-    if (bf16 := contract.get("attributes", {}).get("terms", {}).get("training.bf16")) is not None:
+    terms = fingerprint_in(read_state_of(checkpoint)).get("terms", {})
+    if (bf16 := terms.get("training.bf16")) is not None:
         experiment.training["bf16"] = bf16
 
 

@@ -3,50 +3,49 @@
 from collections.abc import Mapping
 
 import numpy as np
-from transformers import TrainingArguments
 
+from data_prep.tokenizer.preview import foreseen_tokenizer
 from data_prep.tokens.counts import masked_tokens, up_to
 from settings.checks import ConfigError
-from settings.experiment import LanguageExperiment
 from settings.sections import DataSection
 from training.model import build_config, refuse_small_vocabulary
 from training.reporting.callbacks import Samples
 from training.reporting.report import what_to_compare_with
-from training.run import folder_of
+from training.run import Run
+from training.run_data import RunData
 
 from .best_model import refuse_unmeasured
 
 
-def check_tokenizer(experiment: LanguageExperiment, start: str | None, tokenizer):
-    """Before any data are read: whether the model of `check_shape` has room for tokenizer and prompt.
-
-    The tokenizer is None where nothing is known of it yet.
-    """
+def check_tokenizer(run: Run):
+    """Whether the model has room for tokenizer and prompt, as far as the tokenizer is known before any data."""
+    experiment = run.experiment
+    tokenizer = foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
     if tokenizer is None:
         return
-    config = build_config(experiment.model, {}, start)
+    config = build_config(experiment.model, {}, run.start)
     if experiment.tokenizer.kind == "pretrained" and experiment.model.get("vocab_size") is not None:
         refuse_small_vocabulary(config, len(tokenizer))
     # Made to see whether the prompt fits; the run makes its own.
-    Samples(folder_of(experiment), tokenizer, experiment.sample, config.max_position_embeddings)
+    Samples(run.folder, tokenizer, experiment.sample, config.max_position_embeddings)
 
 
-def check_data(
-    experiment: LanguageExperiment, args: TrainingArguments, prepared, collate, examples: tuple, checkpoint: str | None
-):
-    """Before the run folder is written: whether there is something to learn, and to tell the best model by.
+def check_masks(run: Run, data: RunData):
+    """`ConfigError` if the masks leave nothing to learn, or a document has no separator.
 
-    `examples` are those of training and validation in what is `prepared`, as `data_prep.tokens.windows` has them.
-    `ConfigError` if the masks leave nothing of them, or a document has no separator, or the metric asked for is not
-    measured. A run that goes on from a checkpoint was found right when it began.
+    A run that is resumed was found right when it began; a stream is not there yet.
     """
-    if checkpoint is not None:
-        return
-    splits = dict(zip(("training", "validation"), examples, strict=True))
-    if not experiment.data.streaming:
-        _refuse_masked(experiment.data, collate.separator_id, prepared.tokenizer, splits)
-    text_bytes, group_bytes, _ = what_to_compare_with(experiment, prepared, splits["validation"])
-    refuse_unmeasured(args, text_bytes, group_bytes)
+    section = run.experiment.data
+    if run.checkpoint is None and not section.streaming:
+        splits = {"training": data.train_set.examples, "validation": data.validation_set}
+        _refuse_masked(section, data.collate.separator_id, data.tokenizer, splits)
+
+
+def check_metric(run: Run, data: RunData):
+    """`ConfigError` if the metric that the best model is known by is not measured."""
+    if run.checkpoint is None:
+        text_bytes, group_bytes, _ = what_to_compare_with(run.experiment, data.prepared, data.validation_set)
+        refuse_unmeasured(run.args, text_bytes, group_bytes)
 
 
 def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: Mapping):

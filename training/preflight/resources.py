@@ -19,6 +19,7 @@ from storage.checkpoint_manifest import named, step_of
 from training.checkpoints.store import sweep
 from training.hardware import memory_limit, readable
 from training.optimizers import split_parameters
+from training.run import Run
 
 Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
 """Models that are trained side by side, as `build_optimizer` takes them."""
@@ -75,6 +76,12 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
         return 0
     interval = math.ceil(args.max_steps * interval) if interval < 1 else interval
     return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
+
+
+def check_disk(run: Run, trained: Trained, examples: int):
+    """`ConfigError` if a run over so many examples would fill the disk; asked by the process that saves."""
+    if run.args.should_save:
+        refuse_full_disk(run.folder, run.args, trained, examples, run.fingerprint.done)
 
 
 def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):

@@ -1,15 +1,20 @@
 """Checks, before any data are read, that the sizes of model, windows and vocabulary fit each other."""
 
 from settings.checks import ConfigError
-from settings.experiment import Experiment
+from settings.experiment import LanguageExperiment
 from settings.sections import LONGEST
 from training.model import build_config, refuse_huge, refuse_small_vocabulary
 from training.pretrained import check_files
+from training.run import Run
 
 
-def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
-    """Build the model's configuration, of the checkpoint to `start` from if there is one, and compare the sections with
-    it, before any data is read; return `start`."""
+def check_shapes(run: Run):
+    """`ConfigError` unless the sizes of model, windows, masks and vocabulary fit each other and the machine."""
+    check_sizes(run.experiment, run.start)
+
+
+def check_sizes(experiment: LanguageExperiment, start: str | None = None):
+    """The same, of an experiment and the checkpoint to `start` from, if there is one."""
     section = experiment.model
     if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
@@ -28,4 +33,3 @@ def check_shape(experiment: Experiment, start: str | None = None) -> str | None:
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
         refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
-    return start

@@ -8,29 +8,22 @@ import uuid
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from transformers import TrainingArguments
 
 from modeling.configuration_kindling import KindlingConfig
-from settings.experiment import Experiment
 from settings.overrides import escaped
 from settings.paths import ROOT
-from settings.schema import DROPOUTS, section_fields
 from storage.files import read_mapping, write_json, write_whole
 from training.pretrained import describe_start
 from training.processes import command
+from training.resolved_settings import resolve
+from training.run import Run
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
 
 
-def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
-    """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
-    settings = experiment.as_dict()
-    of_model = DROPOUTS if "path" in experiment.model else section_fields("model")
-    settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}
-    settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
-    settings["training"].pop("resume_from_checkpoint", None)
-    settings.pop("resume")
-    return settings
+def record_start(run: Run, config: KindlingConfig):
+    """Before the first step: what it takes to make the run again."""
+    write_provenance(resolve(run.experiment, run.args, config), run.folder, run.hardware, run.checkpoint)
 
 
 def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: str | None):

@@ -15,11 +15,12 @@ from training.checkpoints.store import ending_where_the_disk_is_full
 from training.dropout import drawn_apart
 from training.optimizers import step_flops
 from training.preflight.resources import memory_line
-from training.processes import share, what_is_left_idle
-from training.run import batch_size, folder_of
+from training.processes import batch_size, share, what_is_left_idle
+from training.run import Run
+from training.run_data import RunData
 
-from .callbacks import Curves, MetricsFile, Samples, where_the_disk_allows
-from .provenance import read_provenance
+from .callbacks import Curves, MetricsFile, Progress, Samples, where_the_disk_allows
+from .provenance import read_provenance, record_start
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 TARGETS = "eval_targets/"
@@ -44,12 +45,18 @@ class Report(TrainerCallback):
     Its validation has `text_bytes`, `group_bytes` and a `floor`, each as far as it is known.
     """
 
-    def __init__(self, experiment: LanguageExperiment, prepared, train_set, validation_set, config: KindlingConfig):
-        """`train_set` is the run's `Epochs`, `config` its model's. `ConfigError` if the prompt does not fit."""
-        self.experiment, self.prepared, self.train_set = experiment, prepared, train_set
-        self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(experiment, prepared, validation_set)
-        self.folder = folder_of(experiment)
-        self.samples = Samples(self.folder, prepared.tokenizer, experiment.sample, config.max_position_embeddings)
+    def __init__(self, run: Run, data: RunData, config: KindlingConfig):
+        """`config` is the model's. `ConfigError` if the prompt does not fit."""
+        self.experiment, self.prepared, self.train_set = run.experiment, data.prepared, data.train_set
+        self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(
+            run.experiment, data.prepared, data.validation_set
+        )
+        self.folder = run.folder
+        self.samples = Samples(run.folder, data.tokenizer, run.experiment.sample, config.max_position_embeddings)
+
+    def progress(self) -> Progress:
+        """What is shown on the terminal."""
+        return Progress(self.floor, self.samples)
 
     def callbacks(self) -> list[TrainerCallback]:
         """All that writes into the run folder, the card last."""
@@ -122,8 +129,16 @@ class Report(TrainerCallback):
         write_card(self.folder, config, read_provenance(self.folder), self.experiment.card, facts)
 
 
-def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, length: int, hardware: dict) -> list[str]:
+def begin(run: Run, data: RunData, trainer: Trainer):
+    """Write down how the run is made, and say what it is about to do; by the process that saves."""
+    if run.args.should_save:
+        record_start(run, trainer.model.config)
+        print("\n".join(announcement(run, data, trainer)))
+
+
+def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
     """What the run is about to do, in lines of numbers."""
+    experiment, prepared, hardware = run.experiment, data.prepared, run.hardware
     config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
     info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
     whole = tally(trainer.train_dataset, trainer.data_collator)
@@ -142,14 +157,14 @@ def announcement(experiment: LanguageExperiment, trainer: Trainer, prepared, len
         f"tokenizer   {prepared.describe_tokenizer()}",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
-        f"batch       {counted(batch, 'example')}{share(trainer.args)}, of up to {length} tokens, "
+        f"batch       {counted(batch, 'example')}{share(trainer.args)}, of up to {data.length} tokens, "
         f"{about}{counted(round(whole.targets / steps), 'target')} a step",
         f"training    {counted(steps, 'step')}, {at_most}{counted(whole.targets, 'target')}, {flops:.4g} FLOPs"
         + (f", and {own:.4g} of Muon" if own else ""),
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-        memory_line(trainer.args, trainer.trained(), length),
-        f"run folder  {folder_of(experiment)}",
+        memory_line(trainer.args, trainer.trained(), data.length),
+        f"run folder  {run.folder}",
         *what_is_left_idle(trainer.args),
         *_drawn_apart(trainer.args, config),
     ]

@@ -80,9 +80,9 @@ def test_a_stream(tmp_path, monkeypatch, stop):
     np.save(tmp_path / "00000.npy", np.arange(39, dtype=np.uint16) + 5)  # nine windows of 5, and one of 3
     collate = CausalLMCollator(pad_token_id=1)
     for seed in range(6):
-        written = Stream(GrowingTokens(tmp_path, [{"tokens": 39}], True), 5, seed=seed, stop=stop)
+        written = Stream(Windows(GrowingTokens(tmp_path, [{"tokens": 39}], True), 5), seed=seed, stop=stop)
         assert tally(written, collate) == by_going_through(written, collate)
-    growing = Stream(GrowingTokens(tmp_path, [{"tokens": 39}], False), 5, seed=0, stop=stop)
+    growing = Stream(Windows(GrowingTokens(tmp_path, [{"tokens": 39}], False), 5), seed=0, stop=stop)
     assert tally(growing, collate) == Tally(4 * stop, 5 * stop, 25 * stop, is_exact=False)
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from data_prep.tokens import published
 from data_prep.tokens.prepare import prepare
+from data_prep.tokens.stream import in_order
 from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
 from tests.hub_client import serving
@@ -263,7 +264,7 @@ def test_offline_a_stream_goes_on_with_what_it_has(hub):
         writer.TOKENS_A_SHARD, writer.CHARACTERS_A_BATCH = 200, 100
         found = prepared(source="someone/texts", streaming=True)
         say([found.info["train"].tokens, found.info["train"].finished])
-        found.order(DataSection(streaming=True), 11, lambda *_: {"seed": 0, "stop": 40})[39]
+        stream.in_order(found.training_examples(DataSection(streaming=True), 11), seed=0, stop=40)[39]
     """
     (online,) = run(script)
     assert online[1] is False
@@ -320,7 +321,7 @@ def test_a_prepared_folder_streams_as_its_source_does(corpus):
     folder = DataSection(source=str(made.folder), streaming=True)
 
     def order(data):
-        run = prepare(data, CHARACTERS).order(data, 5, lambda *_: {"seed": 1, "stop": 80})
+        run = in_order(prepare(data, CHARACTERS).training_examples(data, 5), seed=1, stop=80)
         return [run[item]["input_ids"].tolist() for item in range(80)]
 
     expected = order(source)

@@ -42,11 +42,11 @@ def growing(prepared: PreparedData) -> GrowingTokens:
 
 
 def stream_of(prepared: PreparedData, stop: int) -> Stream:
-    return Stream(growing(prepared), 4, seed=5, stop=stop)
+    return Stream(Windows(growing(prepared), 4), seed=5, stop=stop)
 
 
 def order_of(tokens: GrowingTokens, stop: int, length=4) -> list[int]:
-    run = Stream(tokens, length, seed=5, stop=stop)
+    run = Stream(Windows(tokens, length), seed=5, stop=stop)
     return [run.example(position) for position in range(stop)]
 
 
@@ -92,7 +92,7 @@ def test_the_order_does_not_depend_on_how_far_the_writer_is(tmp_path_factory, sh
         order = order_of(write_shards(folder, shards, finished=True), 40)
         for written in range(1, len(shards) + 1):
             ids = write_shards(folder, shards[:written], finished=data.draw(st.booleans()) and written == len(shards))
-            run = Stream(ids, 4, seed=5, stop=40)
+            run = Stream(Windows(ids, 4), seed=5, stop=40)
             there = [place for place in range(40) if ids.has(run.end_of_block(place // run.block))]
             assert [run.example(place) for place in there] == [order[place] for place in there]
             assert [run.passes(place) for place in there if not ids.finished] == [0.0] * len(there) * (not ids.finished)
@@ -107,8 +107,10 @@ def test_one_block_is_shuffled_as_a_prepared_corpus(tmp_path):
 def test_a_run_that_goes_on_with_other_batches_reads_on(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)
     ids = write_shards(tmp_path / "train", [50, 50], finished=True)
-    whole = Stream(ids, 4, seed=5, stop=80)
-    other = Stream(ids, 4, seed=5, stop=80, shift=-7, blanks=2)  # step 7 of batches of 3, gone on with in batches of 4
+    whole = Stream(Windows(ids, 4), seed=5, stop=80)
+    other = Stream(
+        Windows(ids, 4), seed=5, stop=80, shift=-7, blanks=2
+    )  # step 7 of batches of 3, gone on with in batches of 4
     assert len(other) == 89
     for item in range(7, 87):
         assert np.array_equal(other[item]["input_ids"], whole[item - 7]["input_ids"])
@@ -118,7 +120,14 @@ def test_a_run_that_goes_on_with_other_batches_reads_on(tmp_path, monkeypatch):
 def test_a_run_asks_for_whole_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 12)  # blocks of 4 windows of 3 new tokens
     ids = write_shards(tmp_path / "train", [13], finished=False)
-    assert [Stream(ids, 4, seed=0, stop=stop).horizon for stop in (1, 3, 4, 5, 8, 9)] == [13, 13, 13, 25, 25, 37]
+    assert [Stream(Windows(ids, 4), seed=0, stop=stop).horizon for stop in (1, 3, 4, 5, 8, 9)] == [
+        13,
+        13,
+        13,
+        25,
+        25,
+        37,
+    ]
 
 
 def test_a_reader_waits_for_the_writer(corpus, tmp_path, monkeypatch):

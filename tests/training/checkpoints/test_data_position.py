@@ -72,7 +72,8 @@ def prepare(
     args = TrainingArguments(**settings | arguments)
     examples = windows_of(count)
     about = {"data": data, "data.context_length": length}
-    order = Epochs(examples, **run_positions(len(examples), about, args, checkpoint))
+    args.max_steps, positions = run_positions(len(examples), about, args, checkpoint)
+    order = Epochs(examples, **positions)
     ledger = collator()
     trainer = KindlingTrainer(
         model=model or AutoModelForCausalLM.from_config(CONFIG),
@@ -151,7 +152,8 @@ def test_the_end_of_a_pass_weighs_every_token_once(tmp_path, count, accumulation
         gradient_accumulation_steps=accumulation, train_sampling_strategy="sequential",
     )  # fmt: skip
     examples = windows_of(count)
-    order = Epochs(examples, **run_positions(count, {}, args, None))
+    args.max_steps, positions = run_positions(count, {}, args, None)
+    order = Epochs(examples, **positions)
     trainer = KindlingTrainer(
         model=model, args=args, train_dataset=order, data_collator=CausalLMCollator(499), callbacks=[Gradients()],
         text_bytes=None, peak_flops=1e9,

@@ -285,7 +285,7 @@ def test_a_run_of_the_former_version_goes_on_with_its_prepared_folder(place, run
     name = half(train_lm)
     path = place / name / "checkpoint-5" / "trainer_state.json"
     state = json.loads(path.read_text())
-    folder = state["stateful_callbacks"]["Contract"]["attributes"].pop("data")["folder"]
+    folder = state["stateful_callbacks"]["RunFingerprint"]["attributes"].pop("data")["folder"]
     state["stateful_callbacks"]["DataPosition"]["attributes"]["data"] = folder
     path.write_text(json.dumps(state))
     seal(path.parent)
@@ -342,7 +342,7 @@ def test_what_is_allowed_takes_effect(place, runs, half, capsys):
     before, after = rows(runs[train_lm], "learning_rate"), rows(folder, "learning_rate")
     assert [after[step] for step in range(1, 6)] == [before[step] for step in range(1, 6)]
     assert [after[step] for step in range(6, 11)] == pytest.approx([before[step] / 2 for step in range(6, 11)])
-    groups = json.dumps(read_state_of(str(folder / "checkpoint-10")).stateful_callbacks["Contract"])
+    groups = json.dumps(read_state_of(str(folder / "checkpoint-10")).stateful_callbacks["RunFingerprint"])
     assert '"training.weight_decay": 0.0' in groups
     state = folder / "checkpoint-10" / "optimizer.safetensors"
     assert b'[\\"weight_decay\\", 0.0]' in state.read_bytes()

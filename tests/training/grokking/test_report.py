@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.grokking.callbacks import StopWhenGrokked
 from training.grokking.report import milestones, table
-from training.grokking.trainer import StopWhenGrokked
 
 
 def rows(train, test, step=10):

@@ -24,8 +24,10 @@ from settings.sections import (
     ResumeSection,
 )
 from tests.night import by_day
+from training.grokking.callbacks import EvaluateLogSpaced, StopWhenGrokked, log_spaced
+from training.grokking.members import Member
 from training.grokking.tables import Batches
-from training.grokking.trainer import AlgorithmicTrainer, EvaluateLogSpaced, Member, StopWhenGrokked, log_spaced
+from training.grokking.trainer import AlgorithmicTrainer
 from training.preflight.arguments import training_arguments
 
 
@@ -52,7 +54,7 @@ def make_experiment(tmp_path):
 
 
 def make_trainer(experiment, callbacks=()):
-    members = [Member.build(one, prepare_equations) for one in experiment.replicated()]
+    members = [Member.build(one) for one in experiment.replicated()]
     collate = CausalLMCollator(members[0].equations.tokenizer.pad_token_id)
     args = training_arguments(experiment)
     return AlgorithmicTrainer(members, args=args, data_collator=collate, callbacks=list(callbacks), peak_flops=1e9)
@@ -256,7 +258,7 @@ def test_replicas_whose_longest_rows_are_in_different_splits(make_experiment):
 
 
 def test_stopping_when_grokked_survives_a_resume(make_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.grokking.report.trainer.GROKKED", 0.0)  # so that the third evaluation is the last
+    monkeypatch.setattr("training.grokking.callbacks.GROKKED", 0.0)  # so that the third evaluation is the last
     experiment = make_experiment(save_strategy="steps", save_steps=1, save_total_limit=None)
     whole = make_trainer(experiment, [EvaluateLogSpaced(10, 50), StopWhenGrokked()])
     whole.train()

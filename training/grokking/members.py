@@ -1,0 +1,53 @@
+"""The models of a run on equations, one a replica, each with its experiment and its equations."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+
+from data_prep.algorithmic.equations import Equations, prepare_equations
+from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
+from training.model import model_config
+from training.preflight.arguments import training_arguments
+from training.run import Run
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model to train, by itself or side by side with others: its experiment, complete in itself, and its parts."""
+
+    experiment: AlgorithmicExperiment
+    args: TrainingArguments
+    equations: Equations
+    model: nn.Module
+
+    @classmethod
+    def build(cls, experiment: AlgorithmicExperiment) -> "Member":
+        """Make the equations; start a model from its seed, with positions for the longest."""
+        args = training_arguments(experiment)
+        equations = prepare_equations(experiment.data, args.seed)
+        config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
+        if config.max_position_embeddings < equations.length:
+            raise ConfigError(
+                f"model.max_position_embeddings={config.max_position_embeddings} is too small for equations of "
+                f"{equations.length} tokens; leave it out"
+            )
+        set_seed(args.seed)
+        return cls(experiment, args, equations, AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+
+    @property
+    def name(self) -> str:
+        """The replica's values; without replicas the experiment's name."""
+        return self.experiment.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model and all that is known of it go."""
+        return Path(self.experiment.training["output_dir"])
+
+
+def build_members(run: Run) -> list[Member]:
+    """The models of a run, one a replica, each with its equations."""
+    return [Member.build(one) for one in run.experiment.replicated()]

@@ -1,0 +1,18 @@
+"""Every setting of a run as it was decided in the end, defaults included."""
+
+from transformers import TrainingArguments
+
+from modeling.configuration_kindling import KindlingConfig
+from settings.experiment import Experiment
+from settings.schema import DROPOUTS, section_fields
+
+
+def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+    """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
+    settings = experiment.as_dict()
+    of_model = DROPOUTS if "path" in experiment.model else section_fields("model")
+    settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}
+    settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
+    settings["training"].pop("resume_from_checkpoint", None)
+    settings.pop("resume")
+    return settings
