@@ -20,10 +20,10 @@ from settings.schema import KINDS
 from storage.checkpoint_manifest import seal
 from tests.training.checkpoints.test_store import in_a_child
 from training.checkpoints import resume
+from training.checkpoints.state import read_state_of
 from training.grokking import trainer
 from training.preflight import arguments as arguments_module
 from training.preflight.schedule import schedule
-from training.run import read_state_of
 from training.trainer import KindlingTrainer
 
 LM = """
