@@ -15,18 +15,19 @@ A published table for a 24-layer, 1024-wide, 16-head model gives 1,035,328,290,8
 softmax for 12 heads. With 16 it is 1,035,932,270,592, which is what this module returns.
 """
 
-from .configuration_kindling import GATED_MLPS, KindlingConfig
+import torch
+
+from .configuration_kindling import KindlingConfig
+from .layers import MLPS, NORMS, build_norm
 
 FLOAT32_BYTES = 4
-# Tensors of the MLP's inner width that are kept for the backward pass: ReLU needs no more than its output.
-MLP_TENSORS = {"swiglu": 4, "gelu": 2, "gelu_new": 2, "silu": 2, "relu": 1}
 
 
 def parameters(config: KindlingConfig) -> dict[str, int]:
     """Trainable parameters by part; a tied head adds none."""
     d, f, v, layers = config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers
     q, kv, bias = _query_size(config), _key_value_size(config), int(config.bias)
-    mlp_inputs = 2 if config.mlp in GATED_MLPS else 1
+    mlp_inputs = 2 if MLPS[config.mlp].gated else 1
     return {
         "embedding": v * d,
         "positions": config.max_position_embeddings * d if config.position == "learned" else 0,
@@ -56,7 +57,7 @@ def product_flops(config: KindlingConfig, tokens: int, pairs: int, logits: int |
     `logits` of the tokens, by default at all. Each number may be a tensor.
     """
     d, f, layers, q = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _query_size(config)
-    mlp_matrices = 3 if config.mlp in GATED_MLPS else 2
+    mlp_matrices = 3 if MLPS[config.mlp].gated else 2
     return {
         "feedforward": layers * mlp_matrices * 2 * tokens * d * f,
         "attention projections": layers * 2 * tokens * d * (2 * q + 2 * _key_value_size(config)),
@@ -69,7 +70,7 @@ def elementwise_flops(config: KindlingConfig, length: int, batch: int = 1) -> di
     """FLOPs of the element-wise work of one forward pass, by part, in this module's conventions."""
     d, f, layers, tokens = config.hidden_size, config.intermediate_size, config.num_hidden_layers, batch * length
     q, kv = _query_size(config), _key_value_size(config)
-    mlp_inputs = 2 if config.mlp in GATED_MLPS else 1
+    mlp_inputs = 2 if MLPS[config.mlp].gated else 1
     return {
         "softmax": layers * 6 * tokens * length * config.num_attention_heads,
         "norms": 4 * tokens * d * _norm_count(config),
@@ -125,13 +126,13 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
     """
     d, f, layers, heads = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _heads(config)
     q, kv = _query_size(config), _key_value_size(config)
-    norm = _norm_floats(config)
+    norm = NORMS[config.norm].saved_floats(config.hidden_size)
     norms = 2 * layers + 1  # without norms, as many inputs of matrix products
     a_token = {
         "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
         "query-key norms": layers * (2 * (q + kv) + heads) if config.qk_norm else 0,
         "attention": layers * (2 * q + 2 * kv + config.num_attention_heads),
-        "feedforward": layers * f * MLP_TENSORS[config.mlp],
+        "feedforward": layers * f * MLPS[config.mlp].saved_tensors,
         "head": config.vocab_size,
         "ids": 4,
     }
@@ -161,11 +162,5 @@ def _norm_count(config):
 
 
 def _norm_parameters(config):
-    d = config.hidden_size
-    return {"rmsnorm": d, "layernorm": d * (1 + config.bias), "none": 0}[config.norm]
-
-
-def _norm_floats(config):
-    """What a norm keeps a token for its backward pass; of the identity, the next product's input."""
-    d = config.hidden_size
-    return {"rmsnorm": 3 * d + 1, "layernorm": 2 * d + 2, "none": d}[config.norm]
+    with torch.device("meta"):
+        return sum(one.numel() for one in build_norm(config, config.hidden_size).parameters())

@@ -7,12 +7,12 @@ Shapes: B batch, T query positions, S key positions, D width, N query heads, G k
 import torch
 from torch import nn
 from transformers import Cache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import and_masks, create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_tracing
 
 from .configuration_kindling import KindlingConfig
-from .layers import rotate
+from .layers import AttentionOption, rotate
 from .releases import one_cache
 
 
@@ -57,6 +57,8 @@ class KindlingAttention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.options = config.attention_options
+        self.keywords = {option.keyword: getattr(config, name) for name, option in self.options.items()}
 
     def forward(self, hidden_states, rotary=None, attention_mask=None, past_key_values=None, cache=None, **kwargs):
         """Return the attended states (B, T, D) and the weights, which only the eager implementation has.
@@ -76,7 +78,7 @@ class KindlingAttention(nn.Module):
         elif cache is not None:  # continuous batching's, which tells the kernel through `kwargs` where its pages are
             k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, self.layer_idx, kwargs=kwargs)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attend = attention_function(self.config._attn_implementation, self.options)
         attended_BTNH, weights = attend(
             self,
             q_BNTH,
@@ -85,6 +87,7 @@ class KindlingAttention(nn.Module):
             attention_mask,
             scaling=self.scaling,
             dropout=self.attention_dropout if self.training else 0.0,
+            **self.keywords,
             **kwargs,
         )
         # vLLM's attention returns (B T, N H): the shape is the input's, whatever comes back
@@ -92,6 +95,16 @@ class KindlingAttention(nn.Module):
 
     def _split_heads(self, x_BTD):
         return x_BTD.unflatten(-1, (-1, self.head_dim))
+
+
+def attention_function(implementation: str, options: dict[str, AttentionOption]):
+    """The function that computes attention; `ValueError` if it is known to ignore one of the `options`."""
+    for name, option in options.items():
+        if option.implementations is not None and implementation not in option.implementations:
+            raise ValueError(
+                f"attention implementation {implementation} ignores {name}; use {' or '.join(option.implementations)}"
+            )
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
 
 
 def count_positions(inputs_embeds, attention_mask, cache):
@@ -113,21 +126,24 @@ def causal_mask(config, inputs_embeds, attention_mask, past_key_values=None, pos
     """
     cache = past_key_values if cache is None else cache
     given = (config, inputs_embeds, attention_mask, cache)
+    rules = [option.mask(getattr(config, name)) for name, option in config.attention_options.items() if option.mask]
+    allowed = and_masks(*rules) if rules else None
     if position_ids is None or (attention_mask is None and cache is None):
-        return create_causal_mask(*given, position_ids)
+        return create_causal_mask(*given, position_ids, and_mask_function=allowed)
     is_paged = cache is not None and not isinstance(cache, Cache)
     if is_paged or (attention_mask is not None and not _is_padding(attention_mask)):
-        return create_causal_mask(*given)
+        return create_causal_mask(*given, and_mask_function=allowed)
 
     starts_BT = count_positions(inputs_embeds, attention_mask, cache) - position_ids.to(inputs_embeds.device)
     # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
     if not (is_tracing(starts_BT) or starts_BT.is_meta) and starts_BT.max().item() <= 0:
-        return create_causal_mask(*given)
+        return create_causal_mask(*given, and_mask_function=allowed)
 
     if attention_mask is not None:  # from a count of real tokens to the place where it is reached
         starts_BT = torch.searchsorted(attention_mask.long().cumsum(-1), starts_BT + 1)
     starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _seen(cache)
-    return create_causal_mask(*given, and_mask_function=lambda b, _n, t, s: s >= starts_BT[b, t - seen])
+    same_document = lambda b, _n, t, s: s >= starts_BT[b, t - seen]  # noqa: E731
+    return create_causal_mask(*given, and_mask_function=and_masks(same_document, *rules))
 
 
 def _is_padding(attention_mask):

@@ -10,14 +10,14 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-Norm = Literal["rmsnorm", "layernorm", "none"]
-NormPlacement = Literal["pre", "post"]
+from .layers import ATTENTION_OPTIONS, MLPS, NORMS, RESIDUALS, AttentionOption
+
+Norm = Literal[tuple(NORMS)]
+NormPlacement = Literal[tuple(RESIDUALS)]
 Position = Literal["learned", "rope", "none"]
-MLPKind = Literal["gelu", "gelu_new", "relu", "silu", "swiglu"]
+MLPName = Literal[tuple(MLPS)]
 ResidualInit = Literal["plain", "scaled"]
 LinearInit = Literal["normal", "uniform_fan_in"]
-
-GATED_MLPS = {"swiglu"}
 
 
 @strict
@@ -57,7 +57,7 @@ class KindlingConfig(PreTrainedConfig):
     """How positions enter: rope (rotary), learned (an embedding) or none."""
     rope_theta: float | int = 10000.0
     """Base wavelength of the rotary positions."""
-    mlp: MLPKind = "swiglu"
+    mlp: MLPName = "swiglu"
     """Feed-forward: gelu (exact), gelu_new (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
     qk_norm: bool = False
     """RMS-normalise queries and keys in each head before the rotation."""
@@ -94,9 +94,19 @@ class KindlingConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
-            ratio = 8 / 3 if self.mlp in GATED_MLPS else 4
+            ratio = 8 / 3 if MLPS[self.mlp].gated else 4
             self.intermediate_size = max(64, 64 * round(ratio * self.hidden_size / 64))
         super().__post_init__(**kwargs)
+
+    @property
+    def attention_options(self) -> dict[str, AttentionOption]:
+        """The options of attention that are set, by field."""
+        return {name: option for name, option in ATTENTION_OPTIONS.items() if getattr(self, name) is not None}
+
+    @property
+    def supports_sdpa(self) -> bool:
+        """Whether PyTorch's attention applies every option that is set."""
+        return all(option.implementations is None for option in self.attention_options.values())
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -114,7 +124,7 @@ class KindlingConfig(PreTrainedConfig):
             "layers.*.mlp.up_proj": "colwise",
             "layers.*.mlp.down_proj": "rowwise",
         }
-        if self.mlp in GATED_MLPS:
+        if MLPS[self.mlp].gated:
             plan["layers.*.mlp.gate_proj"] = "colwise"
         if self.qk_norm:  # each process has some of the heads that share one norm
             plan |= dict.fromkeys(
@@ -193,7 +203,7 @@ class KindlingGPTConfig(KindlingConfig):
     norm: Norm = "layernorm"
     norm_eps: float | int = 1e-5
     position: Position = "learned"
-    mlp: MLPKind = "gelu_new"
+    mlp: MLPName = "gelu_new"
     bias: bool = True
     residual_init: ResidualInit = "scaled"
     tie_word_embeddings: bool = True

@@ -1,36 +1,53 @@
-"""The parts a block is chosen from: norms, residual placements, MLPs, rotary positions.
+"""The parts a block is built from: norms, residual connections, MLPs, options of attention, rotary positions.
 
-Each axis is a table. A part is looked up once, in a constructor; no forward asks which variant it is.
+Each axis of the configuration is a table here, and the table is the only list of its values: the configuration, the
+counts of parameters, FLOPs and memory, and `--help` read it. A part is looked up once, in a constructor; no forward
+asks which variant it is. `docs/adding-a-part.md` shows how to add one.
 Shapes: B batch, T positions, D width of the residual stream, F width inside the MLP, N heads, H size of a head.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .configuration_kindling import KindlingConfig
+
+@dataclass(frozen=True)
+class NormKind:
+    """A normalisation: how to build it, and what it costs in memory."""
+
+    build: Callable[..., nn.Module]
+    """Of the configuration and the size of the last dimension."""
+    saved_floats: Callable[[int], int]
+    """Numbers per token that autograd keeps for the backward pass, of the size."""
 
 
-def rms_norm(config: KindlingConfig, size: int) -> nn.Module:
+def rms_norm(config, size: int) -> nn.Module:
     """Root-mean-square normalisation (Zhang and Sennrich, 2019): a scale, no mean, no bias."""
     return nn.RMSNorm(size, eps=config.norm_eps)
 
 
-def layer_norm(config: KindlingConfig, size: int) -> nn.Module:
+def layer_norm(config, size: int) -> nn.Module:
     """Layer normalisation (Ba et al., 2016); its bias follows `config.bias`."""
     return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
 
 
-def no_norm(_config: KindlingConfig, _size: int) -> nn.Module:
-    """The identity, for measuring what normalisation buys; trains only at a lower learning rate."""
+def no_norm(_config, _size: int) -> nn.Module:
+    """The identity, to measure the effect of normalisation; trains only at a lower learning rate."""
     return nn.Identity()
 
 
-NORMS = {"rmsnorm": rms_norm, "layernorm": layer_norm, "none": no_norm}
+NORMS = {
+    "rmsnorm": NormKind(rms_norm, saved_floats=lambda size: 3 * size + 1),
+    "layernorm": NormKind(layer_norm, saved_floats=lambda size: 2 * size + 2),
+    "none": NormKind(no_norm, saved_floats=lambda size: size),  # the input of the next matrix product
+}
 
 
-def build_norm(config: KindlingConfig, size: int) -> nn.Module:
-    """The norm that the configuration names, over a last dimension of `size`."""
-    return NORMS[config.norm](config, size)
+def build_norm(config, size: int) -> nn.Module:
+    """The norm that the configuration selects, over a last dimension of `size`."""
+    return NORMS[config.norm].build(config, size)
 
 
 def pre_norm(x_BTD, norm, sublayer):
@@ -47,9 +64,9 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow: `down(activation(up(x)))`."""
+    """The feed-forward network `down(activation(up(x)))`."""
 
-    def __init__(self, config: KindlingConfig, activation: nn.Module):
+    def __init__(self, config, activation: nn.Module):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
@@ -62,9 +79,9 @@ class MLP(nn.Module):
 
 
 class GatedMLP(MLP):
-    """Like MLP, except that the activation bends a gate which multiplies the widened input (Shazeer, 2020)."""
+    """A gated linear unit: `down(activation(gate(x)) * up(x))` (Shazeer, 2020)."""
 
-    def __init__(self, config: KindlingConfig, activation: nn.Module):
+    def __init__(self, config, activation: nn.Module):
         super().__init__(config, activation)
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
 
@@ -72,13 +89,43 @@ class GatedMLP(MLP):
         return self.dropout(self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
 
 
+@dataclass(frozen=True)
+class MLPKind:
+    """A feed-forward network: its activation function, whether it is gated, and what it costs in memory."""
+
+    activation: Callable[[], nn.Module]
+    saved_tensors: int
+    """Tensors of the inner width that autograd keeps for the backward pass."""
+    gated: bool = False
+
+    def build(self, config) -> nn.Module:
+        """The module of one block."""
+        return (GatedMLP if self.gated else MLP)(config, self.activation())
+
+
 MLPS = {
-    "gelu": lambda config: MLP(config, nn.GELU()),
-    "gelu_new": lambda config: MLP(config, nn.GELU(approximate="tanh")),
-    "relu": lambda config: MLP(config, nn.ReLU()),
-    "silu": lambda config: MLP(config, nn.SiLU()),
-    "swiglu": lambda config: GatedMLP(config, nn.SiLU()),
+    "gelu": MLPKind(nn.GELU, saved_tensors=2),
+    "gelu_new": MLPKind(lambda: nn.GELU(approximate="tanh"), saved_tensors=2),
+    "relu": MLPKind(nn.ReLU, saved_tensors=1),  # the backward pass of ReLU needs its output only
+    "silu": MLPKind(nn.SiLU, saved_tensors=2),
+    "swiglu": MLPKind(nn.SiLU, saved_tensors=4, gated=True),
 }
+
+
+@dataclass(frozen=True)
+class AttentionOption:
+    """An optional part of attention, which the configuration field of the same name sets; null turns it off."""
+
+    keyword: str
+    """The name by which attention functions take the value of the field."""
+    mask: Callable[..., Callable] | None = None
+    """Of the value: a mask function `(batch, head, query, key) -> bool` as transformers' `and_mask_function`."""
+    implementations: tuple[str, ...] | None = None
+    """The attention implementations that apply the keyword, if only some do (sdpa applies none); None for a mask."""
+
+
+ATTENTION_OPTIONS: dict[str, AttentionOption] = {}
+"""By configuration field. Each is a field of `KindlingConfig` whose default is null."""
 
 
 class RotaryPositions(nn.Module):
@@ -88,7 +135,7 @@ class RotaryPositions(nn.Module):
     meta device, where a buffer that is not in the checkpoint would be garbage.
     """
 
-    def __init__(self, config: KindlingConfig):
+    def __init__(self, config):
         super().__init__()
         self.head_dim = config.head_dim
         self.theta = config.rope_theta
@@ -102,7 +149,7 @@ class RotaryPositions(nn.Module):
 
 
 def rotate(heads_BNTH, cos_B1TH, sin_B1TH):
-    """Turn each pair (i, i + H/2) of a head by its position's angle."""
+    """Rotate each pair (i, i + H/2) of a head by the angle of its position."""
     first, second = heads_BNTH.chunk(2, dim=-1)
     cos_B1TH, sin_B1TH = cos_B1TH.to(heads_BNTH.dtype), sin_B1TH.to(heads_BNTH.dtype)
     return heads_BNTH * cos_B1TH + torch.cat([-second, first], dim=-1) * sin_B1TH

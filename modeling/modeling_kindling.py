@@ -41,7 +41,7 @@ class KindlingBlock(GradientCheckpointingLayer):
         self.input_layernorm = build_norm(config, config.hidden_size)
         self.self_attn = KindlingAttention(config, layer_idx)
         self.post_attention_layernorm = build_norm(config, config.hidden_size)
-        self.mlp = MLPS[config.mlp](config)
+        self.mlp = MLPS[config.mlp].build(config)
         self.residual = RESIDUALS[config.norm_placement]
 
     def forward(self, hidden_states, **attention_inputs):
@@ -59,12 +59,16 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["KindlingBlock"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
-    _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": KindlingBlock, "attentions": KindlingAttention}
+
+    @property
+    def _supports_sdpa(self) -> bool:
+        """Without it transformers chooses the eager implementation."""
+        return self.config.supports_sdpa
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -7,6 +7,7 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .gpt2 import gpt2_weights, weights_of_gpt2
+from .layers import ATTENTION_OPTIONS
 
 # Their names of a configuration's fields to ours.
 SHARED_FIELDS = (
@@ -106,6 +107,7 @@ LLAMA = Native(
         "position": "rope",
         "mlp": "swiglu",
         "qk_norm": False,
+        **dict.fromkeys(ATTENTION_OPTIONS),
     },
     our_unseen=(*UNSEEN, "hidden_dropout", "embedding_dropout"),
     their_axes={"hidden_act": ("silu", "swish"), "rope_type": "default"},
@@ -127,6 +129,7 @@ GPT2 = Native(
         "bias": True,
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.hidden_size // config.num_attention_heads,
+        **dict.fromkeys(ATTENTION_OPTIONS),
     },
     our_unseen=(*UNSEEN, "rope_theta"),
     their_axes={

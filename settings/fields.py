@@ -5,6 +5,7 @@ Importing the class would be simpler, and would cost seconds where it lives in a
 
 import ast
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -106,11 +107,13 @@ def _parse(path: Path) -> ast.Module:
 def read_fields(path: Path, class_name: str, *with_enumerations: Path) -> dict[str, Field]:
     """The annotated fields of a class, read from its source without importing it.
 
-    Of an enumeration that is in the same source or in those `with_enumerations`, its values are accepted.
+    Of an enumeration that is in the same source or in those `with_enumerations`, its values are accepted; of
+    `Literal[tuple(TABLE)]`, the keys of a dictionary there.
     """
     tree = _parse(path)
+    tables = {name: keys for one in (path, *with_enumerations) for name, keys in _tables(one)}
     aliases = {
-        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        ast.unparse(node.targets[0]): re.sub(r"tuple\((\w+)\)", lambda table: tables[table[1]], ast.unparse(node.value))
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
     }
@@ -139,6 +142,15 @@ def _values(path: Path) -> list[tuple[str, list[str]]]:
         (node.name, [ast.literal_eval(part.value) for part in node.body if isinstance(part, ast.Assign)])
         for node in classes
         if [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
+    ]
+
+
+def _tables(path: Path) -> list[tuple[str, str]]:
+    """The dictionaries of a source, as names and tuples of keys, written out."""
+    assigned = [node for node in _parse(path).body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    return [
+        (ast.unparse(node.targets[0]), f"({''.join(f'{ast.unparse(key)}, ' for key in node.value.keys if key)})")
+        for node in assigned
     ]
 
 

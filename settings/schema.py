@@ -62,9 +62,9 @@ def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) ->
 
 
 def _model_fields() -> dict[str, Field]:
-    source = ROOT / "modeling" / "configuration_kindling.py"
-    fields = read_fields(source, "KindlingConfig")
-    for name, gpt in read_fields(source, "KindlingGPTConfig").items():
+    source, parts = (ROOT / "modeling" / name for name in ("configuration_kindling.py", "layers.py"))
+    fields = read_fields(source, "KindlingConfig", parts)
+    for name, gpt in read_fields(source, "KindlingGPTConfig", parts).items():
         fields[name] = dataclasses.replace(fields[name], meaning=f"{fields[name].meaning} kindling_gpt: {gpt.default}.")
     family = Field([MODEL_TYPES], MODEL_TYPES[0], "Family: which row of defaults to start from.")
     vocab = Field(["int", "None"], None, "Rows of the embedding; null means the tokenizer's size.")

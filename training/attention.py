@@ -6,17 +6,21 @@ from transformers import AttentionInterface, AttentionMaskInterface, TrainingArg
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from modeling.configuration_kindling import KindlingConfig
 
-def attention_implementation(args: TrainingArguments, dropout: float = 0.0) -> str:
+
+def attention_implementation(args: TrainingArguments, config: KindlingConfig) -> str:
     """The attention interface that trains fastest here: transformers' sdpa, in float32 on a CPU that computes in bf16.
 
     There PyTorch's bfloat16 attention is so slow backward that a step takes longer (`benchmarks/attention.py`). With
     dropout PyTorch has no fused attention on a CPU, and one written out, whose masks are those of rows, is faster. The
     fused ones of a GPU draw their masks for a whole batch, and would take (T, S) memory a head if written out.
     """
+    if not config.supports_sdpa:
+        return "eager"
     if args.device.type != "cpu":
         return "sdpa"
-    if dropout:
+    if config.attention_dropout:
         return "dropout_by_row"
     return "sdpa_float32" if args.bf16 else "sdpa"
 

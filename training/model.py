@@ -53,7 +53,7 @@ def build_config(section: dict, derived: dict, start: str | None = None) -> Kind
 def build_model(config: KindlingConfig, args: TrainingArguments, start: str | None = None) -> PreTrainedModel:
     """The model to train, in the attention that trains fastest, its weights a checkpoint's or drawn by the seed."""
     set_seed(args.seed)
-    attention = attention_implementation(args, config.attention_dropout)
+    attention = attention_implementation(args, config)
     # In float32, whatever a checkpoint was saved in: lower precision is autocast's.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     if start is not None:

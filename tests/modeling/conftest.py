@@ -20,7 +20,7 @@ AXES = {
     "norm": get_args(configuration.Norm),
     "norm_placement": get_args(configuration.NormPlacement),
     "position": get_args(configuration.Position),
-    "mlp": get_args(configuration.MLPKind),
+    "mlp": get_args(configuration.MLPName),
     "qk_norm": (False, True),
     "tie_word_embeddings": (False, True),
     "bias": (False, True),

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling.configuration_kindling import MLPKind
+from modeling.configuration_kindling import MLPName
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 EXACT = {"atol": 1e-12, "rtol": 0}  # in float64: without norms logits are near 10, and so is their rounding
@@ -85,7 +85,7 @@ def test_dropout_acts_in_training_only(build, tokens, dropout):
         ("embedding_dropout", "dropout"),
     ],
 )
-@pytest.mark.parametrize("mlp", get_args(MLPKind))
+@pytest.mark.parametrize("mlp", get_args(MLPName))
 def test_dropout_stands_where_it_is_promised(build, tokens, dropout, where, mlp):
     model, outputs = build(**{dropout: 0.5}, mlp=mlp).train().model, []
     model.get_submodule(where).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))

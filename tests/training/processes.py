@@ -48,7 +48,7 @@ def run(count: int, accumulation: int, batch: int, folder: str) -> dict:
     ids = np.arange(count * (LENGTH - 1) + 1, dtype=np.uint16)
     args.max_steps, positions = run_positions(count, {}, args, None)
     order = Epochs(Windows(TokenArray([ids], [len(ids)]), LENGTH), **positions)
-    attention = attention_implementation(args, config.attention_dropout)
+    attention = attention_implementation(args, config)
     trainer = Noting(
         model=AutoModelForCausalLM.from_config(config, attn_implementation=attention), args=args, train_dataset=order,
         data_collator=CausalLMCollator(PAD), callbacks=[DataPosition(order)], text_bytes=None, peak_flops=1e9,

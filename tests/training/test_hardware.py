@@ -54,7 +54,7 @@ def test_a_checkpoint_does_not_remember_it(tmp_path):
 def test_it_is_chosen_where_a_cpu_computes_in_bf16(tmp_path):
     for bf16, expected in ((True, "sdpa_float32"), (False, "sdpa")):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=bf16, report_to="none")
-        assert attention_implementation(args) == expected
+        assert attention_implementation(args, KindlingLlamaConfig()) == expected
         assert describe_hardware(args)["precision"] == ("bf16" if bf16 else "fp32")
 
 
