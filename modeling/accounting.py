@@ -120,6 +120,8 @@ def training_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict
 def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
     """Bytes that autograd keeps between forward and backward, by part: float32, fused attention, no dropout.
 
+    Masks of attention options are left out.
+
     Each part keeps its inputs: a matrix product its left side, a norm its input and statistics (RMSNorm the
     normalised input too, but for CUDA's fused kernel), attention its queries, keys, values, output and log-sum-exp,
     and the loss the log-probabilities.

@@ -162,7 +162,7 @@ class KindlingConfig(PreTrainedConfig):
         for name in ("attention_dropout", "hidden_dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        for name in ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std"):
+        for name in ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", *ATTENTION_OPTIONS):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
 

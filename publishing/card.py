@@ -178,9 +178,9 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
     schedule = f"{SchedulerType(args.lr_scheduler_type).value} schedule"
     if section.grokfast_lambda:
         schedule += f", Grokfast (alpha {section.grokfast_alpha}, lambda {section.grokfast_lambda})"
-    if section.kind == "muon":
-        muon = f"learning rate {section.muon_learning_rate}, weight decay {section.muon_weight_decay}"
-        return f"Muon ({muon}) on matrices, AdamW ({adamw}) on the rest, {schedule}"
+    if own := section.matrix_settings:
+        matrices = f"learning rate {own['lr']}, weight decay {own['weight_decay']}"
+        return f"{section.kind.capitalize()} ({matrices}) on matrices, AdamW ({adamw}) on the rest, {schedule}"
     return f"{OptimizerNames(args.optim).value}, {adamw}, {schedule}"
 
 

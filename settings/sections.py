@@ -166,6 +166,13 @@ class OptimizerSection:
         below_one("optimizer", self, "muon_momentum", "grokfast_alpha")
 
     @property
+    def matrix_settings(self) -> dict[str, float]:
+        """The settings of the optimiser of matrices, those whose names begin with `kind`, as torch names them."""
+        prefix = f"{self.kind}_"
+        own = {key.removeprefix(prefix): value for key, value in vars(self).items() if key.startswith(prefix)}
+        return {"lr": own.pop("learning_rate")} | own if own else {}
+
+    @property
     def is_stock(self) -> bool:
         """Whether the Trainer's own optimiser, `training.optim`, is all that is asked for."""
         return self.kind == "adamw" and not self.grokfast_lambda

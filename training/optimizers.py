@@ -1,6 +1,8 @@
 """Muon for matrices beside AdamW for the rest, and Grokfast's filter; for one model or for many at once."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -76,10 +78,36 @@ def orthogonalization_flops(count: int, rows: int, columns: int) -> int:
     return count * NEWTON_SCHULZ_STEPS * 2 * (2 * short**2 * long + short**3)
 
 
+@dataclass(frozen=True)
+class MatrixOptimizer:
+    """An optimiser of the matrices inside the blocks; its settings are `optimizer.KIND_learning_rate` and so on."""
+
+    build: Callable[[list[dict], torch.dtype], Optimizer]
+    """Of parameter groups with all their settings, and the precision of training."""
+    state_floats: int
+    """Numbers that it keeps per parameter."""
+    step_flops: Callable[[int, int], int]
+    """FLOPs of the matrix products of one step on a matrix, of rows and columns."""
+
+
+MATRIX_OPTIMIZERS: dict[str, MatrixOptimizer | None] = {
+    "adamw": None,  # the same as for all other parameters
+    "muon": MatrixOptimizer(
+        lambda groups, dtype: Muon(groups, lr=0.0, weight_decay=0.0, dtype=dtype),
+        state_floats=1,
+        step_flops=lambda rows, columns: orthogonalization_flops(1, rows, columns),
+    ),
+}
+"""By `optimizer.kind`."""
+
+
 def step_flops(trained: list[tuple[nn.Module, TrainingArguments, OptimizerSection]]) -> int:
     """FLOPs of the matrix products that `build_optimizer`'s makes in a step: Muon's, for AdamW has none."""
-    matrices = [one for model, _, section in trained if section.kind == "muon" for one in split_parameters(model)[0]]
-    return sum(orthogonalization_flops(1, *one.shape) for one in matrices)
+    return sum(
+        MATRIX_OPTIMIZERS[section.kind].step_flops(*matrix.shape)
+        for model, _, section in trained
+        for matrix in split_parameters(model, section.kind)[0]
+    )
 
 
 class OptimizerWork(TrainerCallback, ExportableState):
@@ -160,25 +188,26 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
     AdamW as in the Trainer's arguments, decaying matrices only; with `kind: muon` the matrices inside the blocks are
     Muon's, orthogonalised in the precision of training.
     """
-    muon, adamw, grokfast = [], [], []
+    own, adamw, grokfast = [], [], []
     for model, args, section in trained:
-        matrices, rest = split_parameters(model) if section.kind == "muon" else ([], list(model.parameters()))
-        scale = {"weight_decay": section.muon_weight_decay, "momentum": section.muon_momentum}
-        muon += [{"params": matrices, "lr": section.muon_learning_rate} | scale] if matrices else []
+        matrices, rest = split_parameters(model, section.kind)
+        own += [{"params": matrices} | section.matrix_settings] if matrices else []
         adamw += _adamw_groups(rest, args)
         if section.grokfast_lambda:
             filtered = {"alpha": section.grokfast_alpha, "lamb": section.grokfast_lambda}
             grokfast.append({"params": list(model.parameters())} | filtered)
     optimizers = [AdamW(adamw, fused=True)]
-    if muon:
+    if own:
         dtype = torch.bfloat16 if trained[0][1].bf16 else torch.float32
-        optimizers.insert(0, Muon(muon, lr=0.0, weight_decay=0.0, dtype=dtype))
+        optimizers.insert(0, MATRIX_OPTIMIZERS[trained[0][2].kind].build(own, dtype))
     return Chain(optimizers, Grokfast(grokfast, alpha=0.0, lamb=0.0) if grokfast else None)
 
 
-def split_parameters(model: nn.Module) -> tuple[list, list]:
-    """The matrices inside the blocks, and everything else: embeddings, norms, biases, head."""
+def split_parameters(model: nn.Module, kind: str) -> tuple[list, list]:
+    """The matrices inside the blocks, if `kind` has an optimiser for them, and everything else, which is AdamW's."""
     named = list(model.named_parameters())
+    if MATRIX_OPTIMIZERS[kind] is None:
+        return [], [parameter for _, parameter in named]
     inside = [".layers." in name and parameter.ndim == 2 for name, parameter in named]
     return tuple([p for (_, p), matrix in zip(named, inside, strict=True) if matrix is side] for side in (True, False))
 

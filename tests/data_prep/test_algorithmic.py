@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -16,11 +17,13 @@ from transformers import AutoTokenizer
 from data_prep.algorithmic import __main__
 from data_prep.algorithmic import equations as algorithmic
 from data_prep.algorithmic.equations import TOKENS, all_equations, prepare_equations
-from data_prep.algorithmic.operations import find_modulus, find_operation
+from data_prep.algorithmic.operations import OPERATIONS, find_modulus, find_operation
 from data_prep.collator import CausalLMCollator
 from data_prep.tokenizer.build import equation_tokenizer as build_equation_tokenizer
 from settings.checks import ConfigError
+from settings.experiment import AlgorithmicExperiment
 from settings.paths import ROOT
+from settings.schema import section_fields
 from settings.sections import EquationsSection
 
 equation_tokenizer = cache(build_equation_tokenizer)  # hypothesis asks for the same ones hundreds of times
@@ -270,6 +273,12 @@ def test_lengths(kind, p, length, answer_length):
 
 
 # Mistakes
+
+
+def test_every_operation_is_in_the_help():
+    meaning = section_fields("data", AlgorithmicExperiment)["operation"].meaning
+    missing = [name for name in OPERATIONS if name not in re.findall(r"\w+", meaning)]
+    assert not missing, f"EquationsSection.operation (settings/sections.py) leaves out {missing} of OPERATIONS"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from modeling import configuration_kindling as configuration
+from modeling.layers import ATTENTION_OPTIONS
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
 from modeling.native import to_native
 
@@ -28,6 +29,10 @@ AXES = {
     "residual_init": get_args(configuration.ResidualInit),
     "linear_init": get_args(configuration.LinearInit),
 }
+OPTION_VALUES = {}
+"""For each row of `ATTENTION_OPTIONS`, a value to test it with."""
+assert OPTION_VALUES.keys() == ATTENTION_OPTIONS.keys(), "OPTION_VALUES needs a value for each of ATTENTION_OPTIONS"
+AXES |= {name: (None, value) for name, value in OPTION_VALUES.items()}
 TINY = {
     "vocab_size": 512,
     "hidden_size": 32,

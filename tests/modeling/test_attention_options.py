@@ -1,4 +1,4 @@
-"""Options of attention, as `docs/adding-a-part.md` adds them: a sliding window against Mistral, a soft-cap by formula."""
+"""Options of attention, added as in `docs/adding-a-part.md`: a window against Mistral, a soft-cap by formula."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, MistralConf
 from transformers.masking_utils import eager_mask
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
-from modeling.attention import KindlingAttention, eager_attention
+from modeling.attention import KindlingAttention
 from modeling.configuration_kindling import KindlingLlamaConfig
 from modeling.layers import ATTENTION_OPTIONS, AttentionOption
 from modeling.modeling_kindling import KindlingLlamaForCausalLM
@@ -127,6 +127,15 @@ def test_no_native_model_has_an_option(optional, given):
     assert to_native(optional()).config.model_type == "llama"
 
 
+@pytest.mark.parametrize("name", ATTENTION_OPTIONS)
+def test_every_option_changes_the_logits(build, tokens, all_axes, name):
+    off, value = all_axes[name]
+    implementations = ATTENTION_OPTIONS[name].implementations or ("eager", "sdpa")
+    for implementation in {"eager", "sdpa"} & set(implementations):
+        models = [build(**{name: choice}) for choice in (off, value)]
+        logits = [model(tokens()).logits for model in models if not model.set_attn_implementation(implementation)]
+        assert not torch.allclose(*logits, **CLOSE), f"{implementation} ignores {name}: mend ATTENTION_OPTIONS"
+
+
 def test_without_options_nothing_is_handed_on(configure):
     assert KindlingAttention(configure(), layer_idx=0).keywords == {}
-    assert eager_attention.__code__.co_flags & 0x08, "keywords that it does not know are left to `implementations`"

@@ -10,6 +10,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from modeling import configuration_kindling
 from modeling.configuration_kindling import FAMILIES, KindlingConfig, KindlingGPTConfig
+from modeling.layers import ATTENTION_OPTIONS
 
 MODELING = Path(configuration_kindling.__file__).parent
 OWN_FIELDS = {field.name for field in fields(KindlingConfig)} - {field.name for field in fields(PreTrainedConfig)}
@@ -49,9 +50,9 @@ BY_FAMILY = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_field_survives_json(family, tmp_path):
-    given = UNUSUAL | BY_FAMILY[family]
-    assert given.keys() == OWN_FIELDS
+def test_every_field_survives_json(family, all_axes, tmp_path):
+    given = UNUSUAL | BY_FAMILY[family] | {name: all_axes[name][1] for name in ATTENTION_OPTIONS}
+    assert given.keys() == OWN_FIELDS, "UNUSUAL (this file) has a value for each field"
     config = FAMILIES[family](**given)
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -103,7 +104,7 @@ def test_heads_fill_the_width_and_are_not_grouped_unless_told(configure):
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
          "intermediate_size", "max_position_embeddings")  # fmt: skip
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
-SCALES = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std")
+SCALES = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", *ATTENTION_OPTIONS)
 CHOICES = ("norm", "norm_placement", "position", "mlp", "residual_init", "linear_init")
 SWITCHES = ("qk_norm", "bias", "tie_word_embeddings", "use_cache")
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -111,7 +112,7 @@ IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 def test_every_field_is_of_a_kind_that_is_checked():
     kinds = (SIZES, DROPOUTS, SCALES, CHOICES, SWITCHES, IDS)
-    assert sorted(sum(kinds, ())) == sorted(OWN_FIELDS)
+    assert sorted(sum(kinds, ())) == sorted(OWN_FIELDS), "SIZES, DROPOUTS, SCALES, ... (this file) have each field once"
 
 
 WRONG_TYPES = [
@@ -223,9 +224,12 @@ def test_any_tool_is_told_where_the_code_is(family, name):
 
 def test_every_field_is_read_by_a_model():
     """No setting without effect: each is an attribute that some part of the model reads, or that transformers does."""
+    assert ATTENTION_OPTIONS.keys() <= OWN_FIELDS, "each row of ATTENTION_OPTIONS (layers.py) needs a field of its name"
+    assert not any(getattr(KindlingConfig(), name) for name in ATTENTION_OPTIONS), "an option is off by default: null"
     read_by_transformers = {"use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"}
     read = set()
     for name in ("layers.py", "attention.py", "modeling_kindling.py"):
         nodes = ast.walk(ast.parse((MODELING / name).read_text()))
         read |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    assert OWN_FIELDS - read_by_transformers <= read
+    unread = OWN_FIELDS - read_by_transformers - read - ATTENTION_OPTIONS.keys()
+    assert not unread, f"nothing reads {unread}: use it in a part, or add a row to ATTENTION_OPTIONS (layers.py)"

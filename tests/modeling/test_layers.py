@@ -83,8 +83,16 @@ def silu(x):
     return x / (1 + torch.exp(-x))
 
 
+FORMULAS = {"gelu": gelu, "gelu_new": gelu_tanh, "relu": lambda x: x.clamp(min=0), "silu": silu}
+"""For each ungated row of `MLPS`, its activation function."""
+
+
+def test_every_mlp_has_a_formula():
+    assert FORMULAS.keys() == {name for name, kind in MLPS.items() if not kind.gated}, "FORMULAS and MLPS differ"
+
+
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("kind", "activation"), [("gelu", gelu), ("gelu_new", gelu_tanh), ("silu", silu)])
+@pytest.mark.parametrize(("kind", "activation"), FORMULAS.items())
 def test_ungated_mlp(configure, part, x_BTD, kind, activation, bias):
     mlp = part(MLPS[kind].build(configure(mlp=kind, bias=bias)))
     up, down = mlp.up_proj, mlp.down_proj

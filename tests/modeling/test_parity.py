@@ -205,7 +205,7 @@ def test_what_our_families_cannot_express_is_refused(config, given):
 class Windowed(KindlingConfig):
     """An axis that `modeling.native` has never heard of."""
 
-    sliding_window: int | None = None
+    lookback: int | None = None
 
 
 @strict
@@ -222,33 +222,33 @@ class WindowedGPT(Windowed, KindlingGPTConfig):
 class AlwaysWindowedGPT(WindowedGPT):
     """A family that starts from another default than the one which means no window."""
 
-    sliding_window: int | None = 8
+    lookback: int | None = 8
 
 
 @strict
 class WindowedStock(LlamaConfig):
-    sliding_window: int | None = None
+    lookback: int | None = None
 
 
 @pytest.mark.parametrize(
     ("config", "given", "name"),
-    [(WindowedLlama, {"sliding_window": 4}, "Llama"), (WindowedGPT, {"sliding_window": 4}, "GPT-2"),
+    [(WindowedLlama, {"lookback": 4}, "Llama"), (WindowedGPT, {"lookback": 4}, "GPT-2"),
      (AlwaysWindowedGPT, {}, "GPT-2")],
 )  # fmt: skip
 def test_an_axis_without_a_place_in_the_tables_is_refused(build, configure, config, given, name):
     model = build(config.model_type)
     model.config = config(**configure(config.model_type).to_diff_dict() | given)
-    window = model.config.sliding_window
-    with pytest.raises(ValueError, match=f"sliding_window={window} has no place in a stock {name}, which has .*=None"):
+    window = model.config.lookback
+    with pytest.raises(ValueError, match=f"lookback={window} has no place in a stock {name}, which has .*=None"):
         to_native(model)
-    model.config.sliding_window = None
+    model.config.lookback = None
     assert type(to_native(model)) in (LlamaForCausalLM, GPT2LMHeadModel)
 
 
 def test_a_field_that_transformers_may_add_is_refused(monkeypatch):
     monkeypatch.setitem(NATIVES, "LlamaForCausalLM", replace(NATIVES["LlamaForCausalLM"], config=WindowedStock))
-    with pytest.raises(ValueError, match=r"sliding_window=4 has no place in Kindling's Llama, which has .*=None"):
-        our_config(WindowedStock(**SHAPE, **LLAMA, sliding_window=4))
+    with pytest.raises(ValueError, match=r"lookback=4 has no place in Kindling's Llama, which has .*=None"):
+        our_config(WindowedStock(**SHAPE, **LLAMA, lookback=4))
     assert our_config(WindowedStock(**SHAPE, **LLAMA)).rope_theta == 500.0
 
 
@@ -257,7 +257,8 @@ def test_each_field_of_ours_has_its_place_in_the_tables(native):
     """Mapped, fixed, or without effect in inference: whoever adds an axis says which."""
     told, unseen = {*native.fields.values(), *native.our_axes(native.family())}, {*native.our_unseen}
     own = {field.name for field in fields(native.family)} - {field.name for field in fields(PreTrainedConfig)}
-    assert (told | unseen, told & unseen) == (own, set())
+    message = "each field belongs in one of `fields`, `our_axes` and `our_unseen` of LLAMA and GPT2 (modeling/stock.py)"
+    assert (told | unseen, told & unseen) == (own, set()), message
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -174,8 +174,9 @@ def losses_of(folder, batch: int, accumulation: int, **changes) -> list[float]:
     )
     args.max_steps, positions = run_positions(40, {}, args, None)
     order = Epochs(Rows(), **positions)
+    attention = attention_implementation(args, KindlingLlamaConfig(attention_dropout=P))
     trainer = KindlingTrainer(
-        model=model_of(attention=attention_implementation(args, KindlingLlamaConfig(attention_dropout=P)), **DROPOUTS, max_position_embeddings=64),
+        model=model_of(attention=attention, **DROPOUTS, max_position_embeddings=64),
         args=args, train_dataset=order, data_collator=CausalLMCollator(0), callbacks=[DataPosition(order)],
         text_bytes=None, peak_flops=1e9,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from settings.sections import OptimizerSection
 from storage.checkpoint_manifest import named, step_of
 from training.checkpoints.store import sweep
 from training.hardware import memory_limit, readable
-from training.optimizers import split_parameters
+from training.optimizers import MATRIX_OPTIMIZERS, split_parameters
 from training.run import Run
 
 Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
@@ -52,8 +52,9 @@ def state_floats(trained: Trained) -> int:
             state = STATES.get(args.optim.value, lambda parameters, options: 2 * _count(parameters))  # noqa: ARG005
             total += state(parameters, args.optim_args or "")
             continue
-        matrices, rest = split_parameters(model) if section.kind == "muon" else ([], parameters)
-        total += _count(matrices) + 2 * _count(rest) + _count(parameters) * (section.grokfast_lambda > 0)
+        matrices, rest = split_parameters(model, section.kind)
+        own = MATRIX_OPTIMIZERS[section.kind].state_floats if matrices else 0
+        total += own * _count(matrices) + 2 * _count(rest) + _count(parameters) * (section.grokfast_lambda > 0)
     return total
 
 
