@@ -287,8 +287,7 @@ def test_every_operation_is_in_the_help():
         ({"operation": "divde"}, "data.operation=divde is not an operation; did you mean divide?"),
         (
             {"operation": "xyz"},
-            "data.operation=xyz is not an operation; there are add, subtract, multiply, divide, quadratic, s5 and "
-            "FILE.py:FUNCTION",
+            f"data.operation=xyz is not an operation; there are {', '.join(OPERATIONS)} and FILE.py:FUNCTION",
         ),
         (
             {"modulus": 96},
