@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from storage.files import read_mapping
 
 
@@ -51,18 +51,18 @@ def main(arguments: argparse.Namespace):
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
-    texts = to_score(arguments.score or [], arguments.model)
+    texts = read_documents_to_score(arguments.score or [], arguments.model)
     typed = iter(lambda: input("> "), "")
-    prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, given(arguments))]
+    prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, read_prompts(arguments))]
     model, tokenizer = load_model(arguments.model)
     refuse_unknown_text(tokenizer, texts)
     for name, documents in texts.items():
         print(describe_score(model, tokenizer, documents, name))
     if not texts:
-        tell(model, tokenizer, prompts, seeds, sampling)
+        print_continuations(model, tokenizer, prompts, seeds, sampling)
 
 
-def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
+def print_continuations(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
     """Stream every prompt's continuations, once all that are known are checked; several are numbered by their seeds."""
     from transformers import set_seed
 
@@ -78,7 +78,7 @@ def tell(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
             stream(model, tokenizer, prompt, sampling)
 
 
-def given(arguments: argparse.Namespace) -> list[str]:
+def read_prompts(arguments: argparse.Namespace) -> list[str]:
     """The prompts asked for; an empty one where none was."""
     from data_prep.sources.local_files import documents_of
 
@@ -87,7 +87,7 @@ def given(arguments: argparse.Namespace) -> list[str]:
     return [str(document["text"]) for document in documents_of(arguments.file, sample_by="line")]
 
 
-def to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
+def read_documents_to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
     """The documents of each file, cut as a run's own were if `model` is its folder."""
     from data_prep.sources.local_files import documents_of
 
@@ -98,7 +98,7 @@ def to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
 
 
 if __name__ == "__main__":
-    with one_sentence("generate.py", words_are_all=True):
+    with exit_on_user_error("generate.py", only_prints=True):
         try:
             main(parse_arguments())
         except (EOFError, KeyboardInterrupt):

@@ -96,7 +96,7 @@ def loading() -> dict:
 def streaming(megabytes: int) -> dict:
     """Seconds to the first batch of a run that streams a new corpus, and of one that goes on; and of a preparation."""
     from data_prep.collator import CausalLMCollator
-    from data_prep.tokens.background_writer import write_on
+    from data_prep.tokens.background_writer import start_writer_process
     from data_prep.tokens.prepare import prepare
     from data_prep.tokens.stream import in_order
     from settings.sections import DataSection, TokenizerSection
@@ -123,7 +123,7 @@ def streaming(megabytes: int) -> dict:
             data = DataSection(**about, streaming=True, cache_dir=f"{folder}/streamed")
             begun = prepare(data, section)
             run = in_order(begun.training_examples(data, length), seed=0, stop=steps * batch)
-            write_on(data, section, run)
+            start_writer_process(data, section, run)
             loader = DataLoader(run, batch_size=batch, collate_fn=CausalLMCollator(1))
             next(iter(skip_first_batches(loader, step)))
             taken = round(time.perf_counter() - started, 2)

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 import modeling  # noqa: F401
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.paths import ROOT
-from storage.checkpoint_manifest import damage
+from storage.checkpoint_manifest import find_damage
 from training.resilience.reliable_trainer import ReliableTrainer
 from training.resilience.workers import leave_deaths_to_the_loader
 
@@ -146,7 +146,7 @@ def time_saves(folder: Path, size: tuple) -> dict:
             seconds[side].append(time.perf_counter() - started)
     last = folder / "ours" / f"checkpoint-{both['ours'].state.global_step}"
     started = time.perf_counter()
-    assert damage(last) is None
+    assert find_damage(last) is None
     checked = time.perf_counter() - started
     written = sum(path.stat().st_size for path in last.rglob("*") if path.is_file())
     medians = {side: round(statistics.median(taken[1:]), 3) for side, taken in seconds.items()}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from command_line.terminal import WAITING, WAITING_OF_THE_USER
+from command_line.terminal import OPENMP_WAIT, USER_WAIT_VARIABLES
 from settings.paths import ROOT
 
 ROUNDS, SECONDS = 9, 0.5
@@ -55,7 +55,7 @@ def work():
 
 def start(policy: dict) -> subprocess.Popen:
     """The process of a policy."""
-    free = {name: value for name, value in os.environ.items() if name not in (*WAITING_OF_THE_USER, "OMP_NUM_THREADS")}
+    free = {name: value for name, value in os.environ.items() if name not in (*USER_WAIT_VARIABLES, "OMP_NUM_THREADS")}
     words = [sys.executable, "-m", "benchmarks.threads", "work"]
     return subprocess.Popen(
         words, cwd=ROOT, env=free | {"OMP_NUM_THREADS": "2"} | policy, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -97,7 +97,12 @@ def summary(times: dict[str, list[float]]) -> dict:
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    about = {"chosen": WAITING, "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2), "rounds": rounds}
+    about = {
+        "chosen": OPENMP_WAIT,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "rounds": rounds,
+    }
     rows = measure(rounds)
     for row in rows:
         print(row["model"], row["place"], row["ratio_to_default"], row["milliseconds"]["default"], "ms", flush=True)

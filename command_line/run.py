@@ -9,21 +9,24 @@ from pathlib import Path
 from settings.checks import ConfigError
 from settings.experiment import Experiment, LanguageExperiment
 from settings.help import describe_sections
-from storage.files import told_by_the_system
+from storage.files import report_system_errors
 
-from .terminal import made_fit, tell_launcher
+from .terminal import report_to_launcher, robust_terminal
 
 
 @contextmanager
-def one_sentence(program: str, words_are_all: bool = False):
-    """Around a command, with `made_fit`: a user's mistake, a `ConfigError`, ends `program` with its sentence and exit
-    code 2; Ctrl-C with 130; a full disk with a sentence and 1."""
-    with made_fit(words_are_all):
-        from storage.hub import refuse_broken_token  # here, for --help does without it
+def exit_on_user_error(program: str, only_prints: bool = False):
+    """Run the block as the command `program`, inside `robust_terminal`, and turn known errors into exit codes.
+
+    A `ConfigError` (a user's mistake) prints its sentence and exits with 2, Ctrl-C exits with 130, and a full disk
+    prints a sentence and exits with 1.
+    """
+    with robust_terminal(only_prints):
+        from storage.hub import check_token  # here, for --help does without it
 
         try:
-            refuse_broken_token()
-            with told_by_the_system():
+            check_token()
+            with report_system_errors():
                 yield
         except KeyboardInterrupt:
             print(f"\n{program}: interrupted", file=sys.stderr)
@@ -31,7 +34,7 @@ def one_sentence(program: str, words_are_all: bool = False):
         except ConfigError as error:
             *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
             sentence = f"{program}: {sentence.removeprefix(f'{ConfigError.__module__}.ConfigError: ')}"
-            tell_launcher(sentence)
+            report_to_launcher(sentence)
             print(sentence, file=sys.stderr)
             sys.exit(2)
 
@@ -40,14 +43,17 @@ def run_script(
     usage: str,
     main: Callable[[str, list[str]], None],
     kind: type[Experiment] = LanguageExperiment,
-    words_are_all: bool = False,
+    only_prints: bool = False,
 ) -> None:
-    """Run `main(config_path, overrides)` on the command line, as `one_sentence` does, under the name in its usage."""
+    """Run `main(config_path, overrides)` with the command line's arguments, inside `exit_on_user_error`.
+
+    The name of the command is read from `usage`, which `--help` prints together with every setting of `kind`.
+    """
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        with made_fit(words_are_all=True):
+        with robust_terminal(only_prints=True):
             print(usage.strip() + "\n" + (describe_sections(kind) if arguments else "\n--help lists every setting."))
         sys.exit(0 if arguments else 2)
     own = re.search(r"usage: python (?:-m )?(\S+)", usage)
-    with one_sentence(own[1] if own else Path(sys.argv[0]).name, words_are_all):
+    with exit_on_user_error(own[1] if own else Path(sys.argv[0]).name, only_prints):
         main(arguments[0], arguments[1:])

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-WAITING = {"GOMP_SPINCOUNT": "1000"}
+OPENMP_WAIT = {"GOMP_SPINCOUNT": "1000"}
 """How long OpenMP's threads spin for one another, where others may want the core: see benchmarks/threads.py."""
-WAITING_OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-LOST_READER = 141
+USER_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+BROKEN_PIPE_EXIT = 141
 """The exit code of a program whose reader went away: 128 + SIGPIPE."""
-SECONDS_FOR_THE_FIRST = 30
+RANK_ZERO_SECONDS = 30
 
 
 class Output(io.FileIO):
@@ -27,9 +27,9 @@ class Output(io.FileIO):
     Where they are all that a command does, the first such words are an `OSError`.
     """
 
-    def __init__(self, descriptor: int, words_are_all: bool):
+    def __init__(self, descriptor: int, only_prints: bool):
         super().__init__(descriptor, "w", closefd=False)
-        self.is_lost, self.words_are_all = False, words_are_all
+        self.is_lost, self.only_prints = False, only_prints
 
     def write(self, data) -> int:
         """All of the data."""
@@ -39,23 +39,23 @@ class Output(io.FileIO):
                 left = left[super().write(left) or len(left) :]
         except OSError:
             is_first, self.is_lost = not self.is_lost, True
-            if self.words_are_all and is_first:
+            if self.only_prints and is_first:
                 raise
         return memoryview(data).nbytes
 
 
 @contextmanager
-def made_fit(words_are_all: bool = False) -> Iterator[None]:
+def robust_terminal(only_prints: bool = False) -> Iterator[None]:
     """Within, nothing that the terminal lacks or that became of it is an error: characters are replaced, words lost.
 
-    Where `words_are_all` that a command does, it ends with its reader, quietly, with the exit code 141.
+    Where `only_prints` that a command does, it ends with its reader, quietly, with the exit code 141.
     """
     _fill_closed_descriptors()
-    if not any(name in os.environ for name in WAITING_OF_THE_USER):
-        os.environ.update(WAITING)
+    if not any(name in os.environ for name in USER_WAIT_VARIABLES):
+        os.environ.update(OPENMP_WAIT)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = _fit(sys.stdout, 1, words_are_all)
-    sys.stderr = _fit(sys.stderr, 2, words_are_all=False)
+    sys.stdout = _robust_stream(sys.stdout, 1, only_prints)
+    sys.stderr = _robust_stream(sys.stderr, 2, only_prints=False)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # whoever reads it says what is wrong with it
     try:
@@ -64,9 +64,9 @@ def made_fit(words_are_all: bool = False) -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except OSError as error:
-        if not getattr(_raw(sys.stdout), "is_lost", False):
+        if not getattr(_raw_stream(sys.stdout), "is_lost", False):
             raise
-        sys.exit(LOST_READER if error.errno == errno.EPIPE else f"the output cannot be written: {error.strerror}")
+        sys.exit(BROKEN_PIPE_EXIT if error.errno == errno.EPIPE else f"the output cannot be written: {error.strerror}")
 
 
 def _fill_closed_descriptors():
@@ -78,17 +78,17 @@ def _fill_closed_descriptors():
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
-def _fit(stream, number: int, words_are_all: bool):
+def _robust_stream(stream, number: int, only_prints: bool):
     """The stream, or one in its place that takes everything; one that is not of the system stays as it is."""
     if stream is None:
         return open(number, "w", encoding="utf-8", closefd=False)  # closed, and now null
     with suppress(AttributeError):
         if stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
-    if type(raw := _raw(stream)) is not io.FileIO or raw.fileno() != number:
+    if type(raw := _raw_stream(stream)) is not io.FileIO or raw.fileno() != number:
         return stream
     stream.flush()
-    output = Output(number, words_are_all)
+    output = Output(number, only_prints)
     return io.TextIOWrapper(
         output if stream.write_through else io.BufferedWriter(output),
         encoding=stream.encoding,
@@ -98,17 +98,17 @@ def _fit(stream, number: int, words_are_all: bool):
     )
 
 
-def _raw(stream):
+def _raw_stream(stream):
     """What is under a stream's text and buffer."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
-def tell_launcher(sentence: str):
+def report_to_launcher(sentence: str):
     """Have torch's launcher, if there is one, end its report, which is long, with the sentence."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return
     if int(os.environ["RANK"]) > 0:
-        time.sleep(SECONDS_FOR_THE_FIRST)  # it has made the same mistake, and the launcher ends this process with it
+        time.sleep(RANK_ZERO_SECONDS)  # it has made the same mistake, and the launcher ends this process with it
     about = {"message": sentence, "timestamp": int(time.time())}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(about), encoding="utf-8")

@@ -13,7 +13,7 @@ from data_prep.tokenizer.build import start_token
 from settings.checks import ConfigError
 from settings.sections import DataSection
 
-IGNORED = -100
+IGNORE_INDEX = -100
 NO_GROUP = -1
 
 
@@ -43,18 +43,18 @@ class CausalLMCollator:
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         rows = [torch.as_tensor(example["input_ids"], dtype=torch.int64) for example in examples]
         if self.max_position_embeddings is not None:
-            self._refuse_lengths(rows, self.max_position_embeddings)
+            self._check_lengths(rows, self.max_position_embeddings)
         shape = (len(rows), max(len(row) for row in rows))
         input_ids = torch.full(shape, self.pad_token_id)
         attention_mask = torch.zeros(shape, dtype=torch.int64)
-        labels = torch.full(shape, IGNORED)
+        labels = torch.full(shape, IGNORE_INDEX)
         for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
             input_ids[i, : len(row)] = row
             attention_mask[i, : len(row)] = 1
             prompt = self._prompt_length(row, example)
             labels[i, prompt : len(row)] = row[prompt:]
         if self.vocab_size is not None:
-            self._refuse_ids(input_ids, self.vocab_size)
+            self._check_ids(input_ids, self.vocab_size)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         if self.document_start_id is not None:
             position_ids = self._positions(input_ids, attention_mask)
@@ -64,7 +64,7 @@ class CausalLMCollator:
             batch["groups"] = pad_sequence(groups, batch_first=True, padding_value=NO_GROUP)
         return batch
 
-    def _refuse_lengths(self, rows: list[torch.Tensor], positions: int):
+    def _check_lengths(self, rows: list[torch.Tensor], positions: int):
         for i, row in enumerate(rows):
             if len(row) > positions:
                 raise ConfigError(
@@ -72,7 +72,7 @@ class CausalLMCollator:
                     "positions (max_position_embeddings); shorten it, or train a model with more"
                 )
 
-    def _refuse_ids(self, input_ids: torch.Tensor, vocab_size: int):
+    def _check_ids(self, input_ids: torch.Tensor, vocab_size: int):
         """Also a padding's: it is embedded as well."""
         least, largest = input_ids.aminmax()
         if least < 0 or largest >= vocab_size:

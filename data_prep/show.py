@@ -17,15 +17,15 @@ from settings.checks import ConfigError
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
 from settings.schema import section_fields
-from settings.wording import counted
+from settings.wording import format_count
 
-ROWS, SHOWN, CHARACTERS = 2, 10, 150
+SHOWN_EXAMPLES, SHOWN_TOKENS, SHOWN_CHARACTERS = 2, 10, 150
 """Examples of a split, tokens of its first one and letters of each, so that all fits on a screen."""
-DRAWN = 16
+DRAWN_EXAMPLES = 16
 COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00], [0.00, 0.62, 0.45], [0.80, 0.47, 0.65], [0.34, 0.34, 0.34]])
 """Of documents in the order of the corpus, in turn: neighbours differ."""
-PALE = 0.75 + 0.25 * COLOURS
-MADE_BY = {"Software": "python -m data_prep.show"}
+MASKED_COLOURS = 0.75 + 0.25 * COLOURS
+PNG_METADATA = {"Software": "python -m data_prep.show"}
 DEFAULT_POSITIONS = section_fields("model")["max_position_embeddings"].default
 DEFAULT_SEED = section_fields("training")["seed"].default
 
@@ -48,21 +48,25 @@ def show(path: str, overrides: list[str]):
     length = experiment.window(experiment.model.get("max_position_embeddings", known))
     prepared = prepare(data, experiment.tokenizer)
     collate = build_collator(data, prepared.tokenizer)
-    run = order_of(experiment, prepared, length)
+    run = run_order(experiment, prepared, length)
     splits = {"train": run, "validation": prepared.numbered("validation", data.layout, length)}
     for split, examples in splits.items():
         info = prepared.info[split]
-        so_many = counted(info.documents, "document"), counted(info.tokens, "token"), counted(len(examples), "example")
+        so_many = (
+            format_count(info.documents, "document"),
+            format_count(info.tokens, "token"),
+            format_count(len(examples), "example"),
+        )
         print(f"\n{split}: {', '.join(so_many)}")
-        rows = range(min(ROWS, len(examples)))
+        rows = range(min(SHOWN_EXAMPLES, len(examples)))
         batch = collate([examples[row] for row in rows])
         for row in rows:
             print_row(row, {name: tensor[row].tolist() for name, tensor in batch.items()}, prepared.tokenizer)
-    batch = collate([run[row] for row in range(min(DRAWN, len(run)))])
-    print(f"\npicture: {draw_batch(batch, free_place(Path(experiment.training['output_dir'])))}")
+    batch = collate([run[row] for row in range(min(DRAWN_EXAMPLES, len(run)))])
+    print(f"\npicture: {draw_batch(batch, free_picture_path(Path(experiment.training['output_dir'])))}")
 
 
-def order_of(experiment: LanguageExperiment, prepared, length: int):
+def run_order(experiment: LanguageExperiment, prepared, length: int):
     """The training examples as the run takes them, the `groups` of whose tokens are the numbers of their documents.
 
     Of a stream whose first block is still to be written, the examples as they are in the corpus.
@@ -79,14 +83,14 @@ def order_of(experiment: LanguageExperiment, prepared, length: int):
     return run
 
 
-def free_place(folder: Path) -> Path:
+def free_picture_path(folder: Path) -> Path:
     """Where a picture can go: into a folder if it is there, else here; under a name that no file but its own has."""
     import PIL.Image
 
     def is_ours(path: Path) -> bool:
         try:
             with PIL.Image.open(path) as image:
-                return image.info.get("Software") == MADE_BY["Software"]
+                return image.info.get("Software") == PNG_METADATA["Software"]
         except OSError:
             return False
 
@@ -99,8 +103,8 @@ def print_row(row: int, batch: dict[str, list[int]], tokenizer):
     """Print how long a row of a batch is, and how its text begins, with `|` between tokens; of the first, tokens."""
     ids, targets = batch["input_ids"], sum(label != -100 for label in batch["labels"][1:])
     text = "|".join(repr(tokenizer.decode([token]))[1:-1] for token in ids)
-    print(f"example {row}: {counted(len(ids), 'token')}, {counted(targets, 'target')}")
-    print(text if len(text) <= CHARACTERS else text[: CHARACTERS - 4] + " ...")
+    print(f"example {row}: {format_count(len(ids), 'token')}, {format_count(targets, 'target')}")
+    print(text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 4] + " ...")
     if row == 0:
         _print_tokens(batch, tokenizer)
 
@@ -110,9 +114,9 @@ def _print_tokens(batch: dict[str, list[int]], tokenizer):
     ids, labels = batch["input_ids"], batch["labels"]
     title, name = ("mask", "attention_mask") if "attention_mask" in batch else ("place", "position_ids")
     first = next((i for i, label in enumerate(labels) if i and label != -100), 0)
-    start = max(0, min(first - SHOWN // 2, len(ids) - SHOWN))
+    start = max(0, min(first - SHOWN_TOKENS // 2, len(ids) - SHOWN_TOKENS))
     print(f"{'position':>8} {'id':>7} {'label':>7} {title:>5}  token")
-    for i in range(start, min(start + SHOWN, len(ids))):
+    for i in range(start, min(start + SHOWN_TOKENS, len(ids))):
         print(f"{i:8} {ids[i]:7} {labels[i]:7} {batch[name][i]:5}  {tokenizer.decode([ids[i]])!r}")
 
 
@@ -123,7 +127,9 @@ def draw_batch(batch: dict, path: Path) -> Path:
     documents, padding = batch["groups"].numpy(), batch["groups"].numpy() < 0
     is_target = (batch["labels"] != -100).numpy()
     is_target[:, 0] = False  # nothing predicts it
-    colours = np.where(is_target[..., None], COLOURS[documents % len(COLOURS)], PALE[documents % len(COLOURS)])
+    colours = np.where(
+        is_target[..., None], COLOURS[documents % len(COLOURS)], MASKED_COLOURS[documents % len(COLOURS)]
+    )
     colours[padding] = 1.0
     rows, width = documents.shape
     figure, axes = plt.subplots(figsize=(10, 1.4 + 0.25 * rows), layout="constrained")
@@ -133,19 +139,19 @@ def draw_batch(batch: dict, path: Path) -> Path:
     axes.vlines(place - 0.5, row - 0.5, row + 0.5, color="black", lw=1)
     axes.set(xlabel="position", ylabel="example of the run", xlim=(-0.5, width - 0.5))
     axes.set_title(
-        f"{counted(rows, 'example')}, {counted(int(is_target.sum()), 'target')}, "
-        f"{counted(len(np.unique(documents[~padding])), 'document')}"
+        f"{format_count(rows, 'example')}, {format_count(int(is_target.sum()), 'target')}, "
+        f"{format_count(len(np.unique(documents[~padding])), 'document')}"
     )
     axes.yaxis.get_major_locator().set_params(integer=True)
-    _explain(
+    _add_legend(
         figure, np.unique(documents[~padding] % len(COLOURS)), (~is_target & ~padding).any(), padding.any(), len(row)
     )
-    figure.savefig(path, dpi=110, metadata=MADE_BY)
+    figure.savefig(path, dpi=110, metadata=PNG_METADATA)
     plt.close(figure)
     return path
 
 
-def _explain(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begins: int):
+def _add_legend(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begins: int):
     """A legend of what there is in the picture."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
@@ -153,7 +159,7 @@ def _explain(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begi
 
     entries = {"documents": tuple(Patch(facecolor=COLOURS[one]) for one in used)}
     if has_masked:
-        entries["no loss"] = tuple(Patch(facecolor=PALE[one]) for one in used)
+        entries["no loss"] = tuple(Patch(facecolor=MASKED_COLOURS[one]) for one in used)
     if has_padding:
         entries["padding"] = Patch(facecolor="white", edgecolor="grey")
     if begins:
@@ -170,4 +176,4 @@ def _explain(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begi
 
 
 if __name__ == "__main__":
-    run_script(__doc__, show, words_are_all=True)
+    run_script(__doc__, show, only_prints=True)

@@ -35,9 +35,9 @@ from yaml import YAMLError
 
 from settings.checks import ConfigError
 from settings.loading import load_experiment
-from settings.paths import ROOT, file_name, shipped
+from settings.paths import ROOT, find_packaged_config, safe_file_name
 from settings.schema import KINDS
-from storage.files import read_mapping, read_rows, write_json
+from storage.files import read_json_lines, read_mapping, write_json
 
 KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
 SET_BY_THE_SWEEP = ("training.output_dir", "training.resume_from_checkpoint")
@@ -123,7 +123,7 @@ class Cell:
         with suppress(ConfigError):
             return read_mapping(self.folder / "metrics.json", "").get("seconds", 0)
         with suppress(ConfigError):
-            rows = read_rows(self.folder / "metrics.jsonl", "")
+            rows = read_json_lines(self.folder / "metrics.jsonl", "")
             return max((row["seconds"] for row in rows if "seconds" in row), default=0)
         return 0
 
@@ -177,7 +177,7 @@ def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = Non
 
 
 def _read(path: str) -> dict:
-    path = shipped(path)
+    path = find_packaged_config(path)
     if not Path(path).is_file():
         raise ConfigError(f"there is no sweep file {path}; `ls configs/sweeps` shows the ones that come with Kindling")
     try:
@@ -228,7 +228,7 @@ def _axis(key: str, values) -> list[tuple]:
 
 def _cell(axes: dict, settings: dict, runs: Path) -> Cell:
     name = ",".join(f"{axis}={_text(value)}" for axis, value in axes.items()).removeprefix("cell=")
-    name = file_name(re.sub(r"[^\w.,=+-]+", "_", name))
+    name = safe_file_name(re.sub(r"[^\w.,=+-]+", "_", name))
     if not isinstance(settings["config"], str):
         raise ConfigError(f"the cell {name} has no configuration; write `config: FILE` in the sweep or in its row")
     if taken := [key for key in SET_BY_THE_SWEEP if key in settings]:

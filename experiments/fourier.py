@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from settings.checks import ConfigError
-from storage.files import read_mapping, read_rows, told_of
+from storage.files import read_json_lines, read_mapping, report_file_errors
 
 TOP = 5
 EMBEDDING = "model.embed_tokens.weight"
@@ -119,17 +119,19 @@ def read_model(parent: Path, name: str) -> Model:
     """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
     folder = parent / name
     operation = refuse_without_spectrum(folder)
-    with told_of(folder / "tokenizer.json", REMEDY):
+    with report_file_errors(folder / "tokenizer.json", REMEDY):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
     order = ORDERS[operation](modulus)
     if len(order) // 2 <= TOP:
         raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; take a prime from 13 on")
     ids = [tokenizer.token_to_id(str(number)) for number in order]
-    evaluations = [row for row in read_rows(folder / "metrics.jsonl", REMEDY) if {*ACCURACIES, "step"} <= row.keys()]
+    evaluations = [
+        row for row in read_json_lines(folder / "metrics.jsonl", REMEDY) if {*ACCURACIES, "step"} <= row.keys()
+    ]
     if not evaluations:
         raise ConfigError(f"{folder / 'metrics.jsonl'} has no evaluation with {' and '.join(ACCURACIES)}; {REMEDY}")
-    with told_of(folder / "metrics.json", REMEDY):
+    with report_file_errors(folder / "metrics.json", REMEDY):
         metrics = read_mapping(folder / "metrics.json", REMEDY)
         last, fit = int(metrics["steps"]), metrics["steps_to_fit"]
     spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, last).items()}
@@ -169,7 +171,7 @@ def weights(parent: Path, name: str, last: int) -> dict[int, Path]:
 
 def embeddings(file: Path, ids: list[int]) -> np.ndarray:
     """The embeddings of tokens, in the order of `ids`, from a file of weights."""
-    with told_of(file, REMEDY):
+    with report_file_errors(file, REMEDY):
         rows = load_file(file)[EMBEDDING][ids].astype(np.float64)
     if not np.isfinite(rows).all():
         raise ConfigError(f"{file} has embeddings that are not finite, so the run diverged; lower its learning rate")

@@ -11,7 +11,7 @@ from command_line.run import run_script
 from settings.checks import ConfigError, build
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
-from storage.hub import find_folder
+from storage.hub import check_model_path
 
 
 def main(path: str, overrides: list[str]):
@@ -59,7 +59,7 @@ def model_config(experiment: LanguageExperiment):
 
     values = {key: value for key, value in experiment.model.items() if value is not None}
     if "path" in values:
-        build(find_folder, "model.path", {"path": values["path"]})
+        build(check_model_path, "model.path", {"path": values["path"]})
         return build(read_config, "model.path", {"source": values.pop("path"), **values})
     family = FAMILIES[values.pop("type")]
     if experiment.tokenizer.kind == "bpe":
@@ -91,4 +91,4 @@ def row(name: str, count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_script(__doc__, main, words_are_all=True)
+    run_script(__doc__, main, only_prints=True)

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from settings.checks import ConfigError
 from settings.paths import ROOT
 
@@ -205,5 +205,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with one_sentence("experiments.readme"):
+    with exit_on_user_error("experiments.readme"):
         main()

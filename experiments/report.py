@@ -25,10 +25,10 @@ import json
 import shlex
 from pathlib import Path
 
-from command_line.run import one_sentence
-from experiments.figures.options import refuse_name
+from command_line.run import exit_on_user_error
+from experiments.figures.options import check_model_name
 from settings.checks import ConfigError
-from storage.files import read_mapping, refuse_unwritable
+from storage.files import check_writable, read_mapping
 
 from .cells import Cell, Sweep, differences, mapping, read_sweep, work
 from .figures import kinds
@@ -168,7 +168,7 @@ def read_report(sweep: Sweep) -> dict:
     if "figure" in sweep.report:
         shown["figure"] = mapping("figure", sweep.report["figure"])
     for name, settings in mapping("figures", sweep.report.get("figures")).items():
-        refuse_name(name)
+        check_model_name(name)
         shown[name] = mapping(name, settings)
     labels = Labels({str(key): str(value) for key, value in labels.items()})
     return {"columns": columns, "figures": shown, "labels": labels, "beside": _read_beside(sweep)}
@@ -213,7 +213,7 @@ def refuse_folder(out: Path, cells: list[Cell]):
     """`ConfigError` if a report cannot be written into a folder, or the folder is a cell's."""
     if taken := [cell.name for cell in cells if out.resolve().is_relative_to(cell.folder.resolve())]:
         raise ConfigError(f"--out {out} is the folder of the cell {taken[0]}; give another")
-    refuse_unwritable(out, f"--out {out}")
+    check_writable(out, f"--out {out}")
 
 
 def gather(cells: list[Cell], out: Path) -> tuple[list[Run], dict[str, dict], dict[str, dict]]:
@@ -249,5 +249,5 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    with one_sentence("experiments.report"):
+    with exit_on_user_error("experiments.report"):
         main(parse_arguments())

@@ -7,10 +7,10 @@ from pathlib import Path
 from settings.checks import ConfigError
 from settings.experiment import AlgorithmicExperiment
 from settings.loading import load_experiment
-from storage.files import read_mapping, read_rows, told_of
+from storage.files import read_json_lines, read_mapping, report_file_errors
 
 from .cells import Cell
-from .statistics import Summary, in_words, scale, summarize
+from .statistics import Summary, describe_reasons, scale, summarize
 
 METRICS, DIVERGED = "metrics.json", "diverged.json"
 REMEDY = "delete or rename its folder, and run its cell anew"
@@ -64,7 +64,7 @@ class Row:
 
     def entry(self, name: str, how: str = "") -> str:
         """The same as text, or as `how` has it."""
-        return in_words(self.values(name), name, self.never(name), how)
+        return describe_reasons(self.values(name), name, self.never(name), how)
 
     def never(self, name: str) -> str:
         """How a value is shown that a run does not have."""
@@ -92,7 +92,7 @@ def read_runs(cell: Cell) -> list[Run]:
     metrics = read_mapping(cell.folder / METRICS, REMEDY)
     if "replicas" not in metrics:
         return [Run(cell.name, "", cell.axes, metrics | wall, _evaluations(cell.folder))]
-    with told_of(cell.folder / METRICS, REMEDY):
+    with report_file_errors(cell.folder / METRICS, REMEDY):
         folders = {replica: cell.folder / replica for replica in metrics["replicas"]}
     return [
         Run(cell.name, replica, axes_of(cell, replica), read_mapping(folder / METRICS, REMEDY) | wall,
@@ -107,7 +107,7 @@ def has_diverged(cell: Cell) -> bool:
 
 
 def _diverged_runs(cell: Cell) -> list[Run]:
-    with told_of(cell.folder / DIVERGED, REMEDY):
+    with report_file_errors(cell.folder / DIVERGED, REMEDY):
         step = int(read_mapping(cell.folder / DIVERGED, REMEDY)["step"])
     evaluations = _evaluations(cell.folder)
     return [
@@ -127,7 +127,7 @@ def _replicas(settings: Path) -> list[str]:
 def _evaluations(folder: Path) -> list[dict]:
     """The rows of `metrics.jsonl` that are evaluations; none if there is no such file."""
     path = folder / "metrics.jsonl"
-    rows = read_rows(path, REMEDY) if path.exists() else []
+    rows = read_json_lines(path, REMEDY) if path.exists() else []
     return [row for row in rows if "step" in row and any(is_measured(key) for key in row)]
 
 

@@ -10,7 +10,7 @@ import math
 import shlex
 from pathlib import Path
 
-from storage.files import read_mapping, told_of, write_whole
+from storage.files import read_mapping, report_file_errors, write_atomically
 
 from .cells import SET_BY_THE_SWEEP, Cell, placed
 from .runs import NO_RESULT, Run
@@ -25,12 +25,12 @@ def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
     rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
     if rows:
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_whole(out / EVALUATIONS, gzip.compress(text.encode(), 9, mtime=0))
+        write_atomically(out / EVALUATIONS, gzip.compress(text.encode(), 9, mtime=0))
     else:
         (out / EVALUATIONS).unlink(missing_ok=True)
     if origins:
-        write_whole(out / PROVENANCE, json.dumps(origins, indent=1) + "\n")
-    write_whole(out / CELLS, json.dumps(numbers, indent=1) + "\n")
+        write_atomically(out / PROVENANCE, json.dumps(origins, indent=1) + "\n")
+    write_atomically(out / CELLS, json.dumps(numbers, indent=1) + "\n")
 
 
 def _thin(row: dict) -> dict:
@@ -46,7 +46,7 @@ def read_kept(out: Path) -> tuple[dict[str, list[Run]], dict[str, dict]]:
     if not (out / CELLS).exists():
         return {}, {}
     evaluations, runs = _read_evaluations(out / EVALUATIONS), {}
-    with told_of(out / CELLS, REMEDY):
+    with report_file_errors(out / CELLS, REMEDY):
         for one in json.loads((out / CELLS).read_text(encoding="utf-8")):
             rows = evaluations.get((one["cell"], one["replica"]), [])
             runs.setdefault(one["cell"], []).append(Run(one["cell"], one["replica"], one["axes"], one["metrics"], rows))
@@ -58,7 +58,7 @@ def _read_evaluations(path: Path) -> dict[tuple[str, str], list[dict]]:
     if not path.exists():
         return {}
     found = {}
-    with told_of(path, REMEDY):
+    with report_file_errors(path, REMEDY):
         for line in gzip.decompress(path.read_bytes()).decode().splitlines():
             row = json.loads(line)
             found.setdefault((row.pop("cell"), row.pop("replica")), []).append(row)

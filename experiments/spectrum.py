@@ -20,11 +20,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from experiments.figures.kinds import GREY, TEST, TRAIN
 from experiments.figures.panels import PALETTE
 from settings.checks import ConfigError
-from storage.files import refuse_unwritable
+from storage.files import check_writable
 
 from .fourier import ORDERS, TOP, Look, Model, read_models
 
@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace):
     picture = arguments.out or arguments.run / "spectrum.png"
     if picture.suffix != ".png":
         raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
-    refuse_unwritable(picture.parent, f"--out {picture}")
+    check_writable(picture.parent, f"--out {picture}")
     if picture.is_dir():
         raise ConfigError(f"--out {picture} is a folder; give another name")
     models = read_models(arguments.run)
@@ -160,5 +160,5 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    with one_sentence("experiments.spectrum"):
+    with exit_on_user_error("experiments.spectrum"):
         main(parse_arguments())

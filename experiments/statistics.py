@@ -68,7 +68,7 @@ def number(value: float, digits: int | None) -> str:
     return f"{value:.4g}" if digits is None else f"{value:,.{digits}f}"
 
 
-def in_words(values: Sequence[float | None], metric: str, never: str, how: str = "") -> str:
+def describe_reasons(values: Sequence[float | None], metric: str, never: str, how: str = "") -> str:
     """The values as text, summed up as `how` says: `summarize`, or one of `CHOICES`.
 
     `never` stands for what was not reached. Where some runs have no value, it is said how many have.

@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 
 from tqdm import tqdm
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from settings.checks import ConfigError
 from settings.paths import ROOT
 
@@ -237,7 +237,7 @@ if __name__ == "__main__":
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        with one_sentence("experiments.sweep"):
+        with exit_on_user_error("experiments.sweep"):
             sys.exit(main(parse_arguments()))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

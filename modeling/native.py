@@ -243,11 +243,11 @@ def main():
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    from storage.hub import refuse_absent, refuse_folder_of_models  # of the command alone, as below
+    from storage.hub import check_has_model, check_repository  # of the command alone, as below
 
-    refuse_folder_of_models(Path(arguments.source))
+    check_has_model(Path(arguments.source))
     if not Path(arguments.source).is_dir() and arguments.source[:1] not in "./~":
-        refuse_absent(arguments.source)
+        check_repository(arguments.source)
     try:
         print(convert(arguments.source, arguments.out, arguments.gguf))
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -255,7 +255,7 @@ def main():
 
 
 if __name__ == "__main__":
-    from command_line.run import one_sentence  # of the command alone, which does not go to the Hub
+    from command_line.run import exit_on_user_error  # of the command alone, which does not go to the Hub
 
-    with one_sentence("modeling.native"):
+    with exit_on_user_error("modeling.native"):
         main()

@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from settings.checks import ConfigError
 from storage import hub
 
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_sentence("publishing")
+@exit_on_user_error("publishing")
 def main():
     arguments = parse_arguments()
     if not arguments.run.is_dir():
@@ -30,7 +30,7 @@ def main():
     if not 0 < arguments.timeout < math.inf:
         raise ConfigError(f"--timeout {arguments.timeout} is no time to wait; give seconds, above 0")
     if arguments.to is not None:
-        hub.refuse_name(arguments.to)
+        hub.check_model_name(arguments.to)
     hub.ATTEMPTS = max(arguments.tries or hub.ATTEMPTS, 1)
     give_up_after(arguments.timeout)
     is_awaited = arguments.tries is None  # typed by somebody who waits for the answer

@@ -12,7 +12,7 @@ from transformers.training_args import OptimizerNames
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
 from settings.sections import CardSection, OptimizerSection
-from storage.files import write_whole
+from storage.files import write_atomically
 from storage.hub import is_hub_name
 
 ARCHITECTURE = (
@@ -104,7 +104,7 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
     """Write the run folder's README.md."""
     hardware = "{device}, {precision}, processes: {processes}; {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
-    write_whole(
+    write_atomically(
         folder / "README.md",
         CARD.format(
             metadata=_metadata(config, section, facts).to_yaml(),

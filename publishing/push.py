@@ -93,16 +93,16 @@ def publish(folder: Path, name: str | None, private: bool, replace: bool, is_awa
     """
     is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
     model = folder if is_snapshot else model_of(folder)
-    hub.refuse_anonymous()
+    hub.check_push_allowed()
     if is_awaited:
-        hub.refuse_unreachable(f"{folder} is not published")
+        hub.check_hub_reachable(f"{folder} is not published")
     if name is None:
         name = settings.get("hub_model_id") or folder.resolve().name
     private = private or bool(settings.get("hub_private_repo"))
-    hub.refuse_name(name)
+    hub.check_model_name(name)
     there = folder if is_snapshot else snapshot(folder, model)
     try:
-        return hub.patiently(name, lambda: push(there, name, private, replace), "published")
+        return hub.with_retries(name, lambda: push(there, name, private, replace), "published")
     finally:
         if not is_snapshot:
             shutil.rmtree(there)

@@ -15,8 +15,15 @@ from huggingface_hub import constants, get_token
 
 from settings.checks import ConfigError
 from settings.paths import ROOT
-from storage.checkpoint_manifest import RANDOM_STATE, STATE, damage, named, seal, step_of
-from storage.files import read_mapping, told_of
+from storage.checkpoint_manifest import (
+    RANDOM_STATE,
+    STATE_FILES,
+    checkpoint_folders,
+    checkpoint_step,
+    find_damage,
+    write_manifest,
+)
+from storage.files import read_mapping, report_file_errors
 
 CODE = {
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
@@ -40,7 +47,7 @@ FORMATS = {
     ".md": (str, str),
 }
 """How the texts of each kind of file are read and written."""
-TEXTS = {name for name in MODEL | RUN | STATE if Path(name).suffix in FORMATS} - {"tokenizer.json"}
+TEXTS = {name for name in MODEL | RUN | STATE_FILES if Path(name).suffix in FORMATS} - {"tokenizer.json"}
 """What may tell a path. In a tokenizer, one is a word of the vocabulary."""
 
 SNAPSHOT = ".publishing-"
@@ -66,7 +73,7 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
                 shutil.copyfile(folder / name, there / name)
         _hide_this_machine(there, folder)
         if kept_as:
-            seal(there / kept_as)  # as it is now, without what is hidden
+            write_manifest(there / kept_as)  # as it is now, without what is hidden
     except BaseException:
         shutil.rmtree(there)
         raise
@@ -78,7 +85,7 @@ def _is_of_model(name: str) -> bool:
 
 
 def _is_of_training(name: str) -> bool:
-    return bool(name in STATE or RANDOM_STATE.fullmatch(name))
+    return bool(name in STATE_FILES or RANDOM_STATE.fullmatch(name))
 
 
 def remove_left_snapshots(folder: Path):
@@ -107,7 +114,7 @@ def _hide_this_machine(there: Path, folder: Path):
 
 def _read(path: Path, there: Path):
     """A text of a snapshot, as its kind of file is read. `ConfigError` names the file that it is of in the run."""
-    with told_of(there.parent / path.name, REMEDY):
+    with report_file_errors(there.parent / path.name, REMEDY):
         value = FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))
         if path.name in (EXPERIMENT, PROVENANCE) and not isinstance(value, dict):
             raise TypeError("it holds no keys and values")
@@ -173,8 +180,8 @@ def model_of(folder: Path) -> Path:
 
     `ConfigError` if there is none, or no model card.
     """
-    newest = next((path for path in named(folder) if damage(path) is None), None)
-    steps = step_of(newest) if newest else 0
+    newest = next((path for path in checkpoint_folders(folder) if find_damage(path) is None), None)
+    steps = checkpoint_step(newest) if newest else 0
     finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1
     for model in filter(None, [folder, newest] if finished >= steps else [newest, folder]):
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):

@@ -16,7 +16,7 @@ LICENCES = (
 """Some that the Hub knows; it knows more."""
 
 
-LANGUAGE = r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*|multilingual|code"
+LANGUAGE_CODE = r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*|multilingual|code"
 
 
 class ConfigError(Exception):
@@ -30,21 +30,21 @@ def warn(sentence: str):
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def at_least(section: str, values, **minima):
+def check_minimum(section: str, values, **minima):
     """Fields of a section that are None or no smaller."""
     for key, least in minima.items():
         if (value := getattr(values, key)) is not None and value < least:
             raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
 
 
-def at_most(section: str, values, **maxima):
+def check_maximum(section: str, values, **maxima):
     """Fields of a section that are None or no larger."""
     for key, most in maxima.items():
         if (value := getattr(values, key)) is not None and value > most:
             raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
 
 
-def below_one(section: str, values, *keys: str):
+def check_fraction(section: str, values, *keys: str):
     """Fields of a section that are shares, 1 left out."""
     for key in keys:
         if not 0 <= (value := getattr(values, key)) < 1:
@@ -57,19 +57,19 @@ def check_licence(name: str, licence: str | None):
         return
     plain = "-".join(licence.lower().strip("[]{}").split())
     nearest = difflib.get_close_matches(plain, LICENCES, n=1) or ["apache-2.0, mit or cc-by-4.0"]
-    _refuse_list(name, licence, nearest[0])
+    _check_not_list(name, licence, nearest[0])
     warn(f"{name}={licence} is written as no licence of the Hub is, which may refuse the card; near it is {nearest[0]}")
 
 
 def check_language(name: str, language: str | None):
     """The same, of the codes of languages."""
-    if language is None or re.fullmatch(LANGUAGE, language):
+    if language is None or re.fullmatch(LANGUAGE_CODE, language):
         return
-    _refuse_list(name, language, "one code of ISO 639, such as en or de")
+    _check_not_list(name, language, "one code of ISO 639, such as en or de")
     warn(f"{name}={language} is no code of ISO 639, such as en or de, so that the Hub may refuse the card")
 
 
-def _refuse_list(name: str, text: str, remedy: str):
+def _check_not_list(name: str, text: str, remedy: str):
     if not text or text[0] in "[{":
         raise ConfigError(
             f"{name}={text} is {'a list or a mapping' if text else 'empty'}; give {remedy}, or leave it out"

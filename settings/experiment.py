@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .checks import ConfigError
-from .paths import file_name
+from .paths import safe_file_name
 from .sections import (
     CardSection,
     DataSection,
@@ -84,7 +84,7 @@ UNSUPPORTED = {
 }
 """Settings that can only have the default, and why: what the Trainer offers and a run cannot do."""
 
-NOT_FOR_EQUATIONS = {
+UNSUPPORTED_FOR_EQUATIONS = {
     "activation_checkpointing": "equations are short",
     "fsdp": "one process trains all replicas",
     "gradient_accumulation_steps": "training.per_device_train_batch_size is the whole batch",
@@ -100,7 +100,7 @@ NOT_FOR_EQUATIONS = {
 }
 """The same, of a run on equations."""
 
-IN_ANY_CASE = {
+ALWAYS_DONE = {
     "enable_jit_checkpoint": (True, "a run that gets SIGTERM is saved"),
     "restore_callback_states_from_checkpoint": (True, "a resumed run restores its own"),
     "train_sampling_strategy": ("random", "each epoch is shuffled, in an order that a resumed run goes on with"),
@@ -126,7 +126,7 @@ ALGORITHMIC_MODEL = {
 }
 
 
-NOT_SECTIONS = ("name", "overrides")
+NON_SECTION_FIELDS = ("name", "overrides")
 """What an experiment has beside its sections."""
 
 
@@ -159,7 +159,7 @@ class Experiment:
 
     def as_dict(self) -> dict:
         """Every setting, defaults included, as plain values."""
-        return {key: value for key, value in asdict(self).items() if key not in NOT_SECTIONS}
+        return {key: value for key, value in asdict(self).items() if key not in NON_SECTION_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ class AlgorithmicExperiment(Experiment):
     script = "train_algorithmic.py"
     model_defaults = ALGORITHMIC_MODEL
     training_defaults = ALGORITHMIC_TRAINING
-    unsupported = {key: why for key, why in UNSUPPORTED.items() if key != "dataloader_drop_last"} | NOT_FOR_EQUATIONS
+    unsupported = {
+        key: why for key, why in UNSUPPORTED.items() if key != "dataloader_drop_last"
+    } | UNSUPPORTED_FOR_EQUATIONS
     chosen = CHOSEN | {
         "model.max_position_embeddings": "the tokens of an equation",
         "training.num_train_epochs": "as many as training.max_steps makes",
@@ -241,7 +243,7 @@ class AlgorithmicExperiment(Experiment):
         return [self._replica(axes, labels, values) for values in combinations]
 
     def _replica(self, axes: list[tuple], labels: list[str], values: tuple) -> "AlgorithmicExperiment":
-        name = file_name(",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True)))
+        name = safe_file_name(",".join(f"{label}={value}" for label, value in zip(labels, values, strict=True)))
         replica = replace(self, name=name, replicas={})
         for (section, key, _), value in zip(axes, values, strict=True):
             replica = replica.with_value(section, key, value)

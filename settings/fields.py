@@ -36,7 +36,7 @@ class Field:
             elif kind == "None":
                 if value is None:
                     return None
-            elif (cast := CASTS.get(kind, _leave)(value)) is not None:
+            elif (cast := CASTS.get(kind, _unchanged)(value)) is not None:
                 return cast
         finite = ", a finite one" if isinstance(value, float) and not math.isfinite(value) else ""
         raise ValueError(f"it takes {self.type_name}{finite}")
@@ -64,7 +64,7 @@ def _instance_of(kind) -> Callable:
     return lambda value: value if isinstance(value, kind) else None
 
 
-def _leave(value):
+def _unchanged(value):
     return value
 
 

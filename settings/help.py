@@ -2,7 +2,7 @@
 
 import textwrap
 
-from .experiment import IN_ANY_CASE, Experiment, LanguageExperiment
+from .experiment import ALWAYS_DONE, Experiment, LanguageExperiment
 from .fields import Field
 from .schema import section_fields, sections_of
 
@@ -23,8 +23,8 @@ def _describe(section: str, name: str, field: Field, kind: type[Experiment]) -> 
     mark, meanings = "", [field.meaning] if field.meaning else []
     if section == "training" and name in kind.unsupported:
         mark, meanings = ", not supported", [f"Not supported: {kind.unsupported[name]}.", *meanings]
-    elif section == "training" and name in IN_ANY_CASE:
-        meanings = [f"Not needed: in any case {IN_ANY_CASE[name][1]}.", *meanings]
+    elif section == "training" and name in ALWAYS_DONE:
+        meanings = [f"Not needed: in any case {ALWAYS_DONE[name][1]}.", *meanings]
     default = '""' if default == "" else default
     head = f"{name}  ({field.type_name}, default {default}{mark})"
     head = head if len(head) < HELP_WIDTH else head.replace("|", " | ")  # which can be wrapped

@@ -6,7 +6,7 @@ What a file says may have none: an override of something else, such as optimizer
 from .checks import ConfigError, warn
 from .experiment import Experiment, LanguageExperiment
 
-NEEDS = (
+REQUIREMENTS = (
     (
         ("optimizer.muon_learning_rate", "optimizer.muon_weight_decay", "optimizer.muon_momentum"),
         ("optimizer.kind",),
@@ -28,7 +28,7 @@ NEEDS = (
 )
 """Settings, each with what it needs: one of these others at one of these values (None: any but false, 0 and null), and
 how to give it that."""
-ODD = (
+HARMLESS = (
     (
         ("training.hub_strategy", "training.hub_always_push"),
         ("training.push_to_hub",),
@@ -45,7 +45,7 @@ ODD = (
 """The same, of settings whose lack of effect changes no result."""
 
 
-def refuse_vain(experiment: Experiment):
+def reject_ineffective_overrides(experiment: Experiment):
     """`ConfigError` if one of its overrides, or a list of replicas would change nothing."""
     given = experiment.overrides
     lists = _by_name(getattr(experiment, "replicas", {}))
@@ -55,12 +55,12 @@ def refuse_vain(experiment: Experiment):
             f"give replicas.{name}=[{given[name]}]"
         )
     if isinstance(experiment, LanguageExperiment):
-        _refuse_epochs(given, experiment.training)
+        _check_epochs(given, experiment.training)
     settings = _by_name(experiment.as_dict())
     values = {name: [value] for name, value in settings.items()} | lists
     said = {name: f"{name}={value}" for name, value in given.items() if value}
     said |= {name: f"replicas.{name}={several}" for name, several in lists.items()}
-    for row in (*NEEDS, *ODD):
+    for row in (*REQUIREMENTS, *HARMLESS):
         names, others, allowed, remedy = row
         found = [value for other in others for value in values.get(other, [])]
         if any(bool(value) if allowed is None else value in allowed for value in found):
@@ -68,7 +68,7 @@ def refuse_vain(experiment: Experiment):
         for name in (name for name in names if name in said):
             same = ", and the replicas would be the same" if name in lists else ""
             sentence = f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}"
-            if row not in ODD:
+            if row not in HARMLESS:
                 raise ConfigError(f"{sentence}; leave it out, or give {remedy}")
             warn(f"{sentence}, but with {remedy}")
 
@@ -78,7 +78,7 @@ def _by_name(sections: dict[str, dict]) -> dict:
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
-def _refuse_epochs(given: dict, training: dict):
+def _check_epochs(given: dict, training: dict):
     """Epochs asked for in an override, where the file asks for steps: transformers would go by the steps."""
     if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
         raise ConfigError(

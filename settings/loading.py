@@ -8,10 +8,10 @@ from pathlib import Path
 from .checks import ConfigError
 from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field
-from .ineffective import refuse_vain
-from .overrides import ALIASES, parse_override, read_written
-from .paths import as_folder
-from .schema import DROPOUTS, FROM_TOKENIZER, MODEL_TYPES, installed_only, section_fields, sections_of
+from .ineffective import reject_ineffective_overrides
+from .overrides import ALIASES, parse_override, read_experiment_file
+from .paths import expand_folder
+from .schema import DROPOUTS, FROM_TOKENIZER, MODEL_TYPES, drop_unknown_to_transformers, section_fields, sections_of
 from .sections import TokenizerSection
 
 
@@ -19,44 +19,46 @@ def load_experiment(
     path: str, overrides: list[str], kind: type[Experiment] = LanguageExperiment
 ) -> LanguageExperiment | AlgorithmicExperiment:
     """Read a YAML file, apply `section.key=value` overrides, check every key and type; `ConfigError` if any is off."""
-    sections, given = read_written(path, overrides, partial(_is_text, kind=kind))
+    sections, given = read_experiment_file(path, overrides, partial(_takes_only_text, kind=kind))
     classes = sections_of(kind)
     for section in sections:
-        _refuse_unknown(section, classes, section, f"a section of {kind.script}")
+        _check_known(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
-    checked["training"] = installed_only(kind.training_defaults, section_fields("training", kind)) | checked["training"]
+    checked["training"] = (
+        drop_unknown_to_transformers(kind.training_defaults, section_fields("training", kind)) | checked["training"]
+    )
     if checked["training"].get("output_dir") is None:
         checked["training"]["output_dir"] = f"runs/{Path(path).stem}"
-    run = checked["training"]["output_dir"] = as_folder("training.output_dir", checked["training"]["output_dir"])
+    run = checked["training"]["output_dir"] = expand_folder("training.output_dir", checked["training"]["output_dir"])
     if checked["model"].get("path") is None:
         checked["model"] = {"type": MODEL_TYPES[0]} | kind.model_defaults | checked["model"]
         checked["model"].pop("path", None)
     else:
-        checked["tokenizer"] = _tokenizer_of_start(checked["model"], checked["tokenizer"])
+        checked["tokenizer"] = _tokenizer_of_checkpoint(checked["model"], checked["tokenizer"])
     built = {key: classes[key](**own) for key, own in checked.items()}
     experiment = kind(name=Path(run).absolute().name, overrides=given, **built)
-    refuse_vain(experiment)
+    reject_ineffective_overrides(experiment)
     return experiment
 
 
 def read_settings(overrides: Sequence[str], sections: Sequence[str]) -> dict[str, dict]:
     """What `section.key=value` texts give each of these sections, for commands that have no experiment file."""
     given = {section: {} for section in sections}
-    for name, value in (parse_override(text, partial(_is_text, kind=LanguageExperiment)) for text in overrides):
+    for name, value in (parse_override(text, partial(_takes_only_text, kind=LanguageExperiment)) for text in overrides):
         section, _, key = name.partition(".")
-        _refuse_unknown(section, given, section, "a section of this command")
+        _check_known(section, given, section, "a section of this command")
         given[section][key] = value
     return {section: check_section(section, values) for section, values in given.items()}
 
 
-def _is_text(name: str, kind: type[Experiment]) -> bool:
+def _takes_only_text(name: str, kind: type[Experiment]) -> bool:
     """Whether text is all that a setting takes."""
     section, _, key = name.partition(".")
     field = section_fields(section, kind).get(key) if section in sections_of(kind) else None
     return field is not None and set(field.accepts) <= {"str", "None"}
 
 
-def _tokenizer_of_start(model: dict, tokenizer: dict) -> dict:
+def _tokenizer_of_checkpoint(model: dict, tokenizer: dict) -> dict:
     """The tokenizer section of a run that starts from `model.path`: by default, the checkpoint's own."""
     path = model["path"]
     if path == "":
@@ -84,18 +86,18 @@ def check_section(section: str, values: dict, kind: type[Experiment] = LanguageE
     for key in values:
         if section == "model" and key in FROM_TOKENIZER:
             raise ConfigError(f"model.{key} is set from the tokenizer; leave it out")
-        _refuse_unknown(key, fields, f"{section}.{key}", "a setting")
+        _check_known(key, fields, f"{section}.{key}", "a setting")
     return {key: _check_value(fields[key], f"{section}.{key}", value) for key, value in values.items()}
 
 
 def _check_replicas(section: str, lists: dict, kind: type[Experiment]) -> dict[str, list]:
     """Lists of values that replicas differ in, each value as its own section would have it."""
     known = section_fields("replicas")
-    _refuse_unknown(section, REPLICABLE, f"replicas.{section}", "a section that replicas can differ in")
+    _check_known(section, REPLICABLE, f"replicas.{section}", "a section that replicas can differ in")
     if not isinstance(lists, dict):
         raise ConfigError(f"replicas.{section}={lists!r} holds no lists; write replicas.training.seed=[0,1,2]")
     for key, values in lists.items():
-        _refuse_unknown(f"{section}.{key}", known, f"replicas.{section}.{key}", "something that replicas can differ in")
+        _check_known(f"{section}.{key}", known, f"replicas.{section}.{key}", "something that replicas can differ in")
         if not isinstance(values, list):
             raise ConfigError(f"replicas.{section}.{key}={values!r} is no list of different values; write [0,1,2]")
     fields = section_fields(section, kind)
@@ -116,7 +118,7 @@ def _check_value(field: Field, where: str, value):
         raise ConfigError(f"{where}={value!r} is not allowed; {error}") from None
 
 
-def _refuse_unknown(key: str, known, where: str, what: str):
+def _check_known(key: str, known, where: str, what: str):
     if key not in known:
         nearest = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, n=1)
         names = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")

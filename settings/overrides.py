@@ -11,9 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from .checks import ConfigError
-from .paths import shipped
+from .paths import find_packaged_config
 
-SECTIONS = "write `model:`, `data:`, `training:` and their keys"
+EXPECTED_SECTIONS = "write `model:`, `data:`, `training:` and their keys"
 
 
 ALIASES = {
@@ -61,7 +61,7 @@ ALIASES = {
 """What other programs call a setting of ours."""
 
 
-def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], bool]) -> tuple[dict, dict]:
+def read_experiment_file(path: str, overrides: Sequence[str], is_text: Callable[[str], bool]) -> tuple[dict, dict]:
     """The sections with the overrides in place, and the overrides by key. `ConfigError` says what cannot be read.
 
     Where a key `is_text`, its override is taken as it is, whatever YAML would make of it.
@@ -70,7 +70,7 @@ def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], b
     given = dict(parse_override(text, is_text) for text in overrides)
     for key, value in given.items():
         # A mapping is replaced, as any other value.
-        OmegaConf.update(written, key, escaped(value) if is_text(key) else value, merge=False)
+        OmegaConf.update(written, key, escape_interpolation(value) if is_text(key) else value, merge=False)
     try:
         sections = OmegaConf.to_container(written, resolve=True)
     except OmegaConfBaseException as error:
@@ -78,21 +78,21 @@ def read_written(path: str, overrides: Sequence[str], is_text: Callable[[str], b
     data = sections.get("data")
     for key in ("source", "validation_source"):
         if isinstance(data, dict) and isinstance(data.get(key), str):
-            data[key] = shipped(data[key])
+            data[key] = find_packaged_config(data[key])
     return sections, given
 
 
-def escaped(value):
+def escape_interpolation(value):
     """The value, written so that a `${` in its texts stands for itself."""
     if isinstance(value, dict):
-        return {key: escaped(one) for key, one in value.items()}
+        return {key: escape_interpolation(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [escaped(one) for one in value]
+        return [escape_interpolation(one) for one in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _read_file(path: str) -> DictConfig:
-    path = shipped(path)
+    path = find_packaged_config(path)
     try:
         if Path(path).is_dir():
             raise ConfigError(f"{path} is a folder; give the experiment file in it")
@@ -108,17 +108,17 @@ def _read_file(path: str) -> DictConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     try:
         written = OmegaConf.load(io.StringIO(text))
-        _refuse_shapeless(path, OmegaConf.to_container(written))
+        _check_sections(path, OmegaConf.to_container(written))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, RecursionError):  # OmegaConf's complaint of a number, and YAML's of brackets in brackets
-        raise ConfigError(f"{path} holds no sections; {SECTIONS}") from None
+        raise ConfigError(f"{path} holds no sections; {EXPECTED_SECTIONS}") from None
     return written
 
 
-def _refuse_shapeless(path: str, written):
+def _check_sections(path: str, written):
     if not isinstance(written, dict) or not written:
-        raise ConfigError(f"{path} holds no sections; {SECTIONS}")
+        raise ConfigError(f"{path} holds no sections; {EXPECTED_SECTIONS}")
     for section, values in written.items():
         if values is not None and not isinstance(values, dict):
             raise ConfigError(f"section {section} holds {values!r}; write keys and values beneath it")

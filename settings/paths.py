@@ -10,7 +10,7 @@ from .checks import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def as_folder(name: str, path: str) -> str:
+def expand_folder(name: str, path: str) -> str:
     """The path that a setting `name` gives, with ~ for the home it stands for; `ConfigError` if it can be none."""
     if not path or not path.isprintable():
         raise ConfigError(f"{name}={path!r} is no path; leave it out, or give a folder")
@@ -22,11 +22,11 @@ def as_folder(name: str, path: str) -> str:
     return home
 
 
-LONGEST_NAME = 200
+MAX_NAME_BYTES = 200
 """Bytes of a file's name; file systems have room for 255, and others are made of it, as `.NAME.json.new`."""
 
 
-def file_name(text: str, longest: int = LONGEST_NAME) -> str:
+def safe_file_name(text: str, longest: int = MAX_NAME_BYTES) -> str:
     """The text as the name of a file; of one that is too long the beginning, and a hash of it all."""
     if len(text.encode("utf-8", "surrogateescape")) <= longest:
         return text
@@ -35,7 +35,7 @@ def file_name(text: str, longest: int = LONGEST_NAME) -> str:
     return f"{beginning.decode('utf-8', 'ignore')}-{hashed}"
 
 
-def shipped(path: str) -> str:
+def find_packaged_config(path: str) -> str:
     """The path; of one of Kindling's own files, configs/..., where it lies, if there is none of its name here."""
     parts = Path(path).parts
     if parts[:1] == ("configs",) and not os.path.exists(path) and (package := importlib.util.find_spec("configs")):

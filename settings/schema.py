@@ -6,7 +6,7 @@ import typing
 from functools import cache
 from pathlib import Path
 
-from .experiment import NOT_SECTIONS, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
+from .experiment import NON_SECTION_FIELDS, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field, read_fields
 from .paths import ROOT
 
@@ -23,10 +23,12 @@ KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperimen
 
 
 # A switch for our scripts; transformers declares a path and leaves its use to the script.
-RESUME = Field(["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder.")
+RESUME_FIELD = Field(
+    ["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder."
+)
 
 
-START = Field(
+MODEL_PATH_FIELD = Field(
     ["str", "None"],
     None,
     "Checkpoint to start from, a folder or a Hub id: a GPT-2, a Llama or one of Kindling's, which brings its tokenizer "
@@ -38,20 +40,20 @@ START = Field(
 def sections_of(kind: type[Experiment]) -> dict[str, type]:
     """Section names of a kind of experiment, and the class of each."""
     hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in NOT_SECTIONS}
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in NON_SECTION_FIELDS}
 
 
 def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:
     """Every key that a section may hold, with the defaults of a kind of experiment."""
     if section == "model":
-        start = {"path": START} if kind is LanguageExperiment else {}
+        start = {"path": MODEL_PATH_FIELD} if kind is LanguageExperiment else {}
         return start | _with_defaults(_model_fields(), kind.model_defaults)
     if section == "training":
         package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
         fields = read_fields(package / "training_args.py", "TrainingArguments", package / "trainer_utils.py")
         # transformers' annotation knows texts alone, its documentation a switch.
         fsdp = dataclasses.replace(fields["fsdp"], accepts=["bool", *fields["fsdp"].accepts])
-        return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME, "fsdp": fsdp}
+        return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME_FIELD, "fsdp": fsdp}
     if section == "replicas":
         return {
             f"{other}.{key}": Field(["list"], None, "Values to train side by side.")
@@ -74,10 +76,11 @@ def _model_fields() -> dict[str, Field]:
 
 def _with_defaults(fields: dict[str, Field], defaults: dict) -> dict[str, Field]:
     return fields | {
-        key: dataclasses.replace(fields[key], default=own) for key, own in installed_only(defaults, fields).items()
+        key: dataclasses.replace(fields[key], default=own)
+        for key, own in drop_unknown_to_transformers(defaults, fields).items()
     }
 
 
-def installed_only(values: dict, fields: dict[str, Field]) -> dict:
+def drop_unknown_to_transformers(values: dict, fields: dict[str, Field]) -> dict:
     """The values but for those that the installed transformers has no field for."""
     return {key: value for key, value in values.items() if key in fields}

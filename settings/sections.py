@@ -5,24 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .checks import ConfigError, at_least, at_most, below_one, check_language, check_licence
-from .paths import as_folder
+from .checks import ConfigError, check_fraction, check_language, check_licence, check_maximum, check_minimum
+from .paths import expand_folder
 
-LAYOUT = {
+LAYOUT_SETTINGS = {
     "bad_records", "streaming", "layout", "reset_at_documents", "context_length", "mask_first_n", "mask_up_to",
     "cache_dir",
 }  # fmt: skip
 """Settings of the data section that decide nothing about which documents there are."""
 
-IDS = 2**32
+MAX_VOCAB_SIZE = 2**32
 """So many tokens can be told apart on disk."""
-SEEDS = 2**32
+SEED_LIMIT = 2**32
 """Seeds are below: what every generator of random numbers takes."""
-DOCUMENTS = 10**12
+MAX_DOCUMENTS = 10**12
 """No corpus has more."""
-LONGEST = 2**24
+MAX_POSITIONS = 2**24
 """No model has more positions."""
-COLDEST = 0.001
+MIN_TEMPERATURE = 0.001
 """Lowest temperature that is not 0: logits divided by less could overflow."""
 
 
@@ -41,8 +41,10 @@ class TokenizerSection:
 
     def __post_init__(self):
         # 256 bytes and 2 special tokens
-        at_least("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
-        at_most("tokenizer", self, vocab_size=IDS - 1, train_documents=DOCUMENTS, train_bytes=10**18)
+        check_minimum("tokenizer", self, vocab_size=258 if self.kind == "bpe" else 1, train_documents=1, train_bytes=1)
+        check_maximum(
+            "tokenizer", self, vocab_size=MAX_VOCAB_SIZE - 1, train_documents=MAX_DOCUMENTS, train_bytes=10**18
+        )
         if self.path == "":
             raise ConfigError("tokenizer.path is empty; give the folder or Hub id of a tokenizer, or leave it out")
         if (self.kind == "pretrained") != (self.path is not None):
@@ -94,17 +96,17 @@ class DataSection:
     """Where tokenizers and tokens are kept between runs."""
 
     def __post_init__(self):
-        at_least(
+        check_minimum(
             "data", self, train_documents=1, validation_documents=1, bad_records=0, context_length=2, mask_first_n=0
         )
-        at_most("data", self, train_documents=DOCUMENTS, validation_documents=DOCUMENTS, bad_records=1)
-        at_most("data", self, context_length=LONGEST)
+        check_maximum("data", self, train_documents=MAX_DOCUMENTS, validation_documents=MAX_DOCUMENTS, bad_records=1)
+        check_maximum("data", self, context_length=MAX_POSITIONS)
         if self.sample_by == "":
             raise ConfigError("data.sample_by is empty; give paragraph, line, document, or what separates documents")
         for name in ("source", "validation_source", "cache_dir"):
             if getattr(self, name) == "":
                 raise ConfigError(f"data.{name} is empty; leave it out, or give a name")
-        self.cache_dir = as_folder("data.cache_dir", self.cache_dir)
+        self.cache_dir = expand_folder("data.cache_dir", self.cache_dir)
         self._check_mixture()
         if self.streaming and self.layout != "packed":
             raise ConfigError(f"data.streaming=true needs data.layout=packed, and it is {self.layout}; leave one out")
@@ -121,9 +123,9 @@ class DataSection:
 
     def contents(self) -> dict:
         """The settings that decide which documents there are."""
-        return {key: value for key, value in vars(self).items() if key not in LAYOUT}
+        return {key: value for key, value in vars(self).items() if key not in LAYOUT_SETTINGS}
 
-    def order_terms(self, length: int) -> dict:
+    def order_settings(self, length: int) -> dict:
         """What the order of a run's examples of `length` tokens depends on, by name."""
         return {"data.context_length": length, "data.layout": self.layout, "data.streaming": self.streaming}
 
@@ -162,8 +164,8 @@ class OptimizerSection:
     """Decay of that running mean, a step."""
 
     def __post_init__(self):
-        at_least("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)
-        below_one("optimizer", self, "muon_momentum", "grokfast_alpha")
+        check_minimum("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)
+        check_fraction("optimizer", self, "muon_momentum", "grokfast_alpha")
 
     @property
     def matrix_settings(self) -> dict[str, float]:
@@ -210,8 +212,8 @@ class EvaluationSection:
     """End once test accuracy was at least 99 % at three evaluations in a row, in every replica."""
 
     def __post_init__(self):
-        at_least("evaluation", self, evals_per_decade=1)
-        at_most("evaluation", self, evals_per_decade=1000)
+        check_minimum("evaluation", self, evals_per_decade=1)
+        check_maximum("evaluation", self, evals_per_decade=1000)
 
 
 @dataclass(kw_only=True)
@@ -224,8 +226,8 @@ class GuardSection:
     """How many losses a spike is told by; there is none before there are so many."""
 
     def __post_init__(self):
-        at_least("guard", self, skips_in_a_row=1, window=2)
-        at_most("guard", self, skips_in_a_row=10**9, window=10**6)
+        check_minimum("guard", self, skips_in_a_row=1, window=2)
+        check_maximum("guard", self, skips_in_a_row=10**9, window=10**6)
         if self.loss_spike is not None and not 0 < self.loss_spike < math.inf:
             raise ConfigError(f"guard.loss_spike={self.loss_spike} is out of range; it must be above 0, such as 6")
 
@@ -255,11 +257,12 @@ class SampleSection:
     """Seed of the sample, the same at each evaluation."""
 
     def __post_init__(self):
-        at_least("sample", self, max_new_tokens=1, temperature=0, seed=0)
-        at_most("sample", self, seed=SEEDS - 1)
-        if 0 < self.temperature < COLDEST:
+        check_minimum("sample", self, max_new_tokens=1, temperature=0, seed=0)
+        check_maximum("sample", self, seed=SEED_LIMIT - 1)
+        if 0 < self.temperature < MIN_TEMPERATURE:
             raise ConfigError(
-                f"sample.temperature={self.temperature} is too small; give 0, which is greedy, or at least {COLDEST}"
+                f"sample.temperature={self.temperature} is too small; give 0, which is greedy, or at least "
+                f"{MIN_TEMPERATURE}"
             )
 
 

@@ -3,22 +3,22 @@
 UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
-def counted(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """So many of something: `1 document`, `1,000 documents`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def are(count: int, noun: str) -> str:
+def count_is(count: int, noun: str) -> str:
     """The beginning of a sentence on so many: `1 document is`, `2 documents are`."""
-    return f"{counted(count, noun)} {'is' if count == 1 else 'are'}"
+    return f"{format_count(count, noun)} {'is' if count == 1 else 'are'}"
 
 
-def all_are(count: int, noun: str) -> str:
+def all_count_is(count: int, noun: str) -> str:
     """The same where there are no others: `the only document is`, `all 2 documents are`."""
-    return f"the only {noun} is" if count == 1 else f"all {are(count, noun)}"
+    return f"the only {noun} is" if count == 1 else f"all {count_is(count, noun)}"
 
 
-def size_of(count: float) -> str:
+def format_bytes(count: float) -> str:
     """So many bytes: `1 byte`, `1.5 kB`, `2.2 GB`."""
     unit = next((unit for unit, size in UNITS.items() if count >= size), None)
-    return f"{count / UNITS[unit]:.1f} {unit}" if unit else counted(round(count), "byte")
+    return f"{count / UNITS[unit]:.1f} {unit}" if unit else format_count(round(count), "byte")

@@ -13,29 +13,29 @@ from .files import flush
 MANIFEST = "checkpoint.json"
 
 
-STATE = {"optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "trainer_state.json"}
+STATE_FILES = {"optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "trainer_state.json"}
 
 
 RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.safetensors")
 
 
-NAME = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 
-STAGING = ".staging-"
+STAGING_PREFIX = ".staging-"
 
 
-NOTES = (".md", ".txt", ".log", ".csv", ".png", ".svg", ".pdf", ".html")
+NOTE_SUFFIXES = (".md", ".txt", ".log", ".csv", ".png", ".svg", ".pdf", ".html")
 """What people put beside a checkpoint, and no loader of transformers reads but for these."""
 
 
-VOCABULARIES = ("vocab.txt", "merges.txt")
+VOCABULARY_FILES = ("vocab.txt", "merges.txt")
 
 
 # ---- one folder
 
 
-def seal(folder: Path):
+def write_manifest(folder: Path):
     """Write the manifest of a folder as it is, and see that all of it is on the disk."""
     manifest = folder / MANIFEST
     manifest.unlink(missing_ok=True)
@@ -49,21 +49,21 @@ def seal(folder: Path):
     flush(folder)
 
 
-def damage(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, the file by its name; None if it is as it was when it was sealed."""
     if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {name: (known["size"], known["xxh3_128"]) for name, known in files.items()}
-        differences = (_difference(folder, name, *known) for name, known in expected.items())
+        differences = (_find_difference(folder, name, *known) for name, known in expected.items())
         found = next(filter(None, differences), None) if expected else f"{MANIFEST} is damaged"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
-    return found or _stranger(folder, expected)
+    return found or _unexpected_file(folder, expected)
 
 
-def _difference(folder: Path, name: str, size: int, known_hash: str) -> str | None:
+def _find_difference(folder: Path, name: str, size: int, known_hash: str) -> str | None:
     """What is other in a file than it was."""
     path = folder / name
     if not path.is_file():
@@ -76,14 +76,16 @@ def _difference(folder: Path, name: str, size: int, known_hash: str) -> str | No
         return f"{name} cannot be read, {error.strerror}"
 
 
-def _stranger(folder: Path, expected: Iterable[str]) -> str | None:
+def _unexpected_file(folder: Path, expected: Iterable[str]) -> str | None:
     """What has been put into the folder since: some loader might read it, but not what is hidden, nor notes."""
     known = {folder / MANIFEST, *(folder / name for name in expected)}
     known |= {parent for path in known for parent in path.parents}
     strange = {path.relative_to(folder) for path in folder.rglob("*") if path not in known}
     hidden = {path for path in strange if any(part.startswith(".") for part in path.parts)}
     names = sorted(
-        path.as_posix() for path in strange - hidden if path.suffix not in NOTES or path.name in VOCABULARIES
+        path.as_posix()
+        for path in strange - hidden
+        if path.suffix not in NOTE_SUFFIXES or path.name in VOCABULARY_FILES
     )
     return f"{names[0]} is none of its files" if names else None
 
@@ -96,11 +98,15 @@ def _hash(path: Path) -> str:
 # ---- those of a run
 
 
-def named(run: Path) -> list[Path]:
+def checkpoint_folders(run: Path) -> list[Path]:
     """The folders of a run that have a checkpoint's name, the newest, of the most steps, first."""
-    return sorted((path for path in run.glob("checkpoint-*") if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+    return sorted(
+        (path for path in run.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name)),
+        key=checkpoint_step,
+        reverse=True,
+    )
 
 
-def step_of(path: Path) -> int:
+def checkpoint_step(path: Path) -> int:
     """The step that a checkpoint's folder is named after."""
-    return int(NAME.fullmatch(path.name)[1])
+    return int(CHECKPOINT_NAME.fullmatch(path.name)[1])

@@ -17,7 +17,7 @@ import yaml
 from settings.checks import ConfigError
 
 
-def write_whole(path: Path, content: str | bytes):
+def write_atomically(path: Path, content: str | bytes):
     """Write a file, on the disk when it returns; until then the one that was there before is whole."""
     staging = path.with_name(f".{path.name}.new")
     try:
@@ -39,7 +39,7 @@ def flush(path: Path):
         os.close(opened)
 
 
-def append_whole(path: Path, text: str):
+def append_or_restore(path: Path, text: str):
     """Add to a text file; where the disk takes not all of it, the file stays as it was."""
     with path.open("ab", buffering=0) as file:
         before, left = file.tell(), text.encode()
@@ -52,8 +52,8 @@ def append_whole(path: Path, text: str):
 
 
 def write_json(path: Path, value):
-    """As `write_whole`, a value that a person may want to read."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """As `write_atomically`, a value that a person may want to read."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -63,7 +63,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def told_of(path: Path, remedy: str) -> Iterator[None]:
+def report_file_errors(path: Path, remedy: str) -> Iterator[None]:
     """Whatever goes wrong with a file in the block is said of it, in one sentence: a `ConfigError`."""
     try:
         yield
@@ -80,14 +80,14 @@ def told_of(path: Path, remedy: str) -> Iterator[None]:
 
 def read_mapping(path: Path, remedy: str) -> dict:
     """Keys and values of a file, JSON or YAML as its name says. `ConfigError` with the `remedy` if it holds none."""
-    with told_of(path, remedy):
+    with report_file_errors(path, remedy):
         text = path.read_text(encoding="utf-8")
         return _mapping(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
 
 
-def read_rows(path: Path, remedy: str) -> list[dict]:
+def read_json_lines(path: Path, remedy: str) -> list[dict]:
     """Those of each line of a JSON lines file. `ConfigError` as above."""
-    with told_of(path, remedy):
+    with report_file_errors(path, remedy):
         return [_mapping(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -97,33 +97,33 @@ def _mapping(value) -> dict:
     return value
 
 
-def is_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Whether an error says that a disk, or a quota, is full: Rust's and Arrow's tell the number in their text."""
     number = re.search(r"(?:os error|errno) (\d+)", str(error))
     return (getattr(error, "errno", None) or (number and int(number[1]))) in (errno.ENOSPC, errno.EDQUOT)
 
 
-def as_known(cls: type, values: dict):
+def from_saved(cls: type, values: dict):
     """An instance of a dataclass from what was saved, by this version or one that saves more."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in names})
 
 
 @contextmanager
-def room_for(what: str, path: Path | str, remedy: str) -> Iterator[None]:
+def report_full_disk(what: str, path: Path | str, remedy: str) -> Iterator[None]:
     """A full disk in the block is a `ConfigError` that says it of `path`, and `what` it is called."""
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         raise ConfigError(f"{what}{path} has no room left ({error}); {remedy}") from error
 
 
 @contextmanager
-def told_by_the_system() -> Iterator[None]:
+def report_system_errors() -> Iterator[None]:
     """What the system refuses to any command: a name that is too long is a `ConfigError`, a full disk the exit code 1
     and a sentence."""
     try:
@@ -131,12 +131,12 @@ def told_by_the_system() -> Iterator[None]:
     except Exception as error:
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
             raise ConfigError(f"{str(error.filename)[:60]}... is too long a name; give a shorter one") from None
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         sys.exit(f"there is no room left ({error}); make room, and give the same command again")
 
 
-def refuse_unwritable(folder: Path, what: str):
+def check_writable(folder: Path, what: str):
     """`ConfigError` unless `folder`, which need not be there yet, can be written to; `what` it is called."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
@@ -146,7 +146,7 @@ def refuse_unwritable(folder: Path, what: str):
 
 
 @contextmanager
-def no_empty_folders(folder: Path) -> Iterator[None]:
+def remove_new_empty_folders(folder: Path) -> Iterator[None]:
     """Afterwards, of `folder` and those above it, remove what was made in the block and is empty."""
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:

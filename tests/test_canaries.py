@@ -21,7 +21,7 @@ from modeling.native import convert
 from publishing.snapshot import model_of, snapshot
 from settings.checks import ConfigError
 from settings.paths import ROOT
-from storage.checkpoint_manifest import seal
+from storage.checkpoint_manifest import write_manifest
 from tests.test_repository import PYTHON
 from training.reporting.metrics import LanguageModeling
 
@@ -109,7 +109,7 @@ def test_no_command_runs_what_a_pickle_says(run, tmp_path, readers, place):
             (where / "model.safetensors").unlink()
         for name in PLACES[place]:
             torch.save(Canary(left), where / name)
-    seal(folder / "checkpoint-2")  # as whoever plants one would
+    write_manifest(folder / "checkpoint-2")  # as whoever plants one would
     with (folder / name).open("rb") as canary:
         torch.load(canary, weights_only=False)
     left.unlink()  # it lives
@@ -125,7 +125,7 @@ def test_no_command_runs_code_that_lies_beside_the_weights(run, tmp_path, reader
     (folder / "custom_generate").mkdir()
     for path in (*folder.rglob("*.py"), folder / "custom_generate" / "generate.py", folder / "own.py"):
         path.write_text(f"import pathlib; pathlib.Path({str(left)!r}).touch()")
-    seal(folder / "checkpoint-2")
+    write_manifest(folder / "checkpoint-2")
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
     for name, read in readers.items():
         read(folder)

@@ -27,7 +27,7 @@ COUNTING = """
     socket.getaddrinfo = counted
     time.sleep = lambda seconds: requests.append(f"waited {seconds}")
     for module, *words in json.loads(sys.argv[1]):
-        hub._why_unreachable, hub.constants.HF_HUB_OFFLINE = "", False
+        hub._unreachable_reason, hub.constants.HF_HUB_OFFLINE = "", False
         hub._found.clear()
         if "datasets.config" in sys.modules:
             sys.modules["datasets.config"].HF_HUB_OFFLINE = False
@@ -125,7 +125,7 @@ def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
             HfApi.repo_info = lambda *given, **named: asked.append(given[1]) or info(*given, **named)
             for kind in ("model", "dataset", "model"):
                 try:
-                    hub.refuse_absent("some/typo", kind)
+                    hub.check_repository("some/typo", kind)
                 except sections.ConfigError as error:
                     print(json.dumps([str(error), len(asked)]))
         """)
@@ -140,15 +140,15 @@ def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
 def test_a_hub_that_answers_late_is_not_taken_for_absent(monkeypatch):
     """One that accepts connections and says nothing: what follows asks it again, with its own patience."""
     monkeypatch.setattr(hub, "CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(hub, "_why_unreachable", "")
-    monkeypatch.setattr(hub, "_found", set())
+    monkeypatch.setattr(hub, "_unreachable_reason", "")
+    monkeypatch.setattr(hub, "_known_repositories", set())
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        hub.refuse_absent("some/model")
-        hub.refuse_absent("some/texts", "dataset")
-        hub.refuse_unreachable("a push")
+        hub.check_repository("some/model")
+        hub.check_repository("some/texts", "dataset")
+        hub.check_hub_reachable("a push")
         assert not hub.constants.HF_HUB_OFFLINE
     with pytest.raises(checks.ConfigError, match="a push: it is not here, and the Hub cannot be reached"):
-        hub.refuse_unreachable("a push")
+        hub.check_hub_reachable("a push")
     assert hub.constants.HF_HUB_OFFLINE

@@ -251,7 +251,7 @@ def test_a_command_is_called_as_it_is_started():
         text, module = path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).with_suffix("").parts)
         name = module if "." in module else path.name
         started = f"-m {module}" if "." in module else path.name
-        found = re.findall(r'one_sentence\("([^"]+)"', text) + re.findall(r'prog="python (?:-m )?([^"]+)"', text)
+        found = re.findall(r'exit_on_user_error\("([^"]+)"', text) + re.findall(r'prog="python (?:-m )?([^"]+)"', text)
         if "run_script(__doc__" in text:
             assert f"\nusage: python {started}" in ast.get_docstring(ast.parse(text))
             found.append(name)

@@ -31,7 +31,7 @@ from settings.checks import ConfigError
 from settings.loading import load_experiment
 from settings.paths import ROOT
 from settings.sections import DataSection, TokenizerSection
-from storage.checkpoint_manifest import damage
+from storage.checkpoint_manifest import find_damage
 from training.checkpoints.store import newest_whole
 from training.reporting.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
 
@@ -241,7 +241,7 @@ def test_losses_that_are_no_numbers_end_the_run_with_a_checkpoint(workshop, tiny
     run = tiny.parent / "burst"
     with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
         workshop(run.name, "training.learning_rate=1e12", "training.max_grad_norm=0", "sample.temperature=0")
-    assert damage(newest_whole(run)) is None
+    assert find_damage(newest_whole(run)) is None
     assert (run / "README.md").exists()
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
     assert "NaN" in (run / "metrics.jsonl").read_text()

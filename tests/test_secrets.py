@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from settings.checks import ConfigError
-from storage.hub import patiently
+from storage.hub import with_retries
 from tests.hub_client import serving
 
 CANARY = "hf_canary0123456789"
@@ -31,7 +31,7 @@ START = """
     os.dup2(said, 1), os.dup2(said, 2)
 
     import generate, train_lm
-    from command_line.run import one_sentence, run_script
+    from command_line.run import exit_on_user_error, run_script
     from modeling import native
     from publishing import __main__ as publish
     from storage import hub
@@ -39,7 +39,7 @@ START = """
     hub.ATTEMPTS = 1
     commands = {
         "train_lm.py": lambda: run_script("", train_lm.main),
-        "generate.py": one_sentence("generate.py")(lambda: generate.main(generate.parse_arguments())),
+        "generate.py": exit_on_user_error("generate.py")(lambda: generate.main(generate.parse_arguments())),
         "native": native.main,
         "publish": publish.main,
     }
@@ -148,6 +148,6 @@ def test_what_the_hub_says_is_told_without_the_token(monkeypatch, token):
             raise RuntimeError(f"no header {quoted}")
 
         with pytest.raises(ConfigError) as error:
-            patiently("a model", ask)
+            with_retries("a model", ask)
         assert "canary" not in str(error.value)
         assert ("hf_***" in str(error.value)) == (token is not None)

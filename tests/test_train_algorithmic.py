@@ -234,7 +234,7 @@ def test_names_of_the_optimiser_that_is_used_are_taken(tmp_path):
 def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
     """By whatever takes a model or a tokenizer, before the Hub is asked or a weight read."""
     from modeling import native
-    from storage.hub import find_folder
+    from storage.hub import check_model_path
     from training.reporting.generation import load_model
 
     for name in ("checkpoint-9", "checkpoint-10", "another"):
@@ -242,12 +242,12 @@ def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypa
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "provenance.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["native.py", str(tmp_path), str(tmp_path / "out")])
-    for read in (lambda: load_model(str(tmp_path)), lambda: find_folder(str(tmp_path)), native.main):
+    for read in (lambda: load_model(str(tmp_path)), lambda: check_model_path(str(tmp_path)), native.main):
         with pytest.raises(ConfigError, match=r"give the folder of one that it holds, such as .*checkpoint-10$"):
             read()
     assert not (tmp_path / "out").exists()
     (tmp_path / "tokenizer.json").write_text("{}")
-    assert find_folder(str(tmp_path)) == str(tmp_path)
+    assert check_model_path(str(tmp_path)) == str(tmp_path)
 
 
 @pytest.fixture(scope="module")

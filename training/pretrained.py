@@ -15,12 +15,12 @@ from modeling.configuration_kindling import KindlingConfig
 from modeling.loading import load_causal_lm, refuse_unsafe_files
 from modeling.native import read_config, read_model, read_tokenizer
 from settings.checks import ConfigError, build
-from storage.hub import find_folder
+from storage.hub import check_model_path
 
 
 def start_config(start: str, changes: dict) -> KindlingConfig:
     """Our configuration of the checkpoint `start`, with `changes`. `ConfigError` if it has none, or cannot be read."""
-    build(find_folder, "model.path", {"path": start})
+    build(check_model_path, "model.path", {"path": start})
     return build(read_config, "model.path", {"source": start} | changes)
 
 
@@ -57,7 +57,7 @@ def describe_start(start: str) -> dict:
 
 def tokenizer_of(path: str):
     """The tokenizer of a folder or a Hub id, or a `ConfigError`."""
-    build(find_folder, "tokenizer.path", {"path": path})
+    build(check_model_path, "tokenizer.path", {"path": path})
     if (tokenizer := build(read_tokenizer, "tokenizer.path", {"source": path})) is None:
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     return tokenizer

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from data_prep.collator import CausalLMCollator, build_collator
-from data_prep.tokens.background_writer import write_on
+from data_prep.tokens.background_writer import start_writer_process
 from data_prep.tokens.order import Epochs
 from data_prep.tokens.prepare import prepare
 from data_prep.tokens.prepared import PreparedData
@@ -37,8 +37,8 @@ class RunData:
 
 def prepare_tokens(run: Run) -> PreparedData:
     """The tokenizer and the tokens of a run, made now unless they are there; by the first process of each machine."""
-    experiment, by_another = run.experiment, run.args.local_process_index > 0
-    return prepare(experiment.data, experiment.tokenizer, by_another, run.fingerprint.data_before)
+    experiment, by_other_process = run.experiment, run.args.local_process_index > 0
+    return prepare(experiment.data, experiment.tokenizer, by_other_process, run.fingerprint.data_before)
 
 
 def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunData:
@@ -47,7 +47,7 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
     length = section.context_length or config.max_position_embeddings
     examples = prepared.training_examples(section, length)
     count = None if section.streaming else len(examples)  # nobody knows yet how long a stream is
-    run.args.max_steps, positions = run_positions(count, section.order_terms(length), run.args, run.checkpoint)
+    run.args.max_steps, positions = run_positions(count, section.order_settings(length), run.args, run.checkpoint)
     return RunData(
         prepared,
         length,
@@ -61,4 +61,4 @@ def keep_preparing(run: Run, data: RunData):
     """Start the process that prepares the rest of a stream, one on each machine; nothing where there is no stream."""
     experiment = run.experiment
     if experiment.data.streaming and run.args.local_process_index == 0:
-        write_on(experiment.data, experiment.tokenizer, data.train_set)
+        start_writer_process(experiment.data, experiment.tokenizer, data.train_set)

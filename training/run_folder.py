@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from settings.checks import ConfigError
-from storage.files import no_empty_folders
+from storage.files import remove_new_empty_folders
 
 LOCK = ".lock"
 
@@ -26,7 +26,7 @@ def claimed(folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
-    with no_empty_folders(folder):
+    with remove_new_empty_folders(folder):
         lock = _lock(folder)
         try:
             yield

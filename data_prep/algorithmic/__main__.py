@@ -7,7 +7,7 @@ from settings.loading import load_experiment
 from settings.schema import section_fields
 
 from .equations import prepare_equations
-from .operations import SHOWN
+from .operations import SHOWN_EQUATIONS
 
 
 def main(path: str, overrides: list[str]):
@@ -20,8 +20,8 @@ def main(path: str, overrides: list[str]):
     collate = CausalLMCollator(equations.tokenizer.pad_token_id)
     for split, examples in equations.splits.items():
         print(f"\n{split}: {len(examples):,} equations, the longest of all {equations.length} tokens")
-        batch = collate(examples[:SHOWN])
-        for row, (prompt, answer) in enumerate(equations.texts[split][:SHOWN]):
+        batch = collate(examples[:SHOWN_EQUATIONS])
+        for row, (prompt, answer) in enumerate(equations.texts[split][:SHOWN_EQUATIONS]):
             print(f"\n{prompt} {answer}")
             print_row(row, {name: tensor[row].tolist() for name, tensor in batch.items()}, equations.tokenizer)
 

@@ -18,9 +18,9 @@ import numpy as np
 from settings.checks import ConfigError
 from settings.sections import EquationsSection
 
-from .operations import LARGEST_TOKEN, Operation, find_modulus, find_operation
+from .operations import MAX_NUMBER_TOKEN, Operation, find_modulus, find_operation
 
-TOKENS = {
+TOKEN_DESCRIPTIONS = {
     "numbers": "each number and each symbol is a token",
     "characters": "each digit and each symbol is a token, and `<|endoftext|>` ends each answer",
     "padded": "each digit and each symbol is a token, numbers filled up with zeros to the length of the largest",
@@ -58,7 +58,7 @@ def prepare_equations(section: EquationsSection, seed: int) -> Equations:
     seed = seed if section.seed is None else section.seed
     operation = find_operation(section.operation)
     modulus = find_modulus(operation, section)
-    places = split_places(modulus * (modulus - operation.smallest_b), section, seed)
+    places = split_indices(modulus * (modulus - operation.smallest_b), section, seed)
     tokenizer, texts, examples = _tokenize(operation, modulus, section.tokens)
     length = max(len(example["input_ids"]) for example in examples)
     symbol = tokenizer.convert_tokens_to_ids(operation.symbol)
@@ -83,10 +83,10 @@ def _tokenize(operation: Operation, modulus: int, tokens: str):
 
     triples = all_equations(operation, modulus)
     largest = max(map(max, triples))
-    if tokens == "numbers" and largest > LARGEST_TOKEN:
+    if tokens == "numbers" and largest > MAX_NUMBER_TOKEN:
         raise ConfigError(
             f"data.tokens=numbers takes a token for each number up to the largest, which is {largest} and may be "
-            f"{LARGEST_TOKEN}; use data.tokens=characters"
+            f"{MAX_NUMBER_TOKEN}; use data.tokens=characters"
         )
     tokenizer = equation_tokenizer(tokens, operation.symbol, largest)
     texts = [(f"{a} {operation.symbol} {b} =", str(c)) for a, b, c in triples]
@@ -102,7 +102,7 @@ def all_equations(operation: Operation, modulus: int) -> list[tuple[int, int, in
     return [(a, b, operation.answer(a, b, modulus)) for a, b in pairs]
 
 
-def split_places(count: int, section: EquationsSection, seed: int) -> dict[str, list[int]]:
+def split_indices(count: int, section: EquationsSection, seed: int) -> dict[str, list[int]]:
     """Which of `count` equations each split holds: pieces, in order, of `numpy.random.default_rng(seed)`'s permutation.
 
     Sizes are exact for the fractions as written, rounded down (0.29 of 100 is 29, though 0.29 * 100 < 29); test is
@@ -154,7 +154,7 @@ All {total:,} equations `a {operation.symbol} b = c`, such as `{prompt} {answer}
 Shuffled by `numpy.random.default_rng({equations.seed}).permutation({total})` in order of a and then of b; fractions are
 rounded down. A line holds a `prompt`, up to the `=`, and its `completion`, the answer.
 
-Tokens ({section.tokens}): {TOKENS[section.tokens]}.
+Tokens ({section.tokens}): {TOKEN_DESCRIPTIONS[section.tokens]}.
 
 ```python
 from datasets import load_dataset

@@ -12,19 +12,19 @@ from pathlib import Path
 from settings.checks import ConfigError
 from settings.sections import EquationsSection
 
-SHOWN, DEFAULT_MODULUS = 3, 97
+SHOWN_EQUATIONS, DEFAULT_MODULUS = 3, 97
 
 
-LARGEST_TOKEN = 1_000_000
+MAX_NUMBER_TOKEN = 1_000_000
 
 
-MOST_EQUATIONS = 5_000_000
+MAX_EQUATIONS = 5_000_000
 
 
 PERMUTATIONS = list(itertools.permutations(range(5)))
 
 
-PLACES = {permutation: place for place, permutation in enumerate(PERMUTATIONS)}
+PERMUTATION_INDEX = {permutation: place for place, permutation in enumerate(PERMUTATIONS)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Operation:
 def _compose(a: int, b: int, modulus: int) -> int:  # noqa: ARG001
     """The number of the permutation that does a first and then b, as in openai/grok's data."""
     first, then = PERMUTATIONS[a], PERMUTATIONS[b]
-    return PLACES[tuple(then[i] for i in first)]
+    return PERMUTATION_INDEX[tuple(then[i] for i in first)]
 
 
 OPERATIONS = {
@@ -72,13 +72,13 @@ def find_operation(name: str) -> Operation:
     if name in OPERATIONS:
         return OPERATIONS[name]
     if ":" in name:
-        return Operation("o", f"{name}(a, b)", _own_function(name), needs_prime=False)
+        return Operation("o", f"{name}(a, b)", _user_function(name), needs_prime=False)
     nearest = difflib.get_close_matches(name, OPERATIONS, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(OPERATIONS)} and FILE.py:FUNCTION"
     raise ConfigError(f"data.operation={name} is not an operation; {hint}")
 
 
-def _own_function(name: str) -> Callable[[int, int, int], int]:
+def _user_function(name: str) -> Callable[[int, int, int], int]:
     """A user's function of two integers, made to answer with an integer of at least 0 or a `ConfigError`."""
     path, _, function = name.rpartition(":")
     if not Path(path).is_file():
@@ -113,9 +113,9 @@ def find_modulus(operation: Operation, section: EquationsSection) -> int:
             )
         return operation.modulus
     modulus = DEFAULT_MODULUS if section.modulus is None else section.modulus
-    if modulus**2 > MOST_EQUATIONS:
+    if modulus**2 > MAX_EQUATIONS:
         raise ConfigError(
-            f"data.modulus={modulus} makes {modulus**2:,} equations; it must be at most {math.isqrt(MOST_EQUATIONS)}"
+            f"data.modulus={modulus} makes {modulus**2:,} equations; it must be at most {math.isqrt(MAX_EQUATIONS)}"
         )
     if operation.needs_prime and not _is_prime(modulus):
         prime = next(number for number in itertools.count(max(modulus, 2)) if _is_prime(number))

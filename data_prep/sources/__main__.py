@@ -2,12 +2,12 @@
 
 import argparse
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 
 from .table import SOURCES, HubDataset
 
 if __name__ == "__main__":
-    with one_sentence("data_prep.sources", words_are_all=True):
+    with exit_on_user_error("data_prep.sources", only_prints=True):
         argparse.ArgumentParser(prog="python -m data_prep.sources", description="List the named sources.").parse_args()
         for name, source in SOURCES.items():
             about = [source.about, f"{source.size}; {source.licence}"]

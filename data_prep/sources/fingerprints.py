@@ -16,29 +16,33 @@ from pathlib import Path
 import xxhash
 
 from settings.checks import ConfigError
-from storage.files import write_whole
+from storage.files import write_atomically
 
-SAMPLE = 1 << 16
+SAMPLE_BYTES = 1 << 16
 """Bytes of a sample; a file of up to three samples is read whole."""
 BLOCK = 1 << 22
 SETTLED_NANOSECONDS = 2_000_000_000
 """Within so long of a write a file system's clock may not tell a second one apart."""
-SEEN = "seen.json"
-SHORT = 16
+HASH_CACHE = "seen.json"
+SHORT_HASH_DIGITS = 16
 """Digits of a hash that a checkpoint keeps."""
-NAMED = 3
+MAX_NAMED_FILES = 3
 """Files that an error names."""
 
 
-def sampled(path: Path) -> str:
+def sampled_hash(path: Path) -> str:
     """A hash of a file's size and of its beginning, middle and end."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         hasher = xxhash.xxh3_128(str(size).encode())
-        places = (0, SAMPLE, 2 * SAMPLE) if size <= 3 * SAMPLE else (0, (size - SAMPLE) // 2, size - SAMPLE)
+        places = (
+            (0, SAMPLE_BYTES, 2 * SAMPLE_BYTES)
+            if size <= 3 * SAMPLE_BYTES
+            else (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES)
+        )
         for place in places:
             file.seek(place)
-            hasher.update(file.read(SAMPLE))
+            hasher.update(file.read(SAMPLE_BYTES))
     return hasher.hexdigest()
 
 
@@ -64,7 +68,7 @@ class Contents:
     def load(self, folder: Path):
         """Take over what a prepared folder has noted; what cannot be read is computed again."""
         with suppress(OSError, ValueError):
-            self.known |= json.loads((folder / SEEN).read_text(encoding="utf-8"))
+            self.known |= json.loads((folder / HASH_CACHE).read_text(encoding="utf-8"))
 
     def save(self, folder: Path, paths: Sequence[Path]):
         """Note what is known of these files in a prepared folder, if it can be written to."""
@@ -72,8 +76,10 @@ class Contents:
             statuses = filter(None, map(self._status, paths))
             seen = {status: self.known[status] for status in statuses if status in self.known}
             text = json.dumps(seen, indent=1)
-            if seen and (not (folder / SEEN).exists() or (folder / SEEN).read_text(encoding="utf-8") != text):
-                write_whole(folder / SEEN, text)
+            if seen and (
+                not (folder / HASH_CACHE).exists() or (folder / HASH_CACHE).read_text(encoding="utf-8") != text
+            ):
+                write_atomically(folder / HASH_CACHE, text)
 
     def _status(self, path: Path) -> str | None:
         """What any write to the file changes; None if one might not, yet."""
@@ -87,7 +93,7 @@ CONTENTS = Contents()
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedData:
     """What the data of a checkpoint were: where from, a hash of the tokens, and of each file that was read."""
 
     checkpoint: str
@@ -98,7 +104,7 @@ class Trained:
     files: list[str | None]
     """In order, None for a file that was not come to. Nothing at all where it is not known."""
 
-    def refuse_changes(self, shards: Sequence, origin: str, cache: Path):
+    def check_unchanged(self, shards: Sequence, origin: str, cache: Path):
         """`ConfigError` if these files, which `origin` has, are not those that the checkpoint was trained on.
 
         What was prepared of those may be in `cache`.
@@ -109,11 +115,13 @@ class Trained:
             what = f"it has {'more' if len(shards) > len(self.files) else 'fewer'} files"
         else:
             pairs = zip(shards, self.files, strict=True)
-            changed = list(dict.fromkeys(shard.name for shard, was in pairs if was and short(shard.content) != was))
+            changed = list(
+                dict.fromkeys(shard.name for shard, was in pairs if was and short_hash(shard.content) != was)
+            )
             if not changed:
                 return
-            others = f" and {len(changed) - NAMED:,} more" * (len(changed) > NAMED)
-            what = f"{', '.join(changed[:NAMED])}{others} {'has' if len(changed) == 1 else 'have'} changed"
+            others = f" and {len(changed) - MAX_NAMED_FILES:,} more" * (len(changed) > MAX_NAMED_FILES)
+            what = f"{', '.join(changed[:MAX_NAMED_FILES])}{others} {'has' if len(changed) == 1 else 'have'} changed"
         if origin != self.origin:
             what = f"it was {self.origin}, and {what}"
         is_there = (cache / self.folder / "tokenizer").exists()
@@ -124,6 +132,6 @@ class Trained:
         )
 
 
-def short(content: str) -> str:
+def short_hash(content: str) -> str:
     """As much of a hash as tells files apart."""
-    return content[:SHORT]
+    return content[:SHORT_HASH_DIGITS]

@@ -13,29 +13,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from settings.checks import ConfigError
-from storage.files import read_mapping, told_of
+from storage.files import read_mapping, report_file_errors
 
-from .records import PAIR, SUFFIXES, UNPACKED, columns_of, format_of
+from .records import DECOMPRESSORS, PROMPT_FIELDS, SUFFIXES, csv_columns, format_of
 
-WORDS = {
+SPLIT_WORDS = {
     "validation": {"validation", "valid", "val", "dev"},
     "train": {"train", "training"},
     "test": {"test", "testing", "eval", "evaluation"},
 }
 """What the name of a file, or of a folder that it is in, says of its split."""
-OWN = {
+KINDLING_FILES = {
     "a run": ("experiment.yaml", "provenance.json"),
     "prepared tokens": ("request.json", "tokenizer"),
     "a tokenizer": ("tokenizer.json",),
     "a report": ("cells.json", "table.md"),
 }
 """What Kindling's own folders hold."""
-ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
+METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
 """Files that tell of a data set; with `state.json`, what `save_to_disk` of `datasets` writes beside the data."""
-TOLD = 3
+MAX_NAMES = 3
 READABLE = (
-    f"what can be read is {', '.join(SUFFIXES)}, compressed ({', '.join(UNPACKED)}) or not; plain text of another name "
-    "is read once that ends in .txt"
+    f"what can be read is {', '.join(SUFFIXES)}, compressed ({', '.join(DECOMPRESSORS)}) or not; plain text of "
+    "another name is read once that ends in .txt"
 )
 
 
@@ -50,7 +50,7 @@ class Listing:
     splits: dict[str, list[Path]] = field(default_factory=lambda: {"train": [], "validation": []})
     unread: dict[str, list[str]] = field(default_factory=dict)
 
-    def leave_out(self, path: Path, reason: str):
+    def skip(self, path: Path, reason: str):
         """Count a file, or all of a folder, among what is not read."""
         self.unread.setdefault(reason, []).append(str(path.relative_to(self.top)))
 
@@ -66,11 +66,11 @@ class Listing:
 
     def not_read(self, before: str) -> str:
         """What is not read, after some words; nothing where all is."""
-        told = ", ".join(f"{_some(names)} ({reason})" for reason, names in self.unread.items())
+        told = ", ".join(f"{_first_names(names)} ({reason})" for reason, names in self.unread.items())
         return before + told if told else ""
 
 
-def is_there(source: str) -> bool:
+def is_local_source(source: str) -> bool:
     """Whether a source is a file, a folder, or a pattern of some."""
     path = os.path.expanduser(source)
     return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
@@ -87,22 +87,26 @@ def list_files(source: str, cache: Path, text: str) -> Listing:
         listing.top = path
         files = [*_walk(path, os.path.realpath(cache), (os.path.realpath(path),), listing)]
         files = _without_other_tables(listing, files, text)
-        _tell_apart(listing, {file: _split_of_name(file.relative_to(path)) for file in files})
+        _assign_splits(listing, {file: _split_of_name(file.relative_to(path)) for file in files})
     elif os.path.lexists(path):
-        _refuse_no_file(path)
+        _check_readable_file(path)
         listing.splits["train"], listing.is_one_file = [path], True
     else:
-        _tell_matches_apart(listing, sorted(map(Path, glob.glob(str(path), recursive=True))), os.path.realpath(cache))
-    listing.splits = {name: _once(listing, files) for name, files in listing.splits.items() if files}
+        _assign_pattern_splits(
+            listing, sorted(map(Path, glob.glob(str(path), recursive=True))), os.path.realpath(cache)
+        )
+    listing.splits = {name: _without_duplicates(listing, files) for name, files in listing.splits.items() if files}
     if not listing.splits:
         raise ConfigError(f"{source} holds no files that can be read{listing.not_read(': ')}; {READABLE}")
-    _refuse_the_same(**listing.splits)
+    _check_validation_differs(**listing.splits)
     return listing
 
 
-def what_of_ours(folder: Path) -> str | None:
+def kindling_folder_kind(folder: Path) -> str | None:
     """What a folder of Kindling's own is; None of any other."""
-    return next((what for what, names in OWN.items() if all((folder / name).exists() for name in names)), None)
+    return next(
+        (what for what, names in KINDLING_FILES.items() if all((folder / name).exists() for name in names)), None
+    )
 
 
 def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) -> Iterator[Path]:
@@ -111,21 +115,25 @@ def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) ->
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ConfigError(f"{folder} cannot be read: {error.strerror}; allow it, or remove it") from None
-    saved = _saved(folder, {path.name for path in entries})
+    saved = _saved_dataset_files(folder, {path.name for path in entries})
     for path in entries:
         real = os.path.realpath(path) if path.is_dir() else None
-        if why := _why_no_file(path, saved) if real is None else _why_not(path, real, cache, above):
-            listing.leave_out(path, why)
+        if (
+            why := _reason_to_skip_file(path, saved)
+            if real is None
+            else _reason_to_skip_folder(path, real, cache, above)
+        ):
+            listing.skip(path, why)
         elif real is None:
-            _refuse_no_file(path)
+            _check_readable_file(path)
             yield path
         else:
             yield from _walk(path, cache, (*above, real), listing)
 
 
-def _why_no_file(path: Path, saved: set[str] | None) -> str | None:
+def _reason_to_skip_file(path: Path, saved: set[str] | None) -> str | None:
     """Why a file is not read; None if it is, or should be. `saved` are those of a data set saved beside it."""
-    about = ABOUT if saved is None else ABOUT | {"state.json"}
+    about = METADATA_FILES if saved is None else METADATA_FILES | {"state.json"}
     reasons = {
         "hidden": path.name.startswith("."),
         "about a data set": path.name in about or _is_readme(path),
@@ -148,16 +156,16 @@ def _is_of_a_sweep(path: Path) -> bool:
     return b'"config_sha256"' in path.read_bytes()
 
 
-def _why_not(folder: Path, real: str, cache: str, above: Sequence[str]) -> str | None:
+def _reason_to_skip_folder(folder: Path, real: str, cache: str, above: Sequence[str]) -> str | None:
     """Why a folder is not read; None if it is."""
     if folder.name.startswith("."):
         return "hidden"
     if real in above:
         return "a link to a folder that it is in"
-    return "data.cache_dir" if real == cache else what_of_ours(folder)
+    return "data.cache_dir" if real == cache else kindling_folder_kind(folder)
 
 
-def _refuse_no_file(path: Path):
+def _check_readable_file(path: Path):
     """`ConfigError` if what should be read is a link that leads nowhere, a pipe, or not for us to read."""
     if not path.exists():
         raise ConfigError(f"{path} is a link to {os.readlink(path)}, which is not there; mend or remove it")
@@ -167,15 +175,15 @@ def _refuse_no_file(path: Path):
         raise ConfigError(f"{path} cannot be read: Permission denied; allow it, or remove it")
 
 
-def _saved(folder: Path, names: set[str]) -> set[str] | None:
+def _saved_dataset_files(folder: Path, names: set[str]) -> set[str] | None:
     """The files of a data set that `datasets` has saved in a folder; None where it has not."""
     state = folder / "state.json"
     if not {state.name, "dataset_info.json"} <= names:
         return set() if "dataset_dict.json" in names else None
-    with told_of(state, "save the data set again"):
+    with report_file_errors(state, "save the data set again"):
         files = {file["filename"] for file in read_mapping(state, "save the data set again")["_data_files"]}
     if missing := sorted(files - names):
-        raise ConfigError(f"{folder} is a saved data set without its {_some(missing)}; save it again")
+        raise ConfigError(f"{folder} is a saved data set without its {_first_names(missing)}; save it again")
     return files
 
 
@@ -183,39 +191,43 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
     """Leave out CSV files without a column of text, which often lie beside texts to tell of them."""
     kept = []
     for file in files:
-        with told_of(file, "get the file again"):
-            columns = columns_of(file, [text, text.split(".")[0], *PAIR]) if format_of(file) == "csv" else {text}
-        if {text, text.split(".")[0]} & columns or set(PAIR) <= columns:
+        with report_file_errors(file, "get the file again"):
+            columns = (
+                csv_columns(file, [text, text.split(".")[0], *PROMPT_FIELDS]) if format_of(file) == "csv" else {text}
+            )
+        if {text, text.split(".")[0]} & columns or set(PROMPT_FIELDS) <= columns:
             kept.append(file)
         else:
-            listing.leave_out(file, f"without a column {text}")
+            listing.skip(file, f"without a column {text}")
     return kept
 
 
-def _tell_apart(listing: Listing, named: dict[Path, str | None]):
+def _assign_splits(listing: Listing, named: dict[Path, str | None]):
     """Put files into splits as their names tell; what tells none is for training, and so are tests where all are."""
     is_all_tests = set(named.values()) == {"test"}
     for file, split in named.items():
         if split == "test" and not is_all_tests:
-            listing.leave_out(file, "for testing")
+            listing.skip(file, "for testing")
         else:
             listing.splits["validation" if split == "validation" else "train"].append(file)
 
 
-def _tell_matches_apart(listing: Listing, matches: list[Path], cache: str):
+def _assign_pattern_splits(listing: Listing, matches: list[Path], cache: str):
     """As above for the files of a pattern, all of which are for training where it asks for those of validation only."""
     files = [path for path in matches if not path.is_dir()]
     top = listing.top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
     named = {}
     for file in files:
         above = [parent for parent in file.parents if parent.is_relative_to(top) and parent != top]
-        if why := next(filter(None, (_why_not(one, os.path.realpath(one), cache, ()) for one in above)), None):
-            listing.leave_out(file, f"in {why}")
+        if why := next(
+            filter(None, (_reason_to_skip_folder(one, os.path.realpath(one), cache, ()) for one in above)), None
+        ):
+            listing.skip(file, f"in {why}")
         else:
-            _refuse_no_file(file)
+            _check_readable_file(file)
             named[file] = _split_of_name(file.relative_to(top))
     is_mixed = "validation" in named.values() and {"train", None} & set(named.values())
-    _tell_apart(listing, named if is_mixed else dict.fromkeys(named))
+    _assign_splits(listing, named if is_mixed else dict.fromkeys(named))
 
 
 def _split_of_name(path: Path) -> str | None:
@@ -223,7 +235,7 @@ def _split_of_name(path: Path) -> str | None:
     several = False
     for name in (*reversed(path.parts[:-1]), path.name):
         words = set(re.split(r"[^a-z]+", name.lower()))
-        told = [split for split, known in WORDS.items() if words & known]
+        told = [split for split, known in SPLIT_WORDS.items() if words & known]
         if told and (len(told) == 1 or "train" not in told):
             return told[0]
         several = several or bool(told)
@@ -232,20 +244,20 @@ def _split_of_name(path: Path) -> str | None:
     return None
 
 
-def _once(listing: Listing, files: list[Path]) -> list[Path]:
+def _without_duplicates(listing: Listing, files: list[Path]) -> list[Path]:
     """The files without those that are there under another name already."""
     known = {}
     for file in files:
         about = file.stat()
         key = (about.st_dev, about.st_ino) if about.st_ino else file  # some file systems number no files
         if key in known:
-            listing.leave_out(file, f"the same file as {known[key].name}")
+            listing.skip(file, f"the same file as {known[key].name}")
         else:
             known[key] = file
     return [*known.values()]
 
 
-def _refuse_the_same(train: Sequence[Path] = (), validation: Sequence[Path] = ()):
+def _check_validation_differs(train: Sequence[Path] = (), validation: Sequence[Path] = ()):
     """`ConfigError` if all of validation is trained on."""
     by_size = {}
     for file in train:
@@ -266,6 +278,6 @@ def _is_the_same(file: Path, other: Path) -> bool:
     return file.stat().st_size > 0 and (file.samefile(other) or filecmp.cmp(file, other, shallow=False))
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+def _first_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -7,11 +7,11 @@ from .record_errors import Reading
 from .shards import HubShard
 from .splits import Place, Split
 
-DOCUMENTS = 1000
+MAX_HELD_OUT = 1000
 """So many at most, where nothing says how many."""
-SHARE = 10
+ONE_IN = 10
 """And no more than one in so many; of fewer documents, that part of each."""
-LOOKED_THROUGH = 1 << 28
+MAX_BYTES_COUNTED = 1 << 28
 """Bytes of files from which on no more documents are counted, if there are enough to hold one out whole."""
 
 
@@ -21,25 +21,25 @@ def hold_out(split: Split, asked: int | None, limit: int | None) -> tuple[Split,
     None asks for the first tenth of its documents, and for at most 1,000; of fewer than ten documents, for the last
     tenth of each. A corpus of the Hub is not counted: there it is 1,000.
     """
-    count = asked or _a_tenth(split)
+    count = asked or _tenth_of_documents(split)
     if count is None:
         return _part(split, is_last=False).cut(0, limit), replace(_part(split, is_last=True), is_held_out=True)
     return split.cut(count, limit and count + limit), replace(split.cut(0, count), more=None, is_held_out=True)
 
 
-def _a_tenth(split: Split) -> int | None:
+def _tenth_of_documents(split: Split) -> int | None:
     """How many documents are to be held out; None if there are too few to hold one out whole."""
     if any(isinstance(shard, HubShard) for shard in split.shards):
-        return DOCUMENTS
+        return MAX_HELD_OUT
     count, reading, is_text = 0, Reading(1.0), True
     for document, _ in split.read_from(None, reading):
         count, is_text = count + 1, is_text and "text" in document
-        if count == DOCUMENTS * SHARE or (count >= SHARE and reading.bytes > LOOKED_THROUGH):
+        if count == MAX_HELD_OUT * ONE_IN or (count >= ONE_IN and reading.bytes > MAX_BYTES_COUNTED):
             break
     else:
-        if count < SHARE and is_text:
+        if count < ONE_IN and is_text:
             return None
-    return max(1, count // SHARE)
+    return max(1, count // ONE_IN)
 
 
 def _part(split: Split, is_last: bool) -> Split:
@@ -57,7 +57,7 @@ def _part(split: Split, is_last: bool) -> Split:
 def _cut(text: Text) -> tuple[Text, Text]:
     """A text in two, after nine tenths of it and at the end of a line or a word, if there is one."""
     utf8 = text.encode()
-    place = len(utf8) - max(1, len(utf8) // SHARE)
+    place = len(utf8) - max(1, len(utf8) // ONE_IN)
     window = utf8[place : place + (len(utf8) - place) // 2]
     found = [window.find(mark) for mark in (b"\n", b" ")]
     place += next((one + 1 for one in found if one >= 0), 0)

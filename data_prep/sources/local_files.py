@@ -8,18 +8,19 @@ from settings.checks import ConfigError
 from settings.sections import DataSection
 
 from .folders import READABLE, list_files
-from .record_errors import Bad
-from .records import MARK, Fields, format_of, marks_documents, read_records
+from .record_errors import Malformed
+from .records import END_OF_TEXT, Fields, documents_end_at_mark, format_of, read_records
 from .shards import HubShard, LocalShard
 from .splits import Split, split_of_files, text_of
 
-MOST_LOOKED_AT, MOST_OF_A_FILE = 1 << 26, 1 << 24
-"""Bytes of text, from the beginnings of files, that `MARK` is looked for in."""
-MARKED = {
-    True: f"documents of text end at {MARK}, as in {{file}}; give data.sample_by to cut them otherwise",
-    False: f"{MARK} within lines of {{file}} is read as text; give data.sample_by='{MARK}' if documents end there",
+MAX_BYTES_SEARCHED, MAX_BYTES_PER_FILE = 1 << 26, 1 << 24
+"""Bytes of text, from the beginnings of files, that `END_OF_TEXT` is looked for in."""
+MARK_NOTES = {
+    True: f"documents of text end at {END_OF_TEXT}, as in {{file}}; give data.sample_by to cut them otherwise",
+    False: f"{END_OF_TEXT} within lines of {{file}} is read as text; give data.sample_by='{END_OF_TEXT}' if "
+    "documents end there",
 }
-"""What is told where a file has the mark in it, by whether documents end at it."""
+"""The note on a file that has `END_OF_TEXT` in it, by whether documents end at it."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class LocalFiles:
         every = (file for files in listing.splits.values() for file in files)
         if data.sample_by is None and (marks := find_marks(every)):
             file, are_ends = marks
-            source = replace(self, sample_by=MARK) if are_ends else self
-            notes += (f"{self.pattern}: {MARKED[are_ends].format(file=file.name)}",)
+            source = replace(self, sample_by=END_OF_TEXT) if are_ends else self
+            notes += (f"{self.pattern}: {MARK_NOTES[are_ends].format(file=file.name)}",)
         notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)  # names may be any bytes
         return {
             name: replace(split_of(source, [LocalShard.of(file) for file in files], data), notes=notes)
@@ -54,13 +55,16 @@ class LocalFiles:
 
 
 def find_marks(files: Iterable[Path]) -> tuple[Path, bool] | None:
-    """A text file with `MARK` in it, and whether documents end there; None where none has any, as far as is looked."""
-    left, within = MOST_LOOKED_AT, None
+    """The first text file that contains `END_OF_TEXT`, and whether documents end at it; None if none contains it.
+
+    Only the beginnings of the files are searched.
+    """
+    left, within = MAX_BYTES_SEARCHED, None
     for file in files:
         if format_of(file) != "text" or left <= 0:
             continue
-        most = min(left, MOST_OF_A_FILE)
-        if found := marks_documents(file, most):
+        most = min(left, MAX_BYTES_PER_FILE)
+        if found := documents_end_at_mark(file, most):
             return file, True
         if found is False and within is None:
             within = file, False
@@ -85,18 +89,18 @@ def split_of(source, shards: Sequence[HubShard | LocalShard], data: DataSection)
 def documents_of(path: Path, sample_by: str | None = None, text_field: str | None = None) -> list[dict]:
     """The documents of one file, as training reads them: text or a table, compressed or not.
 
-    Plain text is one document, whatever the file is called, unless it has `MARK` between documents or `sample_by` cuts
-    it. `ConfigError` if a record is none, which training would skip, and if there is no text.
+    Plain text is one document, whatever the file is called, unless `END_OF_TEXT` separates documents or `sample_by` is
+    given. `ConfigError` if a record is malformed (training would skip it), or if there is no text.
     """
     if not path.is_file():
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'is not there'}; give a text file")
     if sample_by is None:
-        sample_by = MARK if find_marks([path]) == (path, True) else "document"
+        sample_by = END_OF_TEXT if find_marks([path]) == (path, True) else "document"
     fields = Fields(text=text_field or "text", group=None, sample_by=sample_by, prompts=text_field is None)
     found = []
     for record in read_records(path, fields, 0, str(path)):
         document = fields.document(record.fields)
-        if isinstance(document, Bad):
+        if isinstance(document, Malformed):
             raise ConfigError(
                 f"{path}, record {record.number + 1}: {document.kind}{document.detail}; mend it, or give another file"
             )

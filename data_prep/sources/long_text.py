@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import orjson
 
-LONG = 1 << 24
+LONG_TEXT_BYTES = 1 << 24
 """Bytes from which a text is a `LongText`."""
-PIECE = 1 << 22
+PIECE_BYTES = 1 << 22
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 LOW_SURROGATE = re.compile(rb"\\u[dD][c-fC-F]")
 
@@ -29,8 +29,8 @@ class LongText:
         """The text, some MB at a time."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         for block in self.blocks:
-            for start in range(0, len(block), PIECE):
-                yield decoder.decode(block[start : start + PIECE])
+            for start in range(0, len(block), PIECE_BYTES):
+                yield decoder.decode(block[start : start + PIECE_BYTES])
         yield decoder.decode(b"", final=True)
 
     def encode(self) -> bytes:
@@ -52,7 +52,7 @@ Text = str | LongText
 
 def text_from(utf8: bytes) -> Text:
     """Bytes as a text. `UnicodeDecodeError` if they are not UTF-8."""
-    return utf8.decode() if len(utf8) < LONG else LongText([utf8])
+    return utf8.decode() if len(utf8) < LONG_TEXT_BYTES else LongText([utf8])
 
 
 def pieces_of(text: Text) -> Iterator[str]:
@@ -65,7 +65,7 @@ def load_json(line: bytes):
 
     Such a text is cut out and decoded by itself, for on the way to a string it would be in memory several times.
     """
-    if len(line) < LONG:
+    if len(line) < LONG_TEXT_BYTES:
         return orjson.loads(line)
     places = {}
 
@@ -73,7 +73,7 @@ def load_json(line: bytes):
         start, end = match.span()
         if not match[1]:
             return b'"'  # never closed: no JSON, as without it
-        if end - start < LONG or not line[max(start - 9, 0) : start].rstrip().endswith(b":"):
+        if end - start < LONG_TEXT_BYTES or not line[max(start - 9, 0) : start].rstrip().endswith(b":"):
             return match[0]
         name = uuid.uuid4().hex
         places[name] = (start + 1, end - 1)
@@ -89,12 +89,12 @@ def load_json(line: bytes):
 def _decoded(line: bytes, start: int, stop: int) -> Iterator[bytes]:
     """What stands between the quotes of a JSON string, as UTF-8."""
     while start < stop:
-        end = stop if stop - start <= PIECE else _boundary(line, start, start + PIECE)
+        end = stop if stop - start <= PIECE_BYTES else _cut_position(line, start, start + PIECE_BYTES)
         yield orjson.loads(b'"' + line[start:end] + b'"').encode()
         start = end
 
 
-def _boundary(line: bytes, start: int, place: int) -> int:
+def _cut_position(line: bytes, start: int, place: int) -> int:
     """The nearest place, not after this one, where no letter and no escape of the string is cut in two."""
     escape = line.rfind(b"\\", place - 12, place)
     if escape >= 0:

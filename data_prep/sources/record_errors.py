@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from settings.checks import ConfigError
-from settings.wording import counted
+from settings.wording import format_count
 
-JUDGED_AFTER = 1000
-WITHOUT = "check data.source and data.text_field"
+CHECKED_AFTER = 1000
+CHECK_SETTINGS = "check data.source and data.text_field"
 
 
 @dataclass(frozen=True)
-class Bad:
+class Malformed:
     """A record that is no document, and why: a `kind` that others may share, and what this one has of its own."""
 
     kind: str
@@ -22,7 +22,7 @@ class Bad:
 
 
 @dataclass(frozen=True)
-class Fault:
+class MalformedRecord:
     """A record that is no document. `record` counts from 1, `offset` is in unpacked bytes."""
 
     file: str
@@ -51,38 +51,38 @@ class Reading:
         self.parts = {name: Reading(limit, quarantine, **part) for name, part in counts.get("parts", {}).items()}
         self.before = Reading(limit, **counts["before"]) if counts.get("before") else None
         """The records that come before the split, and are held out for another."""
-        self.is_passing = False
+        self.is_skipping = False
         """Whether what is read now is of those."""
         self.bytes = 0
         """Of the files as they are on disk."""
-        self.last: Fault | None = None
+        self.last: MalformedRecord | None = None
 
     def part(self, name: str, is_held_out: bool) -> "Reading":
         """The reading of one of several splits, whose records are counted here as well."""
         return self.parts.setdefault(name, Reading(self.limit, self.quarantine, is_held_out))
 
-    def pass_by(self):
-        """From here on records are held out for another split, until `is_passing` is set back."""
-        self.is_passing, self.before = True, Reading(self.limit)
+    def skip_held_out(self):
+        """From here on records are held out for another split, until `is_skipping` is set back."""
+        self.is_skipping, self.before = True, Reading(self.limit)
 
     def document(self):
         """Count a record that is a document."""
-        if self.is_passing:
+        if self.is_skipping:
             self.before.document()
         else:
             self._count()
 
     def empty_document(self):
         """Count a document without text, which is skipped and no fault."""
-        if self.is_passing:
+        if self.is_skipping:
             self.before.empty_document()
         else:
             self._empty += 1
             self._count()
 
-    def fault(self, fault: Fault, kind: str | None = None):
+    def fault(self, fault: MalformedRecord, kind: str | None = None):
         """Count and write down a fault, which is one of a `kind` (None: it is called by its reason)."""
-        if self.is_passing:
+        if self.is_skipping:
             self.before.fault(fault, kind)
             return
         self._faults += 1
@@ -95,7 +95,7 @@ class Reading:
 
     def _count(self):
         self._records += 1
-        if self._records >= JUDGED_AFTER:
+        if self._records >= CHECKED_AFTER:
             self._judge()
 
     def judge(self):
@@ -106,7 +106,7 @@ class Reading:
                     reading._judge()
 
     def _judge(self):
-        before = self.before or NOTHING
+        before = self.before or NO_RECORDS
         records, faults = self._records + before._records, self._faults + before._faults
         if faults <= self.limit * records:
             return
@@ -121,7 +121,7 @@ class Reading:
         """What may help against the faults."""
         if any("UTF-8" in reason for reason in self.reasons):
             return "save the files as UTF-8"
-        return "mend the files" if self.documents else WITHOUT
+        return "mend the files" if self.documents else CHECK_SETTINGS
 
     @property
     def records(self) -> int:
@@ -164,14 +164,14 @@ class Reading:
         last = next((one.last for one in (self, *self.parts.values()) if one.last), None)
         told = [f"the last: {last}"] if last else []
         if len(self.reasons) > 1 or not last:
-            told.append(in_words(self.reasons))
+            told.append(describe_reasons(self.reasons))
         what = "is no document" if self.faults == 1 else "are no documents"
-        return f"{self.faults:,} of {counted(self.records, 'record')} {what} ({'; '.join(filter(None, told))})"
+        return f"{self.faults:,} of {format_count(self.records, 'record')} {what} ({'; '.join(filter(None, told))})"
 
 
-NOTHING = Reading()
+NO_RECORDS = Reading()
 
 
-def in_words(reasons: dict[str, int]) -> str:
+def describe_reasons(reasons: dict[str, int]) -> str:
     """Kinds of what was skipped with how many there are of each, the most frequent first."""
     return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))

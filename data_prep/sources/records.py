@@ -1,7 +1,7 @@
-"""Files to records to documents: JSON lines, plain text and tables, compressed or not, one record at a time.
+"""Reads files as records and records as documents: JSON lines, plain text and tables, compressed or not.
 
-A record that is no document comes as a `Bad` with its reason in the place of its fields, so that one bad line never
-costs more than itself. A file that breaks off or cannot be unpacked is a `ConfigError`: what follows it is unknown.
+Records are read one at a time. A malformed one has a `Malformed` with the reason in place of its fields, so that a bad
+line costs only itself. A file that is truncated or cannot be decompressed is a `ConfigError`: the rest is unknown.
 """
 
 import bz2
@@ -24,23 +24,23 @@ import pyarrow
 from settings.checks import ConfigError
 
 from .long_text import Text, load_json, text_from
-from .record_errors import Bad
-from .tables import Rows, arrow_rows, csv_head, csv_rows, parquet_rows
+from .record_errors import Malformed
+from .tables import Rows, arrow_rows, csv_header, csv_rows, parquet_rows
 
 BLOCK = 1 << 20
-MARK = "<|endoftext|>"
-BETWEEN_DOCUMENTS = re.compile(
+END_OF_TEXT = "<|endoftext|>"
+DOCUMENT_END = re.compile(
     rb"(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*(?:\r?\n|$)|[^\s`(\[{=:,]<\|endoftext\|>(?:\r?\n|$)|\n<\|endoftext\|>[\"\w]"
 )
 """The mark on a line of its own, or joined to the end or the beginning of a line of text."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-PAIR = ("prompt", "completion")
-OTHER_ENCODINGS = {
+PROMPT_FIELDS = ("prompt", "completion")
+UNSUPPORTED_ENCODINGS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),  # with which UTF-32's begins
 }
 """Byte order marks."""
-DAMAGE = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
+DAMAGE_ERRORS = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Record:
     """How many records of the file come before it."""
     offset: int | None
     """Where it begins, in bytes of the unpacked file; None in parquet, which has no such places."""
-    fields: dict | Bad | None
+    fields: dict | Malformed | None
     read: int
     """Bytes of the file, as it is on disk, that it took to get here."""
 
@@ -69,31 +69,31 @@ class Fields:
     @property
     def columns(self) -> list[str]:
         """All that a record may be asked for, the text first."""
-        pair = PAIR if self.prompts else ()
+        pair = PROMPT_FIELDS if self.prompts else ()
         return [self.text, self.text.split(".")[0], *pair, *([self.group.split(".")[0]] if self.group else [])]
 
-    def document(self, row: dict | Bad | None) -> dict | Bad | None:
+    def document(self, row: dict | Malformed | None) -> dict | Malformed | None:
         """The document of a record, what is wrong with it, or None where there is nothing."""
-        if row is None or isinstance(row, Bad):
+        if row is None or isinstance(row, Malformed):
             return row
-        names = PAIR if self.prompts and set(PAIR) <= row.keys() else (self.text,)
+        names = PROMPT_FIELDS if self.prompts and set(PROMPT_FIELDS) <= row.keys() else (self.text,)
         document = {}
         for name in names:
             if name not in row and name.split(".")[0] not in row:
-                return Bad(f"{name} is no column", f"; there are {', '.join(row)}")
-            value = _inside(row, name)
-            if isinstance(value, Bad):
+                return Malformed(f"{name} is no column", f"; there are {', '.join(row)}")
+            value = _value_at_path(row, name)
+            if isinstance(value, Malformed):
                 return value
             if not isinstance(value, Text):
-                return Bad(f"{name} is {kind_of(value)}", "; it must be text")
+                return Malformed(f"{name} is {json_type_name(value)}", "; it must be text")
             document[name if len(names) == 2 else "text"] = value
-        group = _inside(row, self.group) if self.group else None
-        if isinstance(group, Bad):
+        group = _value_at_path(row, self.group) if self.group else None
+        if isinstance(group, Malformed):
             return group
         return document if group is None else document | {"group": str(group)}
 
 
-def _inside(row: dict, path: str):
+def _value_at_path(row: dict, path: str):
     """The value of a column, or at a dotted path; objects may be written as text, as parquet files have them."""
     if path in row:
         return row[path]
@@ -102,7 +102,7 @@ def _inside(row: dict, path: str):
         try:
             value = orjson.loads(value) if isinstance(value, str) and value.startswith("{") else value
         except orjson.JSONDecodeError as error:
-            return Bad(f"{path} is no JSON", f": {error.msg}")
+            return Malformed(f"{path} is no JSON", f": {error.msg}")
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
@@ -111,8 +111,11 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
     """The records of a file from number `start` on; `name` is what an error calls it."""
     count = start
     if path.stat().st_size == 0:
-        is_plain = path.suffix.lower() not in UNPACKED and format_of(path) in ("json", "text")  # others begin somehow
-        yield from [Record(0, None, {fields.text: ""} if is_plain else Bad("an empty file"), 0)][start:]
+        is_plain = path.suffix.lower() not in DECOMPRESSORS and format_of(path) in (
+            "json",
+            "text",
+        )  # others begin somehow
+        yield from [Record(0, None, {fields.text: ""} if is_plain else Malformed("an empty file"), 0)][start:]
         return
     try:
         if path.stat().st_size < 1000 and path.read_bytes().startswith(LFS_POINTER):
@@ -122,23 +125,23 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
             yield record
     except PermissionError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}; allow it, or give another file") from error
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{name} is damaged after record {count}: {reason}; get the file again") from error
 
 
 def format_of(path: Path) -> str | None:
     """Which reader a file's name calls for, compression aside; None for none."""
-    plain = path.with_suffix("") if path.suffix.lower() in UNPACKED else path
+    plain = path.with_suffix("") if path.suffix.lower() in DECOMPRESSORS else path
     return SUFFIXES.get(plain.suffix.lower())
 
 
 def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # noqa: ARG001
-    with path.open("rb") as file, _unpacked(path, file) as stream:
+    with path.open("rb") as file, _decompressed(path, file) as stream:
         number, offset = 0, _skip_byte_order_mark(path, stream)
         for line in stream:  # lines end at \n only: texts may hold U+2028 and U+0085
             if number == 0:
-                _refuse_array(path, line)
+                _check_not_array(path, line)
             size = len(line)
             if number >= start:
                 row = _parse(line)
@@ -147,17 +150,17 @@ def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # 
             number, offset = number + 1, offset + size
 
 
-def _parse(line: bytes) -> dict | Bad | None:
+def _parse(line: bytes) -> dict | Malformed | None:
     if not line.strip():
         return None
     try:
         row = load_json(line)
     except orjson.JSONDecodeError as error:
-        return Bad("no JSON, for it is not UTF-8" if "UTF-8" in error.msg else "no JSON", f": {error.msg}")
-    return row if isinstance(row, dict) else Bad(f"a line must hold an object, not {kind_of(row)}")
+        return Malformed("no JSON, for it is not UTF-8" if "UTF-8" in error.msg else "no JSON", f": {error.msg}")
+    return row if isinstance(row, dict) else Malformed(f"a line must hold an object, not {json_type_name(row)}")
 
 
-def _refuse_array(path: Path, line: bytes):
+def _check_not_array(path: Path, line: bytes):
     """One array over many lines, or of all objects on one, would be a file of faults."""
     text = line.strip()
     if text == b"[" or (text.startswith(b"[") and text[1:].lstrip().startswith(b"{")):
@@ -174,47 +177,47 @@ def _rows(read: Callable[[Path, Sequence[str], int], Rows]) -> Callable[[Path, F
 
 
 def _csv(path: Path, columns: Sequence[str], start: int) -> Rows:
-    with path.open("rb") as file, _unpacked(path, file) as stream:
+    with path.open("rb") as file, _decompressed(path, file) as stream:
         _skip_byte_order_mark(path, stream)
         yield from csv_rows(path, stream, columns, start, file.tell)
 
 
-def columns_of(path: Path, wanted: Sequence[str]) -> set[str]:
+def csv_columns(path: Path, wanted: Sequence[str]) -> set[str]:
     """The columns that the first line of a CSV file names; `wanted` helps to tell what stands between them."""
-    with path.open("rb") as file, _unpacked(path, file) as stream:
+    with path.open("rb") as file, _decompressed(path, file) as stream:
         _skip_byte_order_mark(path, stream)
-        return set(csv_head(path, stream, wanted))
+        return set(csv_header(path, stream, wanted))
 
 
-def marks_documents(path: Path, most: int) -> bool | None:
-    """Whether documents of a text file end at `MARK`, as TinyStories' do, judged by so many bytes from its beginning.
+def documents_end_at_mark(path: Path, most: int) -> bool | None:
+    """Whether documents of a text file end at `END_OF_TEXT`, as TinyStories' do, judged from its first `most` bytes.
 
-    None where there is no mark; False where it stands within lines, as in a text about it.
+    None if the mark does not occur; False if it occurs only within lines, as in a text about it.
     """
     try:
-        with path.open("rb") as file, _unpacked(path, file) as stream:
+        with path.open("rb") as file, _decompressed(path, file) as stream:
             begin = stream.read(most)
-    except DAMAGE:  # which the reading will tell of
+    except DAMAGE_ERRORS:  # which the reading will tell of
         return None
-    return bool(BETWEEN_DOCUMENTS.search(begin)) if MARK.encode() in begin else None
+    return bool(DOCUMENT_END.search(begin)) if END_OF_TEXT.encode() in begin else None
 
 
 def _texts(path: Path, fields: Fields, start: int) -> Iterator[Record]:
-    samples = SAMPLES.get(fields.sample_by) or partial(_between, mark=fields.sample_by.encode())
-    with path.open("rb") as file, _unpacked(path, file) as stream:
+    samples = DOCUMENT_READERS.get(fields.sample_by) or partial(_between_separators, mark=fields.sample_by.encode())
+    with path.open("rb") as file, _decompressed(path, file) as stream:
         before = _skip_byte_order_mark(path, stream)
         for number, (offset, text) in enumerate(samples(stream)):
             if number >= start:
                 yield Record(number, before + offset, _text_row(fields.text, text), file.tell())
 
 
-def _text_row(field: str, text: bytes) -> dict | Bad:
+def _text_row(field: str, text: bytes) -> dict | Malformed:
     if b"\0" in text:
-        return Bad("a NUL byte", f" at byte {text.index(0)} of the text")
+        return Malformed("a NUL byte", f" at byte {text.index(0)} of the text")
     try:
         return {field: text_from(text)}
     except UnicodeDecodeError as error:
-        return Bad("invalid UTF-8", f" at byte {error.start} of the text")
+        return Malformed("invalid UTF-8", f" at byte {error.start} of the text")
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -243,7 +246,7 @@ def _whole(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     yield 0, stream.read()
 
 
-def _between(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
+def _between_separators(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
     """What stands between marks, newlines around it aside."""
     kept, offset = b"", 0
     while block := stream.read(max(BLOCK, len(kept))):  # as much again, or a long text would be searched many times
@@ -258,13 +261,13 @@ def _between(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
 def _skip_byte_order_mark(path: Path, stream: BinaryIO) -> int:
     """Its bytes, which are no text, if the stream begins with one. `ConfigError` if it is that of another encoding."""
     begin = stream.peek(4)
-    if other := next((name for name, marks in OTHER_ENCODINGS.items() if begin.startswith(marks)), None):
+    if other := next((name for name, marks in UNSUPPORTED_ENCODINGS.items() if begin.startswith(marks)), None):
         raise ConfigError(f"{path.name} is {other}, which its byte order mark says; save it as UTF-8")
     return len(stream.read(3)) if begin.startswith(codecs.BOM_UTF8) else 0
 
 
-def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
-    unpack = UNPACKED.get(path.suffix.lower())
+def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+    unpack = DECOMPRESSORS.get(path.suffix.lower())
     return io.BufferedReader(unpack(file) if unpack else file, BLOCK)
 
 
@@ -273,13 +276,13 @@ def _zstd(file: BinaryIO) -> BinaryIO:
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
 
 
-def kind_of(value) -> str:
+def json_type_name(value) -> str:
     """What a value of JSON is, in words."""
     names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), "an object" if isinstance(value, dict) else "text")
 
 
-UNPACKED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+DECOMPRESSORS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".gz": gzip.open,
     ".zst": _zstd,
     ".xz": lzma.open,
@@ -296,4 +299,4 @@ SUFFIXES = {
     ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text", ".rst": "text", ".jsonl": "json",
     ".ndjson": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
-SAMPLES = {"line": _lines, "paragraph": _paragraphs, "document": _whole}
+DOCUMENT_READERS = {"line": _lines, "paragraph": _paragraphs, "document": _whole}

@@ -19,12 +19,12 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 
 from settings.checks import ConfigError
 from storage.files import sha256
-from storage.hub import patiently
+from storage.hub import with_retries
 
-from .fingerprints import CONTENTS, sampled
+from .fingerprints import CONTENTS, sampled_hash
 from .records import format_of
 
-PATHS_A_REQUEST = 500
+PATHS_PER_REQUEST = 500
 PREFIX = ".kindling-shards-"
 
 
@@ -41,7 +41,7 @@ class LocalShard:
     def of(cls, path: Path) -> "LocalShard":
         """The file as it is now."""
         try:
-            return cls(path, path.stat().st_size, sampled(path))
+            return cls(path, path.stat().st_size, sampled_hash(path))
         except PermissionError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; allow it, or give another file") from error
 
@@ -68,12 +68,12 @@ class LocalShard:
     @contextmanager
     def open(self) -> Iterator[Path]:
         """The path. `ConfigError` if it holds something else than when the corpus was opened, before or after."""
-        self._refuse_change()
+        self._check_unchanged()
         yield self.path
-        self._refuse_change()
+        self._check_unchanged()
 
-    def _refuse_change(self):
-        is_other = not self.path.exists() or (self.known is None and sampled(self.path) != self.sample)
+    def _check_unchanged(self):
+        is_other = not self.path.exists() or (self.known is None and sampled_hash(self.path) != self.sample)
         if is_other or CONTENTS.of(self.path) != self.content:
             raise ConfigError(f"{self.path} has changed since it was first looked at; start again with files at rest")
 
@@ -137,7 +137,7 @@ class HubShard:
 class Spool:
     """Copies of the last shards that were read; older ones are removed, all of them at the process's end."""
 
-    KEPT = 2
+    MAX_COPIES = 2
 
     def __init__(self):
         self.copies: dict[HubShard, Path] = {}
@@ -161,7 +161,7 @@ class Spool:
         if self.folder is None:
             self._open_folder()
         if shard not in self.copies:
-            copy = patiently(f"shard {shard.name}", lambda: self._download(shard))
+            copy = with_retries(f"shard {shard.name}", lambda: self._download(shard))
             if not shard.matches(copy):
                 copy.unlink()
                 raise ConfigError(
@@ -169,7 +169,7 @@ class Spool:
                     "it was damaged or replaced; try again later, or another data.revision"
                 )
             self.copies[shard] = copy
-            while len(self.copies) > self.KEPT:
+            while len(self.copies) > self.MAX_COPIES:
                 self.copies.pop(next(iter(self.copies))).unlink(missing_ok=True)
         return self.copies[shard]
 
@@ -191,9 +191,9 @@ SPOOL = Spool()
 def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]:
     """The files with what the Hub publishes about them, in the order given."""
     found = {}
-    for first in range(0, len(files), PATHS_A_REQUEST):
-        part = files[first : first + PATHS_A_REQUEST]
-        rows = patiently(
+    for first in range(0, len(files), PATHS_PER_REQUEST):
+        part = files[first : first + PATHS_PER_REQUEST]
+        rows = with_retries(
             repository,
             lambda part=part: HfApi().get_paths_info(repository, part, repo_type="dataset", revision=commit),
         )

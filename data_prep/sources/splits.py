@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from settings.checks import ConfigError
-from settings.wording import all_are, are
+from settings.wording import all_count_is, count_is
 
 from .long_text import Text
-from .record_errors import WITHOUT, Bad, Fault, Reading
+from .record_errors import CHECK_SETTINGS, Malformed, MalformedRecord, Reading
 from .records import Fields, read_records
 from .shards import HubShard, LocalShard, Program
 
-FEWEST_FILES = 4
+MIN_FILES = 4
 Place = Any
 """Where to go on reading a split, as plain JSON values; None is its beginning."""
 
@@ -61,7 +61,7 @@ class Split:
         """One of this split, which goes on with `counts` where there are some."""
         return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
 
-    def _goes_on(self, place: Place) -> bool:
+    def _has_more(self, place: Place) -> bool:
         """Whether documents follow a place, or a file that cannot be read, which it need not be."""
         try:
             return next(self.read_from(place, Reading(1.0)), None) is not None
@@ -76,11 +76,11 @@ class Split:
             if count == stop:
                 return
             if count < start:
-                reading.pass_by()
+                reading.skip_held_out()
             for document, after in self.read_from(inner, reading):
                 count += 1
                 if count == start:
-                    reading.is_passing = False
+                    reading.is_skipping = False
                 if count > start:
                     yield document, (after, count)
                 if count == stop:  # before the next one is asked for, which may need another shard
@@ -88,7 +88,7 @@ class Split:
 
         def more(place: Place) -> bool:
             inner, count = place or (None, 0)
-            return count == stop and self._goes_on(inner)
+            return count == stop and self._has_more(inner)
 
         if start == 0 and stop is None:
             return self
@@ -114,7 +114,7 @@ def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_
     size = sum(shard.size for shard in shards)
 
     def thin(least: int) -> Split:
-        count = min(len(shards), max(FEWEST_FILES, math.ceil(least / max(size, 1) * len(shards))))
+        count = min(len(shards), max(MIN_FILES, math.ceil(least / max(size, 1) * len(shards))))
         chosen = [shards[index * len(shards) // count] for index in range(count)]
         return split_of_files(chosen, fields, bad_records)
 
@@ -127,8 +127,8 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
         for record in read_records(path, fields, start, shard.name):
             after, reading.bytes = record.number + 1, before + record.read
             document = fields.document(record.fields)
-            if isinstance(document, Bad):
-                fault = Fault(shard.name, after, record.offset, document.kind + document.detail)
+            if isinstance(document, Malformed):
+                fault = MalformedRecord(shard.name, after, record.offset, document.kind + document.detail)
                 reading.fault(fault, document.kind)
             elif document is not None and not any(parts_of(document)):
                 reading.empty_document()
@@ -137,7 +137,7 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
                 yield document, after
 
 
-def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
+def mix(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
     """Documents of several splits, so that each has its share of the bytes all along; ends where one of them ends.
 
     The next document comes from the split that is farthest behind its share: no chance, and no drift.
@@ -161,7 +161,7 @@ def mixed(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
     return _joined(splits, read_from, identity)
 
 
-def one_after_another(splits: Mapping[str, Split]) -> Split:
+def concatenated(splits: Mapping[str, Split]) -> Split:
     """All documents of several splits, each split's a group of its own unless it has groups itself."""
     names = list(splits)
 
@@ -195,7 +195,7 @@ def text_of(document: dict) -> Text:
     return document["text"] if "text" in document else document["prompt"] + document["completion"]
 
 
-def nothing_in(name: str, split: Split, reading: Reading) -> str:
+def explain_empty_split(name: str, split: Split, reading: Reading) -> str:
     """Why a split of that name turned out to hold no documents, in one sentence."""
     parts = (reading, *reading.parts.values())
     passed = [part.before for part in parts if part.before and not part.records]
@@ -203,12 +203,12 @@ def nothing_in(name: str, split: Split, reading: Reading) -> str:
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" in the place of {start:,}" if start else ""
     reasons = {
-        f"{are(documents, 'document')} too short for a part of each to be held out; give more text, or "
+        f"{count_is(documents, 'document')} too short for a part of each to be held out; give more text, or "
         "data.validation_source": documents and "last tenth" in split.identity,
-        f"{all_are(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
+        f"{all_count_is(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
         "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,
-        f"{all_are(reading.empty, 'record')} empty; {WITHOUT}": reading.empty,
+        f"{all_count_is(reading.empty, 'record')} empty; {CHECK_SETTINGS}": reading.empty,
         f"there is nothing in it; check data.source and data.{name}_documents": True,
     }
     return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

@@ -18,15 +18,15 @@ from data_prep import fables
 from settings.checks import ConfigError
 from settings.experiment import LanguageExperiment
 from settings.sections import DataSection
-from storage.hub import patiently, refuse_absent
+from storage.hub import check_repository, with_retries
 
-from .folders import is_there, what_of_ours
+from .folders import is_local_source, kindling_folder_kind
 from .held_out import hold_out
 from .local_files import LocalFiles, split_of
 from .record_errors import Reading
 from .records import format_of
 from .shards import Program, hub_shards
-from .splits import Place, Split, mixed, one_after_another
+from .splits import Place, Split, concatenated, mix
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class HubDataset:
 
     def splits(self, data: DataSection) -> dict[str, Split]:
         """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
-        refuse_absent(self.id, "dataset")
-        commit, files = patiently(self.id, lambda: self._files(data))
+        check_repository(self.id, "dataset")
+        commit, files = with_retries(self.id, lambda: self._files(data))
         shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
         splits = {name: split_of(self, found, data) for name, found in shards.items()}
         return {name: replace(split, revisions={self.id: commit}) for name, split in splits.items()}
@@ -200,7 +200,7 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
             "data.source, with this as data.validation_source"
         )
     train = splits.get("train") or next(iter(splits.values()))
-    train = replace(train, notes=(*train.notes, *_passed_over(splits, data)))
+    train = replace(train, notes=(*train.notes, *_unused_source_notes(splits, data)))
     limit = data.train_documents or source.default_documents
     if data.validation_source is not None:
         others = find_source(data.validation_source).splits(data)
@@ -212,7 +212,7 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
     return train.cut(0, limit), validation.cut(0, data.validation_documents)
 
 
-def _passed_over(splits: dict[str, Split], data: DataSection) -> list[str]:
+def _unused_source_notes(splits: dict[str, Split], data: DataSection) -> list[str]:
     """What else the name of a source, or a source, could be taken to stand for."""
     notes = []
     if data.source in SOURCES and Path(data.source).is_dir():
@@ -226,8 +226,8 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
     """What `data.source` names: a row of the table, existing local files, or a Hub id."""
     if name in SOURCES:
         return SOURCES[name]
-    if is_there(name):
-        ours = what_of_ours(Path(name).expanduser())
+    if is_local_source(name):
+        ours = kindling_folder_kind(Path(name).expanduser())
         if ours == "prepared tokens":
             raise ConfigError(
                 f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished"
@@ -253,12 +253,12 @@ def _open_mixture(data: DataSection) -> tuple[Split, Split]:
         name = name if name not in parts else f"{name} ({len(parts)})"
         parts[name] = open_corpus(replace(data, source=source, mixture=None, train_documents=None))
         shares[name] = share
-    train = mixed({name: part for name, (part, _) in parts.items()}, shares)
-    validation = one_after_another({name: part for name, (_, part) in parts.items()})
+    train = mix({name: part for name, (part, _) in parts.items()}, shares)
+    validation = concatenated({name: part for name, (_, part) in parts.items()})
     return train.cut(0, data.train_documents), validation
 
 
-OF_SOURCES = {
+SOURCE_SETTINGS = {
     "data.subset": {HubDataset},
     "data.revision": {HubDataset},
     "data.text_field": {HubDataset, LocalFiles},
@@ -272,7 +272,7 @@ OF_SOURCES = {
 def check_source_overrides(experiment: LanguageExperiment):
     """`ConfigError` if an override is a setting that the experiment's sources do not have."""
     data, given = experiment.data, experiment.overrides
-    for name in OF_SOURCES.keys() & {name for name, value in given.items() if value}:
+    for name in SOURCE_SETTINGS.keys() & {name for name, value in given.items() if value}:
         sources = (find_source(one) for one in data.mixture or [data.source, data.validation_source] if one)
-        if not {type(source) for source in sources} & OF_SOURCES[name]:
+        if not {type(source) for source in sources} & SOURCE_SETTINGS[name]:
             raise ConfigError(f"{name}={given[name]} has no effect on {data.origin}; leave it out")

@@ -13,29 +13,29 @@ import pyarrow.parquet
 
 from settings.checks import ConfigError
 
-from .long_text import LONG, LongText, text_from
-from .record_errors import Bad
+from .long_text import LONG_TEXT_BYTES, LongText, text_from
+from .record_errors import Malformed
 
-ROWS_A_BATCH = 1000
+ROWS_PER_BATCH = 1000
 LARGEST_FIELD = 2**31 - 1
 DELIMITERS = ",;\t|"
 """Of CSV: the second is what Excel writes where a comma is in numbers."""
 END_OF_STREAM, END_OF_FILE = b"\0\0\0\0", b"ARROW1"
-Rows = Iterator[tuple[int, dict | Bad | None, int]]
+Rows = Iterator[tuple[int, dict | Malformed | None, int]]
 """Dictionaries, each with its number and the bytes of the file that it took to get there."""
 
 
 def parquet_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
     """Rows of a parquet file, as dictionaries of those `columns` that it has. `ConfigError` if it has none of them."""
     file = pyarrow.parquet.ParquetFile(path)
-    columns = _known(path, columns, file.schema_arrow.names)
+    columns = _existing_columns(path, columns, file.schema_arrow.names)
     number, size = 0, path.stat().st_size
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if number + rows <= start:
             number += rows
             continue
-        for batch in file.iter_batches(ROWS_A_BATCH, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(ROWS_PER_BATCH, row_groups=[group], columns=columns):
             for row in _python_rows(batch):
                 if number >= start:
                     yield number, row, size * (number + 1) // file.metadata.num_rows
@@ -46,10 +46,10 @@ def arrow_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
     """As above, of an arrow file or stream; one that breaks off is an `ArrowInvalid`."""
     with pyarrow.memory_map(str(path)) as source:
         batches = _record_batches(source)
-        columns, number = _known(path, columns, batches.schema.names), 0
-        for batch in _each(batches):
-            for first in range(0, batch.num_rows, ROWS_A_BATCH):
-                part = batch.slice(first, ROWS_A_BATCH)
+        columns, number = _existing_columns(path, columns, batches.schema.names), 0
+        for batch in _iterate_batches(batches):
+            for first in range(0, batch.num_rows, ROWS_PER_BATCH):
+                part = batch.slice(first, ROWS_PER_BATCH)
                 if number + part.num_rows <= start:
                     number += part.num_rows
                     continue
@@ -70,14 +70,14 @@ def _record_batches(source: pyarrow.MemoryMappedFile):
     return pyarrow.ipc.open_stream(source)
 
 
-def _each(batches) -> Iterator[pyarrow.RecordBatch]:
+def _iterate_batches(batches) -> Iterator[pyarrow.RecordBatch]:
     """The batches of a stream, or of a file."""
     if isinstance(batches, pyarrow.ipc.RecordBatchFileReader):
         return (batches.get_batch(index) for index in range(batches.num_record_batches))
     return iter(batches)
 
 
-def csv_head(path: Path, stream: BinaryIO, wanted: Sequence[str]) -> list[str]:
+def csv_header(path: Path, stream: BinaryIO, wanted: Sequence[str]) -> list[str]:
     """The columns that the first line of a CSV file names; `wanted` as for `csv_rows`."""
     return next(_csv_reader(path, _text_of(stream), wanted), [])
 
@@ -91,7 +91,7 @@ def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, t
     text = _text_of(stream)  # which closes the file when it is forgotten
     reader = _csv_reader(path, text, columns)
     head = next(reader, [])
-    columns, number = _known(path, columns, head), 0
+    columns, number = _existing_columns(path, columns, head), 0
     while True:
         before = reader.line_num
         try:
@@ -101,7 +101,7 @@ def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, t
         except csv.Error as error:
             values = error
         row = _csv_row(head, values, columns)
-        after = number + (reader.line_num - before if isinstance(row, Bad) else 1)
+        after = number + (reader.line_num - before if isinstance(row, Malformed) else 1)
         for place in range(max(number, start), after):
             yield place, row, tell()
         number = after
@@ -115,27 +115,27 @@ def _csv_reader(path: Path, text: io.TextIOWrapper, wanted: Sequence[str]):
     csv.field_size_limit(LARGEST_FIELD)
     first = text.readline()
     own = "\t" if re.search(r"\.tsv(\.\w+)?$", path.name, re.IGNORECASE) else ","
-    delimiter = max((own, *DELIMITERS), key=lambda one: _columns_by(one, first, wanted))
+    delimiter = max((own, *DELIMITERS), key=lambda one: _matching_columns(one, first, wanted))
     return csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
 
 
-def _columns_by(delimiter: str, line: str, wanted: Sequence[str]) -> tuple[bool, int]:
+def _matching_columns(delimiter: str, line: str, wanted: Sequence[str]) -> tuple[bool, int]:
     """Whether a line has one of the wanted columns if this is between them, and how many it has at all."""
     names = next(csv.reader([line], delimiter=delimiter), [])
     return not set(wanted).isdisjoint(names), len(names)
 
 
-def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[str]) -> dict | Bad | None:
+def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[str]) -> dict | Malformed | None:
     if isinstance(values, csv.Error):
-        return Bad("no CSV", f": {values}")
+        return Malformed("no CSV", f": {values}")
     if not values:
         return None
     if len(values) != len(head):
-        return Bad("a row of more or fewer fields than columns", f": {len(values)} for {len(head)}")
+        return Malformed("a row of more or fewer fields than columns", f": {len(values)} for {len(head)}")
     row = {name: value for name, value in zip(head, values, strict=True) if name in columns}
     if not all(map(_is_utf8, row.values())):
-        return Bad("invalid UTF-8")
-    return {name: value if len(value) < LONG else LongText([value.encode()]) for name, value in row.items()}
+        return Malformed("invalid UTF-8")
+    return {name: value if len(value) < LONG_TEXT_BYTES else LongText([value.encode()]) for name, value in row.items()}
 
 
 def _is_utf8(text: str) -> bool:
@@ -147,21 +147,21 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _known(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[str]:
+def _existing_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Those of the columns asked for, the text first, that there are."""
     if known := [*dict.fromkeys(column for column in columns if column in names)]:
         return known
     raise ConfigError(f"{path.name}: {columns[0]} is no column; there are {', '.join(names)}")
 
 
-def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Bad]:
+def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Malformed]:
     """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 costs its own row only."""
     for row in zip(*map(_values, batch.columns), strict=True):
         values = zip(batch.schema.names, row, strict=True)
         try:
             yield {name: text_from(value) if isinstance(value, bytes) else value for name, value in values}
         except UnicodeDecodeError as error:
-            yield Bad("invalid UTF-8", f" at byte {error.start} of the text")
+            yield Malformed("invalid UTF-8", f" at byte {error.start} of the text")
 
 
 def _values(column: pyarrow.Array) -> list:

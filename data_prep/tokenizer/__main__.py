@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from command_line.run import one_sentence
+from command_line.run import exit_on_user_error
 from data_prep.sources.table import open_corpus
 from settings.checks import ConfigError
 from settings.loading import read_settings
-from settings.paths import file_name
+from settings.paths import safe_file_name
 from settings.sections import DataSection, TokenizerSection
-from storage.files import refuse_unwritable
+from storage.files import check_writable
 
-from .build import build_tokenizer, describe, save, size_in_bytes
+from .build import build_tokenizer, describe, parse_bytes, save
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,17 +38,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-@one_sentence("data_prep.tokenizer")
+@exit_on_user_error("data_prep.tokenizer")
 def main():
     arguments = parse_arguments()
     folder = (
         arguments.output
-        or Path("prepared", "tokenizers") / f"{file_name(Path(arguments.source).stem)}-{arguments.vocab_size}"
+        or Path("prepared", "tokenizers") / f"{safe_file_name(Path(arguments.source).stem)}-{arguments.vocab_size}"
     )
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another --output")
-    refuse_unwritable(folder, f"--output {folder}")
-    size = None if arguments.bytes is None else size_in_bytes(arguments.bytes)
+    check_writable(folder, f"--output {folder}")
+    size = None if arguments.bytes is None else parse_bytes(arguments.bytes)
     given = read_settings(arguments.settings, ("data", "tokenizer"))
     learning = {"vocab_size": arguments.vocab_size, "train_documents": None, "train_bytes": size}
     reading = {"source": arguments.source, "text_field": arguments.text_field, "sample_by": arguments.sample_by}

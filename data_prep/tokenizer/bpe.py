@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from data_prep.sources.long_text import Text
 from settings.checks import ConfigError
-from storage.files import room_for
+from storage.files import report_full_disk
 
 END, PAD = "<|endoftext|>", "<|pad|>"
-NO_TEXT = b"\xff\xfe\xff"
+TEXT_SEPARATOR = b"\xff\xfe\xff"
 """Bytes that no UTF-8 text holds: what separates texts in a file."""
 FILE_SIZE = 64_000_000
 Merges = list[tuple[bytes, bytes]]
@@ -34,14 +34,14 @@ def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
     if vocab_size < smallest:
         raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small; 256 bytes and 2 special tokens need 258")
     with tempfile.TemporaryDirectory(prefix="kindling-") as folder:
-        with room_for("the folder for temporary files, ", folder, "make room there, or set TMPDIR to another"):
+        with report_full_disk("the folder for temporary files, ", folder, "make room there, or set TMPDIR to another"):
             files = _write(texts, Path(folder))
-        with _silent():
+        with _silence_output():
             # No special tokens for it: it would take them out of the text.
-            source = gigatoken.TextFileSource(files, NO_TEXT)
+            source = gigatoken.TextFileSource(files, TEXT_SEPARATOR)
             _, merges = gigatoken.train_bpe(source, vocab_size - 2, [], tie_breaking="huggingface")
             merges = list(dict.fromkeys(merges))
-            learnt = _learnt(merges, files)
+            learnt = _count_learnt(merges, files)
         return _tokenizer(merges[:learnt])
 
 
@@ -54,7 +54,7 @@ def _write(texts: Iterable[Text], folder: Path) -> list[Path]:
             file.close()
             files.append(folder / str(len(files)))
             file, size = files[-1].open("wb"), 0
-        size += file.write(text.encode() + NO_TEXT)
+        size += file.write(text.encode() + TEXT_SEPARATOR)
     file.close()
     return files
 
@@ -74,7 +74,7 @@ def _tokenizer(merges: Merges) -> Tokenizer:
     return tokenizer
 
 
-def _learnt(merges: Merges, files: list[Path]) -> int:
+def _count_learnt(merges: Merges, files: list[Path]) -> int:
     """How many of the merges were learnt from the text, before there was nothing left to merge.
 
     gigatoken goes on to merge pairs that do not occur. The last merge that was learnt stands in the encoded text; if
@@ -86,7 +86,7 @@ def _learnt(merges: Merges, files: list[Path]) -> int:
     ids = {token: index for index, token in encoder.vocab.items()}
     used = np.zeros(encoder.vocab_size, dtype=bool)
     for file in files:
-        used[encoder.encode_files(gigatoken.TextFileSource([file], NO_TEXT)).layout.content.data] = True
+        used[encoder.encode_files(gigatoken.TextFileSource([file], TEXT_SEPARATOR)).layout.content.data] = True
         if tokens and used[ids[tokens[-1]]]:
             return len(merges)
     needed = {token for token in tokens if used[ids[token]]}
@@ -97,7 +97,7 @@ def _learnt(merges: Merges, files: list[Path]) -> int:
 
 
 @contextmanager
-def _silent():
+def _silence_output():
     """Keep what gigatoken prints while it learns and reads files, below Python, off the screen."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from data_prep.sources.long_text import Text, pieces_of
-from data_prep.sources.splits import Split, nothing_in, text_of
+from data_prep.sources.splits import Split, explain_empty_split, text_of
 from settings.checks import ConfigError
 from settings.sections import TokenizerSection
-from settings.wording import counted, size_of
-from storage.hub import find_folder
+from settings.wording import format_bytes, format_count
+from storage.hub import check_model_path
 
 from .bpe import END, PAD, train_bpe
 from .encoder import Encoder
-from .training_text import Texts
+from .training_text import TrainingTexts
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
     from .fast_tokenizer import PreTrainedTokenizerFast
@@ -92,12 +92,12 @@ def equation_tokenizer(kind: str, symbol: str, largest: int) -> "PreTrainedToken
         return wrap(_number_level([*map(str, range(largest + 1)), symbol, "="]), start=None)
     tokenizer = _character_level([*string.digits[: largest + 1], symbol, "="])
     without_spaces = [normalizers.Replace(Regex(r"\s+"), "")]
-    fill = _fill_up(len(str(largest))) if kind == "padded" else []
+    fill = _zero_padding_rules(len(str(largest))) if kind == "padded" else []
     tokenizer.normalizer = normalizers.Sequence(without_spaces + fill)
     return wrap(tokenizer, start=None)
 
 
-def _fill_up(width: int) -> list[normalizers.Normalizer]:
+def _zero_padding_rules(width: int) -> list[normalizers.Normalizer]:
     """Zeros before each number of less than `width` digits: at its place of width 0, one rule a length."""
     return [
         normalizers.Replace(Regex(rf"(?<!\d)(?=\d{{{digits}}}(?!\d))"), "0" * (width - digits))
@@ -131,7 +131,9 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     from .fast_tokenizer import PreTrainedTokenizerFast, TokenizersBackend
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(find_folder(path), split_special_tokens=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            check_model_path(path), split_special_tokens=True, trust_remote_code=False
+        )
         if type(tokenizer) is TokenizersBackend:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path, split_special_tokens=True)
     except Exception as error:  # tokenizers raises nothing narrower
@@ -156,11 +158,11 @@ def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[
     if section.kind == "pretrained":
         tokenizer, count = load_tokenizer(section.path), {}
     else:
-        texts = Texts(split, section.train_documents, section.train_bytes)
+        texts = TrainingTexts(split, section.train_documents, section.train_bytes)
         tokenizer = wrap(TRAINERS[section.kind](texts, section.vocab_size))
         count = {"documents": texts.documents, "text_bytes": texts.bytes, "limit": texts.limit}
         if texts.documents == 0:
-            raise ConfigError(nothing_in("train", split, texts.reading))
+            raise ConfigError(explain_empty_split("train", split, texts.reading))
     seconds = time.perf_counter() - started
     return tokenizer, count | {"seconds": round(seconds, 2)} | report(tokenizer, held_out)
 
@@ -186,20 +188,20 @@ def report(tokenizer, held_out: Iterable[dict]) -> dict:
 def describe(about: dict) -> str:
     """A report in one line."""
     return (
-        f"tokenizer: {about['vocabulary']:,} tokens{limit_of(about) or learnt_from(about)} in "
+        f"tokenizer: {about['vocabulary']:,} tokens{describe_limit(about) or describe_training_text(about)} in "
         f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
         f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
     )
 
 
-def learnt_from(about: dict) -> str:
+def describe_training_text(about: dict) -> str:
     """What the tokenizer of a report learnt from."""
-    return f" learnt from {counted(about['documents'], 'document')} ({size_of(about['text_bytes'])})"
+    return f" learnt from {format_count(about['documents'], 'document')} ({format_bytes(about['text_bytes'])})"
 
 
-def limit_of(about: dict) -> str:
+def describe_limit(about: dict) -> str:
     """The same and which setting left something out, or nothing if none did."""
-    return f"{learnt_from(about)} of more ({about['limit']})" if about.get("limit") else ""
+    return f"{describe_training_text(about)} of more ({about['limit']})" if about.get("limit") else ""
 
 
 def start_token(tokenizer) -> int:
@@ -218,7 +220,7 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def size_in_bytes(text: str) -> int:
+def parse_bytes(text: str) -> int:
     """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d\d?)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     if match is None:

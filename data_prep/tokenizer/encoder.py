@@ -15,9 +15,9 @@ from tokenizers import Regex, pre_tokenizers
 from data_prep.sources.long_text import Text, pieces_of
 
 LOGGER = logging.getLogger(__name__)
-PIECE = 4_000_000
+PIECE_CHARACTERS = 4_000_000
 """Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
-RENEWED_AFTER = 64_000_000
+RESTART_AFTER = 64_000_000
 """Characters after which the fast encoder starts anew, for it remembers each word that it has met."""
 SAFE_CUT = re.compile(r"(?<=\w)[ \n]")
 """Before white space that follows a letter or digit: there our pre-tokenizers end a piece in any case."""
@@ -78,7 +78,7 @@ class Encoder:
                 group.append(piece)
                 owners.append(owner)
                 size += len(piece)
-                if size >= PIECE:
+                if size >= PIECE_CHARACTERS:
                     yield group, owners
                     group, owners, size = [], [], 0
         if group:
@@ -91,7 +91,7 @@ class Encoder:
         rest = ""
         for piece in pieces_of(text):
             piece, start = rest + piece, 0
-            while len(piece) - start > PIECE and (cut := SAFE_CUT.search(piece, start + PIECE)):
+            while len(piece) - start > PIECE_CHARACTERS and (cut := SAFE_CUT.search(piece, start + PIECE_CHARACTERS)):
                 yield piece[start : cut.start()]
                 start = cut.start()
             rest = piece[start:] if start else piece
@@ -99,12 +99,12 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._fast is None:
-            return _slowly(self.tokenizer, texts)
-        odd = [i for i, text in enumerate(texts) if not (text.isascii() or _new_characters().isdisjoint(text))]
+            return _encode_slowly(self.tokenizer, texts)
+        odd = [i for i, text in enumerate(texts) if not (text.isascii() or _unassigned_characters().isdisjoint(text))]
         if odd:
             return self._encode_odd(texts, odd)
         self._since += sum(map(len, texts))
-        if self._since > RENEWED_AFTER:
+        if self._since > RESTART_AFTER:
             self._fast, self._since = self._new_fast(), 0
         array = self._fast.encode_batch(texts).layout
         offsets = array.offsets.data
@@ -112,7 +112,7 @@ class Encoder:
 
     def _encode_odd(self, texts: list[str], odd: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """As `_encode`, but the odd texts by the tokenizer itself."""
-        slow, slow_counts = _slowly(self.tokenizer, [texts[i] for i in odd])
+        slow, slow_counts = _encode_slowly(self.tokenizer, [texts[i] for i in odd])
         others = list(texts)
         for i in odd:
             others[i] = ""
@@ -134,14 +134,14 @@ class Encoder:
         if self._fast is None:
             return
         ids, counts = self._encode(texts)
-        right, right_counts = _slowly(self.tokenizer, texts)
+        right, right_counts = _encode_slowly(self.tokenizer, texts)
         if not (np.array_equal(ids, right) and np.array_equal(counts, right_counts)):
             LOGGER.warning("gigatoken gives other ids than this tokenizer, which therefore encodes by itself, slowly")
             self._fast = None
 
 
 @lru_cache(maxsize=1)
-def _new_characters() -> frozenset[str]:
+def _unassigned_characters() -> frozenset[str]:
     """Characters that Python's Unicode tables do not know.
 
     Of these the two encoders' tables may differ in which are letters, and so in where a word ends.
@@ -149,7 +149,7 @@ def _new_characters() -> frozenset[str]:
     return frozenset(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cn")
 
 
-def _slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _encode_slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     counts = np.array([len(row) for row in rows], dtype=np.int64)
     return np.fromiter((token for row in rows for token in row), np.uint32, counts.sum()), counts

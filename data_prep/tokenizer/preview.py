@@ -9,7 +9,7 @@ from settings.sections import DataSection, SampleSection, TokenizerSection
 from .build import TRAINERS, load_tokenizer, wrap
 
 
-def foreseen_tokenizer(data: DataSection, section: TokenizerSection, sample: SampleSection):
+def preview_tokenizer(data: DataSection, section: TokenizerSection, sample: SampleSection):
     """A tokenizer that cuts the sample's prompt as the run's will, or None where that is still to be learnt.
 
     An existing one is itself; of characters and numbers each is a token, whichever there are in the data. `ConfigError`

@@ -9,40 +9,40 @@ from data_prep.sources.record_errors import Reading
 from data_prep.sources.splits import Split, text_of
 
 
-class Texts:
+class TrainingTexts:
     """The texts of a split that a tokenizer learns from, counted as they are read.
 
-    The first `most_documents`, or texts of `most_bytes` from evenly over the whole split; None is no limit.
+    The first `max_documents`, or texts of `max_bytes` from evenly over the whole split; None is no limit.
     """
 
-    def __init__(self, split: Split, most_documents: int | None, most_bytes: int | None):
-        self.split = split.thin(most_bytes) if split.thin and most_bytes else split
-        self.most_documents, self.most_bytes = most_documents, most_bytes
+    def __init__(self, split: Split, max_documents: int | None, max_bytes: int | None):
+        self.split = split.thin(max_bytes) if split.thin and max_bytes else split
+        self.max_documents, self.max_bytes = max_documents, max_bytes
         self.documents = self.bytes = 0
-        self.limit = f"tokenizer.train_bytes={most_bytes}" if len(self.split.shards) < len(split.shards) else None
+        self.limit = f"tokenizer.train_bytes={max_bytes}" if len(self.split.shards) < len(split.shards) else None
         """The setting that left some texts out, as far as they were read."""
         self.reading, self.is_whole = Reading(), self.split is split
 
     def __iter__(self) -> Iterator[Text]:
         reading = self.reading = self.split.reading()
-        by_bytes = {"total": self.most_bytes, "unit": "B", "unit_scale": True}
-        by_documents = {"total": self.most_documents or self.split.documents, "unit": " documents"}
-        with tqdm(desc="tokenizer", **(by_bytes if self.most_bytes else by_documents)) as bar:
+        by_bytes = {"total": self.max_bytes, "unit": "B", "unit_scale": True}
+        by_documents = {"total": self.max_documents or self.split.documents, "unit": " documents"}
+        with tqdm(desc="tokenizer", **(by_bytes if self.max_bytes else by_documents)) as bar:
             for seen, (document, _) in enumerate(self.split.read_from(None, reading), start=1):
-                if self.documents == self.most_documents:
-                    self.limit = f"tokenizer.train_documents={self.most_documents}"
+                if self.documents == self.max_documents:
+                    self.limit = f"tokenizer.train_documents={self.max_documents}"
                     break
                 text = text_of(document)
                 size = len(text.encode())
-                share = self._share_read(seen, reading)
-                if self.most_bytes and self.documents and self.bytes + size > self.most_bytes * share:
-                    self.limit = f"tokenizer.train_bytes={self.most_bytes}"
+                share = self._fraction_read(seen, reading)
+                if self.max_bytes and self.documents and self.bytes + size > self.max_bytes * share:
+                    self.limit = f"tokenizer.train_bytes={self.max_bytes}"
                     if share >= 1:
                         break
                     continue  # for now, so that texts come from all of what is read
                 self.documents += 1
                 self.bytes += size
-                bar.update(size if self.most_bytes else 1)
+                bar.update(size if self.max_bytes else 1)
                 yield text
             else:
                 if self.is_whole:
@@ -50,8 +50,8 @@ class Texts:
             bar.total = bar.n  # a budget that there was not enough text for is no measure
             bar.set_postfix_str("learning from them")
 
-    def _share_read(self, seen: int, reading: Reading) -> float:
+    def _fraction_read(self, seen: int, reading: Reading) -> float:
         """How much has been read of what there is, by files or by the documents there may be; 1 where nothing says."""
-        shares = [seen / most for most in (self.most_documents, self.split.documents) if most]
+        shares = [seen / most for most in (self.max_documents, self.split.documents) if most]
         shares += [reading.bytes / self.split.size] if self.split.size else []
         return max(shares, default=1.0)

@@ -5,7 +5,7 @@ from data_prep.sources.table import check_source_overrides
 from settings.loading import load_experiment
 
 from .prepare import prepare
-from .published import publish, refuse_publishing
+from .published import check_publishable, publish
 
 
 def main(path: str, overrides: list[str]):
@@ -17,7 +17,7 @@ def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)
     check_source_overrides(experiment)
     if name is not None:
-        refuse_publishing(name, experiment.data)
+        check_publishable(name, experiment.data)
     prepared = prepare(experiment.data, experiment.tokenizer)
     print("\n".join(prepared.describe()))
     if name is not None:

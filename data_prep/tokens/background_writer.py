@@ -19,7 +19,7 @@ from .prepare import Preparation
 from .stream import Stream, Writer
 
 
-def write_on(data: DataSection, section: TokenizerSection, run: Stream):
+def start_writer_process(data: DataSection, section: TokenizerSection, run: Stream):
     """Start a process that prepares what the run will ask for; it ends with this one, however this one ends."""
     if run.tokens.has(run.horizon):
         return
@@ -47,7 +47,7 @@ def _stop(process: subprocess.Popen, complaint: Path):
         process.stdin.close()
 
 
-def _write(task: dict):
+def _run_writer(task: dict):
     """What the process does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
@@ -70,4 +70,4 @@ def _end_with_parent():
 
 
 if __name__ == "__main__":
-    _write(json.loads(sys.argv[1]))
+    _run_writer(json.loads(sys.argv[1]))

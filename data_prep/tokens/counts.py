@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.collator import CausalLMCollator
 
-from .order import Epochs, key, shuffled_first
+from .order import Epochs, first_shuffled, key
 from .windows import Documents, Windows
 
 BLOCK = 2**22
@@ -34,7 +34,7 @@ def tally(run: Epochs, collate: CausalLMCollator) -> Tally:
         lengths, times = _windows(run)
         masked, is_exact = np.full(len(lengths), collate.mask_first_n), run.is_known
     else:
-        lengths, times, is_exact = run.examples.stops - run.examples.starts, _times(run), True
+        lengths, times, is_exact = run.examples.stops - run.examples.starts, _repetitions(run), True
         masked = masked_tokens(run.examples, collate.mask_first_n, collate.separator_id)
     targets = np.maximum(lengths - np.maximum(masked, 1), 0)
     lengths = np.where(targets > 0, lengths, 0)
@@ -54,22 +54,22 @@ def _windows(run: Epochs) -> tuple[np.ndarray, np.ndarray]:
     return np.array(lengths), np.array([run.stop - of_last, of_last], dtype=object)
 
 
-def _times(run: Epochs) -> np.ndarray:
+def _repetitions(run: Epochs) -> np.ndarray:
     """How often a run comes by each of its examples."""
     count = len(run.examples)
     epochs, rest = divmod(run.stop, count)
     times = np.full(count, epochs)
-    times[shuffled_first(rest, count, key(run.seed, epochs))] += 1
+    times[first_shuffled(rest, count, key(run.seed, epochs))] += 1
     return times
 
 
 def masked_tokens(documents: Documents, mask_first_n: int, separator: int | None) -> np.ndarray:
     """How many tokens at the beginning of each document carry no loss; more than it has if it has no separator."""
     masked = np.maximum(documents.prompts, mask_first_n)
-    return masked if separator is None else np.maximum(masked, up_to(documents, separator))
+    return masked if separator is None else np.maximum(masked, prompt_ends(documents, separator))
 
 
-def up_to(documents: Documents, separator: int) -> np.ndarray:
+def prompt_ends(documents: Documents, separator: int) -> np.ndarray:
     """Tokens of each document up to and including its first `separator`; more than it has where there is none."""
     ids = documents.ids
     first = np.full(len(documents), len(ids))

@@ -57,7 +57,7 @@ class Epochs:
         return True
 
     @property
-    def tokens_a_pass(self) -> int | None:
+    def tokens_per_pass(self) -> int | None:
         """Ids of all examples, where it is known how many there are."""
         return len(self.examples.ids)
 
@@ -73,7 +73,7 @@ def shuffled(index: int, size: int, chosen: int) -> int:
             return index
 
 
-def shuffled_first(count: int, size: int, chosen: int) -> np.ndarray:
+def first_shuffled(count: int, size: int, chosen: int) -> np.ndarray:
     """The first `count` of what `shuffled` says for the indices 0, 1, ..., at once."""
     places = np.arange(count, dtype=np.uint64)
     outside = np.arange(count)

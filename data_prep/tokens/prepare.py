@@ -27,47 +27,47 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from data_prep.sources.fingerprints import CONTENTS, Trained
+from data_prep.sources.fingerprints import CONTENTS, TrainedData
 from data_prep.sources.shards import LocalShard
 from data_prep.sources.table import open_corpus
 from data_prep.tokenizer import build as tokenizers
 from data_prep.tokenizer.encoder import Encoder
 from settings.checks import ConfigError
-from settings.paths import file_name
+from settings.paths import safe_file_name
 from settings.sections import DataSection, TokenizerSection
-from storage.files import no_empty_folders, room_for, write_json
+from storage.files import remove_new_empty_folders, report_full_disk, write_json
 
 from .lock import LOCKS, POLL_SECONDS, lock_of
-from .prepared import PROMPTS, PreparedData, summary
-from .published import FORMAT, MANIFEST, REQUEST, find_prepared, is_asked_for, is_prepared, request
+from .prepared import PROMPTS_NEED_DOCUMENTS, PreparedData, summary
+from .published import FORMAT, MANIFEST, REQUEST, find_prepared, is_prepared, matches_request, request
 from .stream import BLOCK_TOKENS
 from .writer import Journal, SplitWriter
 
-LONGEST_NAME = 60
+MAX_NAME_LENGTH = 60
 
 
-LOOKED_AT = 100
+CHECKED_DOCUMENTS = 100
 """Documents of validation that are looked at before a vocabulary is learnt."""
 
 
 def prepare(
-    data: DataSection, section: TokenizerSection, by_another: bool = False, trained: dict | None = None
+    data: DataSection, section: TokenizerSection, by_other_process: bool = False, trained: dict | None = None
 ) -> "PreparedData":
     """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
 
     With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
-    after its last whole shard. A source that is prepared already is used as it is. With `by_another`, wait until
+    after its last whole shard. A source that is prepared already is used as it is. With `by_other_process`, wait until
     another process has prepared all this, however long it takes. What a checkpoint was `trained` on (the fields of
-    `Trained`) is compared before anything is prepared: `ConfigError` if a file holds something else now.
+    `TrainedData`) is compared before anything is prepared: `ConfigError` if a file holds something else now.
     """
     if (folder := find_prepared(data, section)) is not None:
         return PreparedData(folder)
     preparation = Preparation(data, section)
     if trained is not None and not preparation.has_tokens(trained["tokens"]):
-        Trained(**trained).refuse_changes(preparation.shards, data.origin, Path(data.cache_dir))
-    if not by_another:
+        TrainedData(**trained).check_unchanged(preparation.shards, data.origin, Path(data.cache_dir))
+    if not by_other_process:
         print(*preparation.notes(), sep="", end="", flush=True)
-    return preparation.make(BLOCK_TOKENS + 1 if data.streaming else None, by_another)
+    return preparation.make(BLOCK_TOKENS + 1 if data.streaming else None, by_other_process)
 
 
 class Preparation:
@@ -83,7 +83,7 @@ class Preparation:
         if section.kind == "pretrained":
             identity["vocabulary"] = self._load_tokenizer().backend_tokenizer.to_str()
         self._find_folder(identity)
-        if not self._is_of_these_files():  # which the samples do not tell apart
+        if not self._files_are_unchanged():  # which the samples do not tell apart
             self._find_folder(identity | {"contents": [shard.content for shard in self.shards]})
 
     @property
@@ -99,11 +99,11 @@ class Preparation:
         """The folder of this identity, whatever its source was called when it was made."""
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         cache, names = Path(self.data.cache_dir), self.data.mixture or [self.data.source]
-        names = "-".join(map(_called, names))[:LONGEST_NAME]
+        names = "-".join(map(_folder_part, names))[:MAX_NAME_LENGTH]
         there = sorted(cache.glob(f"[!.]*-{self.fingerprint}"))
-        self.folder = there[0] if there else cache / f"{file_name(names)}-{self.section.kind}-{self.fingerprint}"
+        self.folder = there[0] if there else cache / f"{safe_file_name(names)}-{self.section.kind}-{self.fingerprint}"
 
-    def _is_of_these_files(self) -> bool:
+    def _files_are_unchanged(self) -> bool:
         """Whether each file that was read for the folder holds what it held then."""
         CONTENTS.load(self.folder)
         for name, split in self.splits.items():
@@ -112,7 +112,7 @@ class Preparation:
                     return False
         return True
 
-    def _note_files(self):
+    def _record_file_hashes(self):
         """Write down what the files held that were read so far."""
         for name, split in self.splits.items():
             (self.folder / name).mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ class Preparation:
         except ConfigError:
             wanted = request(self.data, self.section)
             for path in Path(self.data.cache_dir).glob(f"[!.]*/{REQUEST}"):
-                if is_asked_for(path.parent, wanted):
+                if matches_request(path.parent, wanted):
                     return tokenizers.load_tokenizer(str(path.with_name("tokenizer")))
             raise
 
@@ -135,11 +135,11 @@ class Preparation:
         """Lines on how the sources are read."""
         return [f"{note}\n" for note in dict.fromkeys(one for split in self.splits.values() for one in split.notes)]
 
-    def make(self, until: int | None, by_another: bool = False) -> "PreparedData":
+    def make(self, until: int | None, by_other_process: bool = False) -> "PreparedData":
         """Prepare all of validation, and of training at least `until` ids (None: all); or wait for who does."""
-        while by_another and not self._has(until):
+        while by_other_process and not self._has(until):
             time.sleep(POLL_SECONDS)
-        with no_empty_folders(self.folder.parent / LOCKS):
+        with remove_new_empty_folders(self.folder.parent / LOCKS):
             lock = lock_of(self.folder)
             while not self._has(until):
                 with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
@@ -161,39 +161,39 @@ class Preparation:
         self.folder.mkdir(exist_ok=True)
         remedy = "make room, or choose another; the same command goes on from here"
         try:
-            with room_for("data.cache_dir=", self.data.cache_dir, remedy):
+            with report_full_disk("data.cache_dir=", self.data.cache_dir, remedy):
                 self._make_what_is_missing(until)
         finally:
-            if not self._has_work():
+            if not self._has_progress():
                 shutil.rmtree(self.folder)
                 # While it is held: who waits for it finds that it is gone.
                 Path(lock_of(self.folder).lock_file).unlink(missing_ok=True)
 
     def _make_what_is_missing(self, until: int | None):
         if not (self.folder / "tokenizer").exists():
-            self._refuse_unfit()
+            self._check_documents()
             self._make_tokenizer()
         if not (self.folder / REQUEST).exists():
             write_json(self.folder / REQUEST, request(self.data, self.section) | {"fingerprint": self.fingerprint})
         self._make_tokens(until)
 
-    def _has_work(self) -> bool:
+    def _has_progress(self) -> bool:
         """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""
         learnt = self.section.kind != "pretrained" and (self.folder / "tokenizer").exists()
         return learnt or any(Journal.load(self.folder / name).shards for name in self.splits)
 
-    def _refuse_unfit(self):
+    def _check_documents(self):
         """`ConfigError` if validation's documents, where they need not be fetched, do not fit the settings."""
         validation = self.splits["validation"]
         if validation.revisions:
             return
-        first = list(islice(validation, LOOKED_AT))
+        first = list(islice(validation, CHECKED_DOCUMENTS))
         if first and first[0].get("prompt") and self.data.layout == "packed":
-            raise ConfigError(PROMPTS)
+            raise ConfigError(PROMPTS_NEED_DOCUMENTS)
         if self.data.group_field is not None and not any("group" in document for document in validation):
-            raise ConfigError(self._no_group())
+            raise ConfigError(self._missing_group_error())
 
-    def _no_group(self) -> str:
+    def _missing_group_error(self) -> str:
         return f"data.group_field={self.data.group_field} is in no document of validation; leave it out"
 
     def _make_tokenizer(self):
@@ -201,7 +201,7 @@ class Preparation:
         staging = self.folder / ".tokenizer"
         shutil.rmtree(staging, ignore_errors=True)
         tokenizers.save(tokenizer, about, staging)
-        self._note_files()
+        self._record_file_hashes()
         staging.rename(self.folder / "tokenizer")
         if self.section.kind != "pretrained":
             print(tokenizers.describe(about))
@@ -213,12 +213,12 @@ class Preparation:
             SplitWriter(self.folder / name, self.splits[name], tokenizer, encode) for name in ("train", "validation")
         )
         if not validation.write().groups and self.data.group_field is not None:
-            raise ConfigError(self._no_group())
+            raise ConfigError(self._missing_group_error())
         if train.write(validation.hashes(), until).finished:
             source = {"source": self.data.mixture or self.data.source}
             write_json(self.folder / MANIFEST, source | summary(self.folder))
 
 
-def _called(source: str) -> str:
+def _folder_part(source: str) -> str:
     """A source in the name of a folder: the last part of its path without what a shell would read otherwise."""
     return re.sub(r"[^\w.+-]+", "_", Path(os.path.abspath(source)).stem).strip("_-") or "texts"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.sources.fingerprints import short
-from data_prep.sources.record_errors import Reading, in_words
+from data_prep.sources.fingerprints import short_hash
+from data_prep.sources.record_errors import Reading, describe_reasons
 from data_prep.sources.table import SOURCES
 from data_prep.tokenizer import build as tokenizers
 from settings.checks import ConfigError
 from settings.sections import DataSection
-from settings.wording import are, counted, size_of
-from storage.files import as_known, sha256
+from settings.wording import count_is, format_bytes, format_count
+from storage.files import from_saved, sha256
 
 from .published import MANIFEST, REQUEST
 from .stream import GrowingTokens
@@ -23,7 +23,7 @@ from .windows import Documents, TokenArray, Windows
 from .writer import Journal
 
 SECTIONS = ("data", "tokenizer")
-PROMPTS = "the data has prompts, whose loss data.layout=packed would count; use data.layout=documents"
+PROMPTS_NEED_DOCUMENTS = "the data has prompts, whose loss data.layout=packed would count; use data.layout=documents"
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class SplitInfo:
         """How many of the records that were read are no documents of it, and why."""
         found = self.documents + self.empty_documents + self.quarantined
         reasons = {"empty": self.empty_documents} | (self.reasons or {"no document": self.quarantined})
-        told = in_words({kind: count for kind, count in reasons.items() if count})
-        return f"{found - self.documents:,} of {counted(found, 'record')}" + (f" ({told})" if told else "")
+        told = describe_reasons({kind: count for kind, count in reasons.items() if count})
+        return f"{found - self.documents:,} of {format_count(found, 'record')}" + (f" ({told})" if told else "")
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split but for chance, where the source knows it."""
@@ -114,10 +114,10 @@ class PreparedData:
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
         self.about_tokenizer = manifest["tokenizer"]
-        self.info = {name: as_known(SplitInfo, info) for name, info in manifest["splits"].items()}
-        self._refuse_damage()
+        self.info = {name: from_saved(SplitInfo, info) for name, info in manifest["splits"].items()}
+        self._check_shards()
 
-    def _refuse_damage(self):
+    def _check_shards(self):
         """What can be seen without reading them: whether all shards are there, and as long as they were."""
         for split, info in self.info.items():
             for index, shard in enumerate(info.shards):
@@ -160,7 +160,7 @@ class PreparedData:
             "origin": data.origin,
             "tokens": fingerprint if data.streaming else tokens,
             "folder": self.folder.name,
-            "files": [known and short(known) for journal in journals for known in journal.files],
+            "files": [known and short_hash(known) for journal in journals for known in journal.files],
             "settings": {f"{name}.{key}": value for name in SECTIONS for key, value in self._request[name].items()},
         }
 
@@ -178,7 +178,7 @@ class PreparedData:
         with_groups = split == "validation" and bool(self.compared_groups)
         ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
         if layout == "packed":
-            self._refuse_prompts(split)
+            self._check_no_prompts(split)
             return Windows(ids, length, _documents(ids.parts) if with_groups else None)
         return Documents(ids, _documents(ids.parts), length, with_groups)
 
@@ -188,7 +188,7 @@ class PreparedData:
         documents = _documents(ids.parts)
         documents["group"] = np.arange(len(documents))
         if layout == "packed":
-            self._refuse_prompts(split)
+            self._check_no_prompts(split)
             return Windows(ids, length, documents)
         return Documents(ids, documents, length, with_groups=True)
 
@@ -196,42 +196,42 @@ class PreparedData:
         """The examples of training, in no order yet: `in_order` gives them that of a run. A stream's will grow."""
         if not data.streaming:
             return self.examples("train", data.layout, length)
-        self._refuse_prompts("train")
+        self._check_no_prompts("train")
         info = self.info["train"]
         return Windows(GrowingTokens(self.folder / "train", info.shards, info.finished), length)
 
-    def _refuse_prompts(self, split: str):
+    def _check_no_prompts(self, split: str):
         if self.info[split].prompt_tokens:
-            raise ConfigError(PROMPTS)
+            raise ConfigError(PROMPTS_NEED_DOCUMENTS)
 
     def documents(self, split: str) -> str:
         """How many a split has, and of how many if a limit left some out."""
         count = self.info[split].documents
         if not self.info[split].more:
-            return counted(count, "document")
+            return format_count(count, "document")
         name = "train_documents" if split == "train" else "validation_documents"
         return f"{count:,} of at least {count + 1:,} documents (data.{name}={self._request['data'][name]})"
 
     def describe_tokenizer(self) -> str:
         """Its size, how far it compresses text, and a limit to what it learnt from if there was more."""
         told = f"{len(self.tokenizer):,} tokens, {self.about_tokenizer['bytes_per_token']} bytes a token"
-        limit = tokenizers.limit_of(self.about_tokenizer)
+        limit = tokenizers.describe_limit(self.about_tokenizer)
         return f"{told},{limit}" if limit else told
 
     def describe(self) -> list[str]:
         """What there is, in lines of numbers."""
         lines = [f"folder        {self.folder}", f"tokenizer     {self.describe_tokenizer()}"]
         for name, info in self.info.items():
-            text = f"{size_of(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes a token"
+            text = f"{format_bytes(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes a token"
             so_far = "" if info.finished else " so far"
-            lines.append(f"{name:14}{self.documents(name)}, {counted(info.tokens, 'token')}{so_far}, {text}")
+            lines.append(f"{name:14}{self.documents(name)}, {format_count(info.tokens, 'token')}{so_far}, {text}")
             path = f", see {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
             lines.append(f"{'':14}skipped: {info.skipped()}{path}")
         return [*lines, f"overlap       {self.overlap()}"]
 
     def overlap(self) -> str:
         """How many training documents are in validation as well, in words."""
-        return f"{are(self.info['train'].in_validation_too, 'training document')} in validation too, word for word"
+        return f"{count_is(self.info['train'].in_validation_too, 'training document')} in validation too, word for word"
 
 
 def _documents(files: list[Path]) -> np.ndarray:

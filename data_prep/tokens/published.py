@@ -18,14 +18,14 @@ from data_prep.sources.table import SOURCES, HubDataset, find_source
 from data_prep.tokenizer import build as tokenizers
 from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
-from settings.wording import size_of
+from settings.wording import format_bytes
 from storage.files import sha256, write_json
-from storage.hub import is_hub_name, patiently, refuse_absent, refuse_anonymous, refuse_unreachable
+from storage.hub import check_hub_reachable, check_push_allowed, check_repository, is_hub_name, with_retries
 
 from .lock import lock_of
 
 FORMAT = 4
-MANIFEST, REQUEST, MARK, README = "manifest.json", "request.json", "kindling.json", "README.md"
+MANIFEST, REQUEST, HASHES_FILE, README = "manifest.json", "request.json", "kindling.json", "README.md"
 FOLDERS = ["tokenizer/*", "train/*", "validation/*"]
 PUBLISHED = re.compile(r"tokenizer/\w[\w.-]*|(train|validation)/\d+(\.documents)?\.npy|manifest\.json|request\.json")
 """What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
@@ -68,13 +68,13 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
     """
     folder = Path(data.source).expanduser()
     if data.mixture is None and is_prepared(folder):
-        _refuse_other_settings(folder / REQUEST, data, section)
+        _check_same_settings(folder / REQUEST, data, section)
     else:
         folder = _on_the_hub(data, section)
     if folder is not None and section.kind == "pretrained":
-        _refuse_other_tokenizer(folder, data, section)
+        _check_same_tokenizer(folder, data, section)
     if folder is None and constants.HF_HUB_OFFLINE:
-        folder = _made_before(data, section)
+        folder = _prepared_earlier(data, section)
     return folder
 
 
@@ -82,9 +82,9 @@ def _on_the_hub(data: DataSection, section: TokenizerSection) -> Path | None:
     """A published one; `ConfigError` if the Hub does not have one of the sources at all."""
     for source in map(find_source, data.mixture or [data.source]):
         if isinstance(source, HubDataset):
-            refuse_absent(source.id, "dataset")  # which goes offline where there is no Hub
+            check_repository(source.id, "dataset")  # which goes offline where there is no Hub
     is_named = data.mixture is None and data.source not in SOURCES
-    return _fetched(data, section) if is_named and isinstance(find_source(data.source), HubDataset) else None
+    return _download_published(data, section) if is_named and isinstance(find_source(data.source), HubDataset) else None
 
 
 def is_prepared(folder: Path) -> bool:
@@ -96,23 +96,23 @@ def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _made_before(data: DataSection, section: TokenizerSection) -> Path | None:
+def _prepared_earlier(data: DataSection, section: TokenizerSection) -> Path | None:
     """The newest folder of the same settings that was made here, if they need the Hub."""
     if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
         return None
     journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
     folders = [path.parent.parent for path in journals if (path.parent.parent / REQUEST).exists()]
     wanted = request(data, section)
-    return next((one for one in folders if is_asked_for(one, wanted) and (data.streaming or is_prepared(one))), None)
+    return next((one for one in folders if matches_request(one, wanted) and (data.streaming or is_prepared(one))), None)
 
 
-def is_asked_for(folder: Path, wanted: dict) -> bool:
+def matches_request(folder: Path, wanted: dict) -> bool:
     """Whether a folder was made by this `request`."""
     made = _read(folder / REQUEST)
     return {key: made[key] for key in wanted} == wanted
 
 
-def _refuse_other_settings(path: Path, data: DataSection, section: TokenizerSection):
+def _check_same_settings(path: Path, data: DataSection, section: TokenizerSection):
     """What is left out is as the folder's request says; what is given must be so too, but a tokenizer by its path."""
     made = _read(path)
     if made["format"] != FORMAT:
@@ -127,7 +127,7 @@ def _refuse_other_settings(path: Path, data: DataSection, section: TokenizerSect
                 )
 
 
-def _refuse_other_tokenizer(folder: Path, data: DataSection, section: TokenizerSection):
+def _check_same_tokenizer(folder: Path, data: DataSection, section: TokenizerSection):
     """`ConfigError` unless the tokenizer at `tokenizer.path`, if it is still there, is the folder's own."""
     if _read(folder / REQUEST)["tokenizer"]["path"] == section.path and not Path(section.path).exists():
         return
@@ -141,7 +141,7 @@ def _refuse_other_tokenizer(folder: Path, data: DataSection, section: TokenizerS
         )
 
 
-def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
+def _download_published(data: DataSection, section: TokenizerSection) -> Path | None:
     """A published folder in the cache, fetched unless it is there; None if the data set is none."""
     cache, name = Path(data.cache_dir), data.source.replace("/", "--")
     if constants.HF_HUB_OFFLINE:
@@ -149,23 +149,25 @@ def _fetched(data: DataSection, section: TokenizerSection) -> Path | None:
         return max(cache.glob(f"{name}-{wanted}"), key=lambda path: path.stat().st_mtime, default=None)
     where = {"repo_id": data.source, "repo_type": "dataset"}
     try:
-        mark = patiently(data.source, lambda: hf_hub_download(filename=MARK, revision=data.revision, **where))
+        mark = with_retries(data.source, lambda: hf_hub_download(filename=HASHES_FILE, revision=data.revision, **where))
     except ConfigError as error:
         if isinstance(error.__cause__, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
             return None  # for `data_prep.sources` to read, or to say what is wrong
         raise
     where |= {"revision": Path(mark).parent.name}
     hashes = _hashes(Path(mark), data.source)
-    asked = Path(patiently(data.source, lambda: hf_hub_download(filename=REQUEST, **where)))
-    _refuse_damage(asked, hashes[REQUEST], f"{data.source}: {REQUEST}")
-    _refuse_other_settings(asked, data, section)  # before all is fetched
+    asked = Path(with_retries(data.source, lambda: hf_hub_download(filename=REQUEST, **where)))
+    _check_hash(asked, hashes[REQUEST], f"{data.source}: {REQUEST}")
+    _check_same_settings(asked, data, section)  # before all is fetched
     folder = cache / f"{name}-{where['revision'][:12]}"
     with lock_of(folder):
         if not folder.exists():
             staging = cache / f".{folder.name}"
-            patiently(data.source, lambda: snapshot_download(local_dir=staging, allow_patterns=list(hashes), **where))
+            with_retries(
+                data.source, lambda: snapshot_download(local_dir=staging, allow_patterns=list(hashes), **where)
+            )
             for file, known in hashes.items():
-                _refuse_damage(staging / file, known, f"{data.source}: {file}")
+                _check_hash(staging / file, known, f"{data.source}: {file}")
             shutil.rmtree(staging / ".cache", ignore_errors=True)
             staging.rename(folder)
     return folder
@@ -185,20 +187,20 @@ def _hashes(mark: Path, name: str) -> dict[str, str]:
     return {file: known for file, known in files.items() if PUBLISHED.fullmatch(file)}  # a later version may add others
 
 
-def _refuse_damage(path: Path, known: str, what: str):
+def _check_hash(path: Path, known: str, what: str):
     if not path.is_file() or sha256(path) != known:
         path.unlink(missing_ok=True)  # a copy, which would not be fetched again
-        raise ConfigError(f"{what} is not what its {MARK} says; ask who published it")
+        raise ConfigError(f"{what} is not what its {HASHES_FILE} says; ask who published it")
 
 
-def refuse_publishing(name: str, data: DataSection):
+def check_publishable(name: str, data: DataSection):
     """Before any work: `ConfigError` if tokens cannot be published as `name`."""
     if not is_hub_name(name) or "/" not in name:
         raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
     if data.streaming:
         raise ConfigError("a stream may never be whole; publish with data.streaming=false")
-    refuse_anonymous()
-    refuse_unreachable(name)
+    check_push_allowed()
+    check_hub_reachable(name)
 
 
 def publish(folder: Path, name: str):
@@ -207,15 +209,15 @@ def publish(folder: Path, name: str):
     Paths of this machine are not told: of a local source, only the name. A data set that holds something else is not
     touched, and a card that was changed there is kept.
     """
-    there = patiently(name, lambda: _files_of(name))
-    if there - {".gitattributes"} and MARK not in there:
+    there = with_retries(name, lambda: _files_of(name))
+    if there - {".gitattributes"} and HASHES_FILE not in there:
         raise ConfigError(f"{name} holds other files already; publish under another name")
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary)
         _stage(folder, staging, name)
-        if README in there and not patiently(name, lambda: _is_our_card(name)):
+        if README in there and not with_retries(name, lambda: _is_our_card(name)):
             (staging / README).unlink()
-        patiently(name, lambda: _push(staging, name), "pushed")
+        with_retries(name, lambda: _push(staging, name), "pushed")
 
 
 def _files_of(name: str) -> set[str]:
@@ -225,7 +227,7 @@ def _files_of(name: str) -> set[str]:
 
 
 def _is_our_card(name: str) -> bool:
-    mark, card = (Path(hf_hub_download(name, file, repo_type="dataset")) for file in (MARK, README))
+    mark, card = (Path(hf_hub_download(name, file, repo_type="dataset")) for file in (HASHES_FILE, README))
     return sha256(card) == _read(mark).get("card")
 
 
@@ -258,7 +260,7 @@ def _stage(folder: Path, staging: Path, name: str):
             if hashes.get(f"{split}/{index:05}.npy") != shard["sha256"]:
                 raise ConfigError(f"{folder}/{split}/{index:05}.npy is damaged; prepare it again")
     (staging / README).write_text(_card(name, manifest, settings), encoding="utf-8")
-    write_json(staging / MARK, {"format": FORMAT, "files": hashes, "card": sha256(staging / README)})
+    write_json(staging / HASHES_FILE, {"format": FORMAT, "files": hashes, "card": sha256(staging / README)})
 
 
 def _hide_paths(settings: dict, known: set[str]):
@@ -284,7 +286,7 @@ def _card(name: str, manifest: dict, settings: dict) -> str:
     origin = DataSection(source=settings["data"]["source"], mixture=settings["data"]["mixture"]).origin
     known = getattr(SOURCES.get(origin), "licence", "")
     rows = (
-        f"| {split} | {about['documents']:,} | {about['tokens']:,} | {size_of(about['text_bytes'])} |"
+        f"| {split} | {about['documents']:,} | {about['tokens']:,} | {format_bytes(about['text_bytes'])} |"
         for split, about in manifest["splits"].items()
     )
     about = manifest["tokenizer"]

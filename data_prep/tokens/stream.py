@@ -88,10 +88,10 @@ class GrowingTokens(TokenArray):
             if not is_written and not is_alive:
                 patience -= POLL_SECONDS
                 if self.writer or patience <= 0:
-                    raise ConfigError(self._complaint(count))
+                    raise ConfigError(self._writer_error(count))
             time.sleep(POLL_SECONDS)
 
-    def _complaint(self, count: int) -> str:
+    def _writer_error(self, count: int) -> str:
         if self.writer and self.writer.complaint.stat().st_size:
             return self.writer.complaint.read_text(encoding="utf-8")
         return (
@@ -147,7 +147,7 @@ class Stream(Epochs):
         return self.tokens.finished
 
     @property
-    def tokens_a_pass(self) -> int | None:
+    def tokens_per_pass(self) -> int | None:
         """Ids of all windows, where the run goes through all of them."""
         return len(self.tokens) if self.tokens.finished and self.stop > len(self.examples) else None
 

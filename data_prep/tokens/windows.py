@@ -11,7 +11,7 @@ import numpy as np
 
 from settings.checks import ConfigError
 
-MOST_MAPPED = 100
+MAX_MAPPED_FILES = 100
 """Files that are open at a time, of the thousand or so that a process may have."""
 
 
@@ -48,7 +48,7 @@ class TokenArray:
         if not isinstance(self.parts[index], Path):
             return self.parts[index]
         if index not in self._mapped:
-            if len(self._mapped) == MOST_MAPPED:
+            if len(self._mapped) == MAX_MAPPED_FILES:
                 self._mapped.pop(next(iter(self._mapped)))
             self._mapped[index] = np.load(self.parts[index], mmap_mode="r")
         return self._mapped[index]
@@ -74,7 +74,9 @@ class Windows:
         self.groups = None
         if documents is not None:
             self.starts, self.groups = np.ascontiguousarray(documents["start"]), documents["group"]
-            self.side = "left" if _are_joined(ids) else "right"  # the token at a start ends the document before
+            self.side = (
+                "left" if _share_boundary_token(ids) else "right"
+            )  # the token at a start ends the document before
 
     @property
     def targets(self) -> int:
@@ -103,7 +105,7 @@ class Documents:
     def __init__(self, ids: TokenArray, documents: np.ndarray, length: int, with_groups: bool = False):
         self.ids, self.starts, self.prompts = ids, documents["start"], documents["prompt"]
         self.groups = documents["group"] if with_groups else None
-        self.stops = np.append(self.starts[1:] + _are_joined(ids), len(ids))
+        self.stops = np.append(self.starts[1:] + _share_boundary_token(ids), len(ids))
         longest = int((self.stops - self.starts).max())
         if longest > length:
             raise ConfigError(
@@ -125,6 +127,6 @@ class Documents:
         return example if self.groups is None else example | {"groups": np.full(len(ids), self.groups[index])}
 
 
-def _are_joined(ids: TokenArray) -> bool:
+def _share_boundary_token(ids: TokenArray) -> bool:
     """Whether documents overlap by the token between them: if and only if the first id of all is also the last."""
     return bool(ids.read(0, 1)[0] == ids.read(len(ids) - 1, len(ids))[0])

@@ -18,17 +18,17 @@ from tqdm import tqdm
 
 from data_prep.sources.long_text import Text, pieces_of
 from data_prep.sources.record_errors import Reading
-from data_prep.sources.splits import Split, nothing_in, parts_of, text_of
+from data_prep.sources.splits import Split, explain_empty_split, parts_of, text_of
 from data_prep.tokenizer.build import start_token
 from data_prep.tokenizer.encoder import Encoder
 from settings.checks import ConfigError
-from settings.wording import counted, size_of
+from settings.wording import format_bytes, format_count
 from storage.arrays import TokenFile, save_array
-from storage.files import as_known, sha256, write_whole
+from storage.files import from_saved, sha256, write_atomically
 
-TOKENS_A_SHARD = 1 << 23
-CHARACTERS_A_BATCH = 1_000_000
-MOST_GROUPS = 256
+TOKENS_PER_SHARD = 1 << 23
+CHARACTERS_PER_BATCH = 1_000_000
+MAX_GROUPS = 256
 DOCUMENT = np.dtype([("start", "<i8"), ("prompt", "<i4"), ("group", "<i4")])
 
 
@@ -73,7 +73,7 @@ class Journal:
     def load(cls, folder: Path) -> "Journal":
         """The journal of a split's folder, or a new one."""
         path = folder / "journal.json"
-        return as_known(cls, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
+        return from_saved(cls, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def note(self, shards: Sequence):
         """Take over the hashes of the files that were come to by now."""
@@ -82,13 +82,13 @@ class Journal:
 
     def save(self, folder: Path):
         """Write it down, whole or not at all."""
-        write_whole(folder / "journal.json", json.dumps(asdict(self), ensure_ascii=False))
+        write_atomically(folder / "journal.json", json.dumps(asdict(self), ensure_ascii=False))
 
 
 class SplitWriter:
     """Encodes a split into its folder, shard by shard, on from the last whole one.
 
-    A shard ends with the first batch of documents that makes it `TOKENS_A_SHARD` long, and a batch begins where a
+    A shard ends with the first batch of documents that makes it `TOKENS_PER_SHARD` long, and a batch begins where a
     shard does: so the bytes on disk do not depend on where a preparation was interrupted.
     """
 
@@ -112,9 +112,9 @@ class SplitWriter:
             while not self.journal.has(until):
                 self._write_shard(documents, reading, held_out, progress)
         if self.journal.documents == 0:
-            raise ConfigError(nothing_in(self.folder.name, self.split, reading))
+            raise ConfigError(explain_empty_split(self.folder.name, self.split, reading))
         if self.journal.finished and self.journal.more is None:
-            self._look_beyond()
+            self._check_for_more()
         return self.journal
 
     def hashes(self) -> set[int]:
@@ -139,7 +139,7 @@ class SplitWriter:
             journal.place = place
             progress.show(ids.length, sum(map(len, abouts)))
             journal.finished = is_last
-            if ids.length >= TOKENS_A_SHARD:
+            if ids.length >= TOKENS_PER_SHARD:
                 break
         else:
             journal.finished = True
@@ -159,7 +159,7 @@ class SplitWriter:
         journal.quarantine_bytes = (self.folder / "quarantine.jsonl").stat().st_size
         journal.save(self.folder)
 
-    def _look_beyond(self):
+    def _check_for_more(self):
         """Note whether a limit has left something out: only now, for it may take another file."""
         self.journal.more = bool(self.split.more and self.split.more(self.journal.place))
         self.journal.save(self.folder)
@@ -216,11 +216,11 @@ class SplitWriter:
     def _count_group(self, name: str, size: int, is_training: bool):
         """Add to a group. Of training, which nothing tells by group, more than so many have none."""
         groups = self.journal.groups
-        if name not in groups and len(groups) == MOST_GROUPS:
+        if name not in groups and len(groups) == MAX_GROUPS:
             if is_training:
                 return
             raise ConfigError(
-                f"data.group_field tells more than {MOST_GROUPS} groups apart, {name!r} among them; "
+                f"data.group_field tells more than {MAX_GROUPS} groups apart, {name!r} among them; "
                 "give a field that many documents have in common"
             )
         group = groups.setdefault(name, {"documents": 0, "text_bytes": 0})
@@ -255,7 +255,7 @@ class Progress:
         """Bring the bar up to date; what is new has no whole shard yet."""
         documents, tokens = self.journal.documents + new_documents, self.journal.tokens + new_tokens
         speed = (self.journal.text_bytes - self.bytes_before) / max(time.monotonic() - self.started, 1e-3)
-        told = f"{counted(documents, 'document')}, {counted(tokens, 'token')}, {size_of(speed)}/s"
+        told = f"{format_count(documents, 'document')}, {format_count(tokens, 'token')}, {format_bytes(speed)}/s"
         self.bar.set_postfix_str(told, refresh=False)
         so_far = {"documents": documents, "tokens": tokens, "bytes": self.reading.bytes}
         self.bar.update(so_far[self.measure] - self.bar.n)
@@ -267,7 +267,7 @@ def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
     for document, place in documents:
         batch.append(document)
         size += sum(map(len, parts_of(document)))
-        if size >= CHARACTERS_A_BATCH:
+        if size >= CHARACTERS_PER_BATCH:
             yield batch, place, False
             batch, size = [], 0
     if batch:

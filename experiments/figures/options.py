@@ -34,7 +34,7 @@ OTHERWISE = {
 NAME = re.compile(r"[^/\\\0]{1,200}")
 
 
-def refuse_name(name):
+def check_model_name(name):
     """`ConfigError` unless a figure of that name can be a file."""
     if not NAME.fullmatch(str(name)):
         raise ConfigError(f"the figure {name!r} cannot be a file of that name; leave out slashes")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line.terminal import WAITING, WAITING_OF_THE_USER
+from command_line.terminal import OPENMP_WAIT, USER_WAIT_VARIABLES
 from settings.paths import ROOT
 from tests.test_repository import PYTHON
 
@@ -20,14 +20,14 @@ DESCRIPTORS = """
     os.write(1, b"one"), os.write(2, b"two"), print("three"), print("four", file=sys.stderr), tqdm.write("five")
     file.write(repr(sys.stdin.read()))
 """
-THREADS = f"    print([os.environ.get(name) for name in {WAITING_OF_THE_USER}], 'torch' in sys.modules)"
+THREADS = f"    print([os.environ.get(name) for name in {USER_WAIT_VARIABLES}], 'torch' in sys.modules)"
 
 
-def command(main: str, words_are_all: bool = False) -> list[str]:
+def command(main: str, only_prints: bool = False) -> list[str]:
     """What runs these lines as the commands are run."""
     imports = "import os, sys\nfrom pathlib import Path\nfrom tqdm import tqdm"
-    head = f"{imports}\nfrom command_line.terminal import made_fit\n"
-    return [sys.executable, "-c", f"{head}with made_fit(words_are_all={words_are_all}):\n{main}"]
+    head = f"{imports}\nfrom command_line.terminal import robust_terminal\n"
+    return [sys.executable, "-c", f"{head}with robust_terminal(only_prints={only_prints}):\n{main}"]
 
 
 def run(words: list[str], **options) -> subprocess.CompletedProcess:
@@ -50,10 +50,10 @@ def test_a_handler_that_the_user_has_chosen_stays():
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("words_are_all", "code"), [(False, 0), (True, 141)])
-def test_work_goes_on_without_its_reader_and_words_end(tmp_path, words_are_all, code, unbuffered):
+@pytest.mark.parametrize(("only_prints", "code"), [(False, 0), (True, 141)])
+def test_work_goes_on_without_its_reader_and_words_end(tmp_path, only_prints, code, unbuffered):
     reader, writer = os.pipe()
-    words = [*command(MANY, words_are_all), str(tmp_path / "done")]
+    words = [*command(MANY, only_prints), str(tmp_path / "done")]
     with subprocess.Popen(
         words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}
     ) as process:
@@ -62,7 +62,7 @@ def test_work_goes_on_without_its_reader_and_words_end(tmp_path, words_are_all, 
         os.close(reader)
         assert process.wait(100) == code
         assert process.stderr.read() == b""
-    assert (tmp_path / "done").exists() == (not words_are_all)
+    assert (tmp_path / "done").exists() == (not only_prints)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -70,7 +70,7 @@ def test_words_that_a_full_disk_does_not_take(tmp_path):
     """Work is worth more than they are; where they are all there is, it is said that they are lost."""
     with open("/dev/full", "wb") as full:
         work = run([*command(MANY), str(tmp_path / "done")], stdout=full)
-        words = run(command("    print('words')", words_are_all=True), stdout=full)
+        words = run(command("    print('words')", only_prints=True), stdout=full)
         both = run(command("    print('words', flush=True)"), stdout=full, stderr=full)
     assert (work.returncode, work.stderr, (tmp_path / "done").exists()) == (0, b"", True)
     assert words.returncode == 1
@@ -100,10 +100,10 @@ def test_a_terminal_that_hangs_up_costs_nothing(tmp_path):
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "1"}])
 def test_how_threads_wait_is_chosen_before_torch_unless_the_user_has(given):
-    free = {name: value for name, value in os.environ.items() if name not in WAITING_OF_THE_USER}
-    expected = given or WAITING
+    free = {name: value for name, value in os.environ.items() if name not in USER_WAIT_VARIABLES}
+    expected = given or OPENMP_WAIT
     done = run(command(THREADS), env=free | given)
-    assert done.stdout.decode().strip() == f"{[expected.get(name) for name in WAITING_OF_THE_USER]} False", done.stderr
+    assert done.stdout.decode().strip() == f"{[expected.get(name) for name in USER_WAIT_VARIABLES]} False", done.stderr
 
 
 COMMANDS = {
@@ -124,7 +124,7 @@ def module_of(path: str) -> str:
 def test_each_command_starts_there_and_before_torch(path):
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert called & {"one_sentence", "run_script"}
+    assert called & {"exit_on_user_error", "run_script"}
 
 
 def test_no_command_loads_torch_before_it_starts():

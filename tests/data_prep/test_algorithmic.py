@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from data_prep.algorithmic import __main__
 from data_prep.algorithmic import equations as algorithmic
-from data_prep.algorithmic.equations import TOKENS, all_equations, prepare_equations
+from data_prep.algorithmic.equations import TOKEN_DESCRIPTIONS, all_equations, prepare_equations
 from data_prep.algorithmic.operations import OPERATIONS, find_modulus, find_operation
 from data_prep.collator import CausalLMCollator
 from data_prep.tokenizer.build import equation_tokenizer as build_equation_tokenizer
@@ -119,14 +119,14 @@ def test_a_function_of_ones_own(tmp_path):
 )
 def test_counts(name, p, counts):
     section = EquationsSection(operation=name, modulus=p, train_fraction=0.7, validation_fraction=0.15)
-    places = algorithmic.split_places(len(equations_of(name, p)), section, 0)
+    places = algorithmic.split_indices(len(equations_of(name, p)), section, 0)
     assert list(places) == ["train", "validation", "test"]
     assert tuple(map(len, places.values())) == counts
 
 
 def test_fractions_are_exact():
     assert 0.29 * 100 < 29
-    places = algorithmic.split_places(100, EquationsSection(train_fraction=0.29, validation_fraction=0.57), 0)
+    places = algorithmic.split_indices(100, EquationsSection(train_fraction=0.29, validation_fraction=0.57), 0)
     assert [len(part) for part in places.values()] == [29, 57, 14]
 
 
@@ -174,7 +174,7 @@ def test_the_vocabulary_is_the_operations_alone():
 
 
 def test_each_kind_of_tokens_is_described():
-    assert set(TOKENS) == set(typing.get_args(typing.get_type_hints(EquationsSection)["tokens"]))
+    assert set(TOKEN_DESCRIPTIONS) == set(typing.get_args(typing.get_type_hints(EquationsSection)["tokens"]))
 
 
 SPELLINGS = ("91 / 7 =", "91/7=", " 91  /7\n= ")
@@ -205,7 +205,7 @@ def test_numbers_are_filled_up_to_the_largest(a, b, largest):
     assert text == f"{a:0{width}}-{b:0{width}}="
 
 
-@pytest.mark.parametrize("kind", TOKENS)
+@pytest.mark.parametrize("kind", TOKEN_DESCRIPTIONS)
 @given(text=st.lists(st.sampled_from([*SPECIALS, "7", "/", "=", " "]) | st.text(max_size=5)).map("".join))
 def test_text_never_yields_the_end_or_the_pad(kind, text):
     tokenizer = equation_tokenizer(kind, "/", 9)
@@ -220,7 +220,7 @@ def test_what_a_tokenizer_does_not_know_is_unknown(kind, unknown):
         assert tokenizer(text)["input_ids"] == [tokenizer.unk_token_id]
 
 
-@pytest.mark.parametrize("kind", TOKENS)
+@pytest.mark.parametrize("kind", TOKEN_DESCRIPTIONS)
 def test_saved_it_loads_as_any_other(kind, tmp_path):
     tokenizer = equation_tokenizer(kind, "/", 96)
     tokenizer.save_pretrained(tmp_path)
@@ -236,7 +236,7 @@ def test_saved_it_loads_as_any_other(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("p", "step"), [(7, 1), (11, 1), (113, 50)])
-@pytest.mark.parametrize("kind", TOKENS)
+@pytest.mark.parametrize("kind", TOKEN_DESCRIPTIONS)
 def test_the_loss_is_on_the_answer_alone(kind, p, step):
     equations = prepare(operation="add", modulus=p, tokens=kind)
     width = {"numbers": 1, "padded": len(str(p - 1))}.get(kind)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from data_prep.collator import CausalLMCollator
-from data_prep.show import COLOURS, PALE, draw_batch, free_place, order_of, show
+from data_prep.show import COLOURS, MASKED_COLOURS, draw_batch, free_picture_path, run_order, show
 from data_prep.tokens.prepare import prepare
 from data_prep.tokens.stream import in_order
 from data_prep.tokens.windows import TokenArray, Windows
@@ -89,7 +89,7 @@ def drawn(monkeypatch, tmp_path):
 
 def kinds(colours):
     """Each cell as the document's colour, as its pale one plus 10, or as 99 for white."""
-    known = np.concatenate([COLOURS, PALE, np.ones((1, 3))])
+    known = np.concatenate([COLOURS, MASKED_COLOURS, np.ones((1, 3))])
     nearest = np.abs(colours[..., None, :] - known).sum(-1).argmin(-1)
     return np.select([nearest < 5, nearest < 10], [nearest, nearest + 5], 99).tolist()
 
@@ -128,7 +128,7 @@ def test_what_is_shown_comes_first_in_the_run(tmp_path, capsys, monkeypatch, lay
     experiment = load_experiment("show.yaml", [f"data.layout={layout}", given])
     prepared = prepare(experiment.data, experiment.tokenizer)
     run = in_order(examples := prepared.training_examples(experiment.data, 32), seed=5, stop=len(examples))
-    ours = order_of(experiment, prepared, 32)
+    ours = run_order(experiment, prepared, 32)
     assert [ours[i]["input_ids"].tolist() for i in range(len(run))] == [
         run[i]["input_ids"].tolist() for i in range(len(run))
     ]
@@ -162,11 +162,11 @@ def test_tokens_around_the_first_target_are_shown(tmp_path, capsys, monkeypatch)
 def test_a_picture_goes_to_the_run_and_over_no_other_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
-    assert free_place(run) == Path("batch.png")
+    assert free_picture_path(run) == Path("batch.png")
     run.mkdir()
     (run / "batch.png").write_bytes(b"somebody's own")
     matplotlib.image.imsave(run / "batch-2.png", np.zeros((2, 2, 3)))
-    assert free_place(run) == run / "batch-3.png"
+    assert free_picture_path(run) == run / "batch-3.png"
     batch = CausalLMCollator(1)([{"input_ids": [0, 5, 0], "groups": np.zeros(3, int)}])
-    assert draw_batch(batch, free_place(run)) == free_place(run) == run / "batch-3.png"
+    assert draw_batch(batch, free_picture_path(run)) == free_picture_path(run) == run / "batch-3.png"
     assert (run / "batch.png").read_bytes() == b"somebody's own"

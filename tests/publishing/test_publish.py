@@ -17,7 +17,7 @@ from publishing.publisher import Publisher, Push
 from settings.checks import ConfigError
 from settings.loading import load_experiment
 from settings.paths import ROOT
-from storage.checkpoint_manifest import MANIFEST, STATE, damage, seal
+from storage.checkpoint_manifest import MANIFEST, STATE_FILES, find_damage, write_manifest
 from tests.hub_client import serving
 from training.preflight import arguments
 
@@ -189,7 +189,7 @@ def test_nothing_secret_and_no_pickle_leaves(strategies):
         for secret in (b"canary", str(ROOT).encode(), str(folder).encode(), str(Path.home()).encode() + b"/"):
             assert secret not in content, (name, secret)
         if ".lfs" not in name and not name.endswith((".gitattributes", ".json")):
-            kept = STATE | {"rng_state.safetensors", MANIFEST} if "checkpoint" in name else set()
+            kept = STATE_FILES | {"rng_state.safetensors", MANIFEST} if "checkpoint" in name else set()
             assert Path(name).name in snapshot.RUN | snapshot.MODEL | kept, name
     commands = [content.decode() for name, content in files.items() if name.endswith("provenance.json")]
     assert all("output_dir=run-" in command for command in commands)
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_kept_can_be_resumed(strategies, strategy, name):
     """It is whole as it lies there, though texts may have lost what is private, and its state is that of the run."""
     folder, *_ = strategies
     there = folder / "hub" / "models" / "someone" / f"run-{strategy}" / name
-    assert damage(there) is None
+    assert find_damage(there) is None
     step = json.loads((there / "trainer_state.json").read_text())["global_step"]
     here = folder / "canary" / f"run-{strategy}" / f"checkpoint-{step}"
     for file in ("model.safetensors", "optimizer.safetensors", "scheduler.safetensors", "rng_state.safetensors"):
@@ -358,7 +358,7 @@ def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         for name in ("config.json", "tokenizer.json", "model.safetensors", "optimizer.pt", "trainer_state.json"):
             (tmp_path / f"checkpoint-{step}" / name).write_text(str(step))
-        seal(tmp_path / f"checkpoint-{step}")
+        write_manifest(tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-12-of-mine").mkdir()
     (tmp_path / "checkpoint-12-of-mine" / "trainer_state.json").touch()
     (tmp_path / "checkpoint-11").mkdir()
@@ -479,7 +479,7 @@ def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
         for file in (*snapshot.NEEDED, "trainer_state.json"):
             (tmp_path / name / file).write_text("{}")
         (tmp_path / name / "model.safetensors").touch()
-    seal(tmp_path / "checkpoint-4")
+    write_manifest(tmp_path / "checkpoint-4")
     for steps, model in ((4, tmp_path), (2, tmp_path / "checkpoint-4")):
         (tmp_path / "metrics.json").write_text(json.dumps({"steps": steps}))
         assert snapshot.model_of(tmp_path) == model
@@ -549,8 +549,8 @@ def test_a_damaged_run_is_one_sentence(run_to_publish, name, text, complaint):
 
 def test_the_folder_is_looked_at_before_the_hub(run_to_publish, monkeypatch, capsys):
     (run_to_publish / "model.safetensors").unlink()
-    monkeypatch.setattr("storage.hub.refuse_anonymous", None)
-    monkeypatch.setattr("storage.hub.refuse_unreachable", None)
+    monkeypatch.setattr("storage.hub.check_push_allowed", None)
+    monkeypatch.setattr("storage.hub.check_hub_reachable", None)
     monkeypatch.setattr("sys.argv", ["publish.py", str(run_to_publish)])
     with pytest.raises(SystemExit) as stop:
         __main__.main()

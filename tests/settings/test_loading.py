@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from command_line.run import one_sentence, run_script
+from command_line.run import exit_on_user_error, run_script
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.checks import ConfigError, build
 from settings.experiment import REPLICABLE, AlgorithmicExperiment
@@ -194,7 +194,7 @@ class Failing(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_is_one_sentence_from_a_loaders_worker_too(capsys, workers):
-    with pytest.raises(SystemExit) as stop, one_sentence("train_lm.py"):
+    with pytest.raises(SystemExit) as stop, exit_on_user_error("train_lm.py"):
         list(torch.utils.data.DataLoader(Failing(), num_workers=workers))
     assert stop.value.code == 2
     assert capsys.readouterr().err == "train_lm.py: what was given, what is allowed, what to do\n"

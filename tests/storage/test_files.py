@@ -8,34 +8,34 @@ import resource
 import pytest
 
 from settings.checks import ConfigError
-from settings.paths import file_name
+from settings.paths import safe_file_name
 from storage.files import (
-    append_whole,
-    no_empty_folders,
+    append_or_restore,
+    check_writable,
+    read_json_lines,
     read_mapping,
-    read_rows,
-    refuse_unwritable,
+    remove_new_empty_folders,
+    report_file_errors,
+    report_system_errors,
     sha256,
-    told_by_the_system,
-    told_of,
+    write_atomically,
     write_json,
-    write_whole,
 )
 
 
 def test_a_name_is_cut_where_it_is_too_long():
-    assert file_name("a" * 200) == "a" * 200
-    assert len(file_name("a" * 201)) == 200
-    assert file_name("ü" * 150) != file_name("ü" * 151)
-    assert len(file_name("ü" * 150).encode()) <= 200
+    assert safe_file_name("a" * 200) == "a" * 200
+    assert len(safe_file_name("a" * 201)) == 200
+    assert safe_file_name("ü" * 150) != safe_file_name("ü" * 151)
+    assert len(safe_file_name("ü" * 150).encode()) <= 200
 
 
 def test_a_name_that_is_too_long_is_a_mistake_and_a_full_disk_an_end(tmp_path):
-    with pytest.raises(ConfigError, match="is too long a name; give a shorter one"), told_by_the_system():
+    with pytest.raises(ConfigError, match="is too long a name; give a shorter one"), report_system_errors():
         (tmp_path / ("x" * 300)).touch()
-    with pytest.raises(SystemExit, match="there is no room left "), told_by_the_system():
+    with pytest.raises(SystemExit, match="there is no room left "), report_system_errors():
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), told_by_the_system():
+    with pytest.raises(PermissionError), report_system_errors():
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -63,14 +63,14 @@ def test_a_kill_while_it_is_written_leaves_the_old_one(tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_leaves_nothing_beside_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "notes"
-    write_whole(path, "old")
+    write_atomically(path, "old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, "new")
+        write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
 
@@ -82,10 +82,10 @@ def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        append_whole(path, "a" * 9 + "\n")
+        append_or_restore(path, "a" * 9 + "\n")
         with pytest.raises(OSError, match="File too large"):
-            append_whole(path, "b" * 50 + "\n")
-        append_whole(path, "c" * 4 + "\n")
+            append_or_restore(path, "b" * 50 + "\n")
+        append_or_restore(path, "c" * 4 + "\n")
 
     if (child := os.fork()) == 0:
         try:
@@ -124,35 +124,35 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, name, written, comp
 
 def test_rows_are_read_whole(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    assert read_rows(tmp_path / "rows.jsonl", "mend it") == [{"a": 1}, {"a": 2}]
+    assert read_json_lines(tmp_path / "rows.jsonl", "mend it") == [{"a": 1}, {"a": 2}]
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":')
     with pytest.raises(ConfigError, match=r"rows\.jsonl is damaged: Expecting value.*; mend it"):
-        read_rows(tmp_path / "rows.jsonl", "mend it")
+        read_json_lines(tmp_path / "rows.jsonl", "mend it")
 
 
 def test_a_sentence_stays_as_it_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"^as it is$"), told_of(tmp_path, "mend it"):
+    with pytest.raises(ConfigError, match=r"^as it is$"), report_file_errors(tmp_path, "mend it"):
         raise ConfigError("as it is")
 
 
 def test_what_can_be_written_to_is_tried_and_stays_as_it_was(tmp_path):
     (tmp_path / "file").touch()
-    refuse_unwritable(tmp_path / "new" / "one", "--out")
+    check_writable(tmp_path / "new" / "one", "--out")
     for place in ("file", "file/x", "file/x/y"):
         with pytest.raises(ConfigError, match=r"^--out cannot be written to: Not a directory; give another$"):
-            refuse_unwritable(tmp_path / place, "--out")
+            check_writable(tmp_path / place, "--out")
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
 
 def test_of_folders_that_were_made_those_with_something_in_them_stay(tmp_path):
     below = tmp_path / "a" / "b"
-    with no_empty_folders(below):
+    with remove_new_empty_folders(below):
         below.mkdir(parents=True)
     assert not [*tmp_path.iterdir()]
-    with no_empty_folders(below):
+    with remove_new_empty_folders(below):
         below.mkdir(parents=True)
         (tmp_path / "a" / "notes").touch()
     assert [*(tmp_path / "a").iterdir()] == [tmp_path / "a" / "notes"]
-    with no_empty_folders(tmp_path / "a"):
+    with remove_new_empty_folders(tmp_path / "a"):
         (tmp_path / "a" / "notes").unlink()
     assert (tmp_path / "a").is_dir()  # it was there before

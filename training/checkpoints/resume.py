@@ -8,7 +8,7 @@ from pathlib import Path
 from publishing.publisher import publish_finished
 from settings.checks import ConfigError
 from settings.experiment import Experiment
-from storage.checkpoint_manifest import NAME, damage, named, step_of
+from storage.checkpoint_manifest import CHECKPOINT_NAME, checkpoint_folders, checkpoint_step, find_damage
 from storage.files import read_mapping
 from training.run import Run
 from training.run_folder import LOCK
@@ -50,10 +50,12 @@ def _is_taken(folder: Path) -> bool:
 def _refuse_others(checkpoint: Path, folder: Path):
     """`ConfigError` if the folder has another run, or the same as it went on from the checkpoint before."""
     if checkpoint.resolve().parent != folder.resolve():
-        if _is_taken(folder) and (named(folder) or _origin(folder) != checkpoint.resolve()):
+        if _is_taken(folder) and (checkpoint_folders(folder) or _origin(folder) != checkpoint.resolve()):
             raise ConfigError(f"{folder} holds a run already, not {checkpoint}'s; choose another training.output_dir")
-    elif NAME.fullmatch(checkpoint.name):
-        later = [path.name for path in named(folder) if step_of(path) > step_of(checkpoint)]
+    elif CHECKPOINT_NAME.fullmatch(checkpoint.name):
+        later = [
+            path.name for path in checkpoint_folders(folder) if checkpoint_step(path) > checkpoint_step(checkpoint)
+        ]
         if later:
             raise ConfigError(
                 f"{folder} has later checkpoints than {checkpoint.name}: {', '.join(later)}; move them away, or go on "
@@ -68,7 +70,7 @@ def _origin(folder: Path) -> Path | None:
     origin = Path(origin)
     beside = folder.resolve().parent / origin.parent.name / origin.name  # as both runs are, if they were moved together
     origin = beside if beside.is_dir() and not origin.is_dir() else origin
-    if why := damage(origin):
+    if why := find_damage(origin):
         raise ConfigError(
             f"{folder} has no checkpoint yet and went on from {origin}, which is damaged ({why}); restore that, or "
             "choose another training.output_dir"

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
 from settings.checks import ConfigError
-from storage.checkpoint_manifest import damage, named
+from storage.checkpoint_manifest import checkpoint_folders, find_damage
 from training.reporting.losses import TrainingLoss
 from training.resilience.watchdog import SAVE, Watch
 
@@ -72,7 +72,7 @@ class SavingTrainer(Trainer):
 
     def _last_checkpoint(self) -> str:
         """What to say of it where the run ends at once."""
-        if not (found := named(self.checkpoints.run)):
+        if not (found := checkpoint_folders(self.checkpoints.run)):
             return "the run ends before its first checkpoint"
         return f"the run ends; {found[0].name} is whole, go on with training.resume_from_checkpoint=true"
 
@@ -143,7 +143,7 @@ class SavingTrainer(Trainer):
 
     def _load_best_model(self):
         """As the Trainer's, if it is what was written."""
-        if why := damage(Path(self.state.best_model_checkpoint)):
+        if why := find_damage(Path(self.state.best_model_checkpoint)):
             if self.args.should_save:
                 best = Path(self.state.best_model_checkpoint).name
                 tqdm.write(f"{best}, the best, is damaged ({why}); the last model is taken", file=sys.stderr)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from settings.checks import ConfigError
-from storage.checkpoint_manifest import STAGING, damage, named, seal
+from storage.checkpoint_manifest import STAGING_PREFIX, checkpoint_folders, find_damage, write_manifest
 from storage.files import flush
 
 FAILURES = 3
@@ -27,7 +27,7 @@ FAILURES = 3
 @contextmanager
 def exchanged(folder: Path) -> Iterator[Path]:
     """An empty folder to write into. At the end its files take the places of those of `folder`, each one whole."""
-    staging = folder / f"{STAGING}files"
+    staging = folder / f"{STAGING_PREFIX}files"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -48,8 +48,8 @@ def newest_whole(run: Path) -> Path | None:
     `ConfigError` if there are checkpoints and none of them is whole.
     """
     wrong = []
-    for path in named(run):
-        why = damage(path)
+    for path in checkpoint_folders(run):
+        why = find_damage(path)
         if why is None:
             if wrong:
                 _say_once(f"{'; '.join(wrong)}: going on from {path.name}")
@@ -65,7 +65,7 @@ def newest_whole(run: Path) -> Path | None:
 
 def refuse_damaged(checkpoint: Path):
     """`ConfigError` if a checkpoint is not as it was written."""
-    if why := damage(checkpoint):
+    if why := find_damage(checkpoint):
         raise ConfigError(
             f"training.resume_from_checkpoint={checkpoint} is damaged: {why}; give another one, or "
             "training.resume_from_checkpoint=true for the newest of the run that is whole"
@@ -80,7 +80,7 @@ def _say_once(line: str):
 
 def sweep(run: Path):
     """Remove what kills and full disks have left of checkpoints that were being written or removed."""
-    for left in run.glob(f"{STAGING}*"):
+    for left in run.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -95,7 +95,7 @@ class Checkpoints:
 
     def staging(self, step: int) -> Path:
         """Where a checkpoint is written."""
-        return self.run / f"{STAGING}checkpoint-{step}"
+        return self.run / f"{STAGING_PREFIX}checkpoint-{step}"
 
     def begin(self, staging: Path):
         """Make an empty folder to write into; remove what was left of others."""
@@ -105,7 +105,7 @@ class Checkpoints:
     def commit(self, step: int) -> Path:
         """Seal what was written, and give it its name; one of the same name, of another attempt, goes."""
         final = self.run / f"checkpoint-{step}"
-        seal(self.staging(step))
+        write_manifest(self.staging(step))
         if final.exists():
             self._remove(final)
         self.staging(step).rename(final)
@@ -115,9 +115,9 @@ class Checkpoints:
 
     def rotate(self, last: Path, best: Path | None):
         """Remove the oldest while there are more than `limit` that are whole; never `last`, the newest, or `best`."""
-        if not self.limit or len(named(self.run)) <= self.limit:
+        if not self.limit or len(checkpoint_folders(self.run)) <= self.limit:
             return
-        whole = [path for path in named(self.run) if self._is_whole(path)]
+        whole = [path for path in checkpoint_folders(self.run) if self._is_whole(path)]
         kept = {last, best, *whole[:1]}
         for path in reversed(whole[1:]):
             if len(whole) > self.limit and path not in kept:
@@ -142,12 +142,12 @@ class Checkpoints:
         """Files that have not been touched since they were hashed are not hashed again."""
         stamp = _stamp(path)
         if self._seen.get(path) != stamp:
-            self._seen[path] = stamp if damage(path) is None else None
+            self._seen[path] = stamp if find_damage(path) is None else None
         return self._seen[path] == stamp
 
     def _remove(self, path: Path):
         """In one event out of sight, and then for good: a kill in between leaves what the next save removes."""
-        gone = path.with_name(f"{STAGING}removed-{path.name}")
+        gone = path.with_name(f"{STAGING_PREFIX}removed-{path.name}")
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 

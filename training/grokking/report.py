@@ -8,8 +8,8 @@ from data_prep.algorithmic.equations import write_data
 from modeling.accounting import parameters
 from publishing.card import Facts, describe_flops, describe_optimizer, write_card
 from settings.experiment import AlgorithmicExperiment
-from settings.wording import counted
-from storage.files import write_json, write_whole
+from settings.wording import format_count
+from storage.files import write_atomically, write_json
 from training.checkpoints.store import ending_where_the_disk_is_full, exchanged
 from training.preflight.resources import memory_line
 from training.processes import what_is_left_idle
@@ -83,10 +83,11 @@ def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
     replicas = [f"replicas    {len(trainer.members)}: {'; '.join(m.name for m in trainer.members)}"]
     return [
         f"data        {title(member)}: {', '.join(counts.values())}; such as {example}",
-        f"model       {config.model_type}, {counted(config.num_hidden_layers, 'layer')} of width {config.hidden_size}, "
-        f"{sum(parameters(config).values()):,} parameters, vocabulary {config.vocab_size}",
+        f"model       {config.model_type}, {format_count(config.num_hidden_layers, 'layer')} of width "
+        f"{config.hidden_size}, {sum(parameters(config).values()):,} parameters, vocabulary {config.vocab_size}",
         *(replicas if experiment.replicas else []),
-        f"training    {counted(args.max_steps, 'step')}, batch {args.train_batch_size}, {experiment.optimizer.kind}",
+        f"training    {format_count(args.max_steps, 'step')}, batch {args.train_batch_size}, "
+        f"{experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
         memory_line(args, trainer.trained(), member.equations.length - 1),
         f"run folder  {run.folder}",
@@ -147,7 +148,7 @@ def save_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
         write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
         settings = resolve(member.experiment, member.args, member.model.config)
         write_settings(settings, folder)
-        write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     draw_accuracies([rows], folder / "curves.png", f"{title(member)}: {member.name}")
     prompt, answer = member.equations.texts["test"][0]
     facts = Facts(

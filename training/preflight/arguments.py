@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError, build, warn
 from settings.experiment import Experiment, LanguageExperiment
-from storage.hub import refuse_anonymous, refuse_name
+from storage.hub import check_model_name, check_push_allowed
 from training.checkpoints.fingerprint import fingerprint_in
 from training.checkpoints.state import read_state_of
 from training.hardware import has_bf16
@@ -122,5 +122,5 @@ def _check_trackers(args: TrainingArguments):
 def _check_publishing(args: TrainingArguments):
     """What would be refused by the Hub in the end."""
     if args.push_to_hub:
-        refuse_anonymous()
-        refuse_name(args.hub_model_id or Path(args.output_dir).resolve().name)
+        check_push_allowed()
+        check_model_name(args.hub_model_id or Path(args.output_dir).resolve().name)

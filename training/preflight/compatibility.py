@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_prep.tokenizer.preview import foreseen_tokenizer
-from data_prep.tokens.counts import masked_tokens, up_to
+from data_prep.tokenizer.preview import preview_tokenizer
+from data_prep.tokens.counts import masked_tokens, prompt_ends
 from settings.checks import ConfigError
 from settings.sections import DataSection
 from training.model import build_config, refuse_small_vocabulary
@@ -20,7 +20,7 @@ from .best_model import refuse_unmeasured
 def check_tokenizer(run: Run):
     """Whether the model has room for tokenizer and prompt, as far as the tokenizer is known before any data."""
     experiment = run.experiment
-    tokenizer = foreseen_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
+    tokenizer = preview_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
     if tokenizer is None:
         return
     config = build_config(experiment.model, {}, run.start)
@@ -68,7 +68,7 @@ def _refuse_masked(data: DataSection, separator: int | None, tokenizer, splits: 
 
 def _refuse_without(data: DataSection, separator: int, tokenizer, split: str, documents):
     """`ConfigError` if a document has no separator."""
-    missing = up_to(documents, separator) > documents.stops - documents.starts
+    missing = prompt_ends(documents, separator) > documents.stops - documents.starts
     if len(without := np.flatnonzero(missing)):
         text = tokenizer.decode(documents[int(without[0])]["input_ids"][:20])
         raise ConfigError(

@@ -15,7 +15,7 @@ from modeling.accounting import FLOAT32_BYTES, activation_memory
 from modeling.configuration_kindling import KindlingConfig
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
-from storage.checkpoint_manifest import named, step_of
+from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
 from training.checkpoints.store import sweep
 from training.hardware import memory_limit, readable
 from training.optimizers import MATRIX_OPTIMIZERS, split_parameters
@@ -92,7 +92,9 @@ def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, ex
     beside a former one. What was left of broken saves is removed first.
     """
     sweep(folder)
-    there = [step for step in map(step_of, named(folder)) if step <= done]  # of later ones, none is whole
+    there = [
+        step for step in map(checkpoint_step, checkpoint_folders(folder)) if step <= done
+    ]  # of later ones, none is whole
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps_an_epoch = math.ceil(examples / batch)
     to_come = saves_until(args.max_steps, args, steps_an_epoch) - saves_until(done, args, steps_an_epoch)

@@ -12,9 +12,9 @@ from transformers.debug_utils import DebugOption
 from transformers.training_args import trainer_log_levels
 
 from settings.checks import ConfigError, warn
-from settings.experiment import IN_ANY_CASE, Experiment
+from settings.experiment import ALWAYS_DONE, Experiment
 from settings.schema import section_fields
-from settings.sections import SEEDS
+from settings.sections import SEED_LIMIT
 
 INTERVALS = ("logging", "eval", "save")
 NO_STEPS = "neither a number of steps nor a share of them; give a whole number, or one below 1"
@@ -41,7 +41,11 @@ RULES = (
         "too small; it must be at least 0",
     ),
     (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "out of range; it must be at least 0, below 1"),
-    (("seed", "data_seed"), lambda value: 0 <= value < SEEDS, "out of range; it must be at least 0 and below 2^32"),
+    (
+        ("seed", "data_seed"),
+        lambda value: 0 <= value < SEED_LIMIT,
+        "out of range; it must be at least 0 and below 2^32",
+    ),
     (("num_train_epochs",), lambda value: value > 0, "too small; it must be above 0"),
     (
         ("max_steps",),
@@ -98,7 +102,7 @@ def _halves(option: str) -> tuple[str, str, str]:
 def check_each(values: dict, experiment: Experiment):
     """Each setting by itself. What a run does in any case is said and left out; `ConfigError` if one cannot be."""
     defaults = {name: field.default for name, field in section_fields("training", type(experiment)).items()}
-    for name, (asked, what) in IN_ANY_CASE.items():
+    for name, (asked, what) in ALWAYS_DONE.items():
         if name in values and values[name] == asked:
             warn(f"training.{name}={asked} changes nothing, for in any case {what}")
             values[name] = defaults[name]

@@ -2,7 +2,7 @@
 
 from settings.checks import ConfigError
 from settings.experiment import LanguageExperiment
-from settings.sections import LONGEST
+from settings.sections import MAX_POSITIONS
 from training.model import build_config, refuse_huge, refuse_small_vocabulary
 from training.pretrained import check_files
 from training.run import Run
@@ -20,8 +20,10 @@ def check_sizes(experiment: LanguageExperiment, start: str | None = None):
         raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
     config = build_config(section, {}, start)
     positions = config.max_position_embeddings
-    if positions > LONGEST:
-        raise ConfigError(f"model.max_position_embeddings={positions} is too large; it must be at most {LONGEST:,}")
+    if positions > MAX_POSITIONS:
+        raise ConfigError(
+            f"model.max_position_embeddings={positions} is too large; it must be at most {MAX_POSITIONS:,}"
+        )
     experiment.window(positions, start)
     if (masked := experiment.data.mask_first_n) >= positions - 1:
         raise ConfigError(

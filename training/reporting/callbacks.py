@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from settings.checks import ConfigError
 from settings.sections import SampleSection
-from storage.files import append_whole, write_whole
+from storage.files import append_or_restore, write_atomically
 from training.checkpoints.store import disk_error
 
 from .curves import draw_curves
@@ -45,7 +45,7 @@ def forget_after(path: Path, step: int):
         with suppress(ValueError, TypeError, LookupError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    write_whole(path, "".join(kept))
+    write_atomically(path, "".join(kept))
 
 
 class MetricsFile(TrainerCallback):
@@ -61,7 +61,7 @@ class MetricsFile(TrainerCallback):
     @where_the_disk_allows
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
-            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in state.log_history))
+            write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in state.log_history))
             self.lines = len(state.log_history)
 
     @where_the_disk_allows
@@ -69,7 +69,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             if self.lines < len(state.log_history) - 1:
                 return self.on_train_begin(args, state, control, **kwargs)
-            append_whole(self.path, json.dumps(state.log_history[-1]) + "\n")
+            append_or_restore(self.path, json.dumps(state.log_history[-1]) + "\n")
             self.lines += 1
 
 
@@ -125,7 +125,7 @@ class Samples(TrainerCallback):
                 return tqdm.write(f"step {state.global_step:,}: no sample, for logits are no numbers", file=sys.stderr)
             self.last = text
             row = {"step": state.global_step, "prompt": self.section.prompt, "text": text}
-            append_whole(self.path, json.dumps(row) + "\n")
+            append_or_restore(self.path, json.dumps(row) + "\n")
 
     def draw(self, model) -> str | None:
         """The prompt and its continuation; None where the model has no distribution to draw from.

@@ -16,8 +16,8 @@ from data_prep.sources.splits import parts_of
 from data_prep.tokenizer.build import start_token
 from modeling.loading import load_causal_lm
 from settings.checks import ConfigError
-from settings.sections import COLDEST, SEEDS
-from storage.hub import is_hub_name, refuse_absent, refuse_folder_of_models
+from settings.sections import MIN_TEMPERATURE, SEED_LIMIT
+from storage.hub import check_has_model, check_repository, is_hub_name
 
 TEMPERATURE = 0.8
 """Of `generate.py`, if nothing else is asked for."""
@@ -38,10 +38,10 @@ class Sampling:
     stop_at_end: bool = True
 
     def __post_init__(self):
-        if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise ConfigError(
-                f"temperature={self.temperature} is not 0, which is greedy, nor {COLDEST} or more; 1 is the model's "
-                "own distribution"
+                f"temperature={self.temperature} is not 0, which is greedy, nor {MIN_TEMPERATURE} or more; 1 is the "
+                "model's own distribution"
             )
         if self.top_k < 0:
             raise ConfigError(f"top-k={self.top_k} is negative; 0 means all tokens")
@@ -75,7 +75,7 @@ def seeds_of(first: int, samples: int) -> range:
     if samples < 1:
         raise ConfigError(f"samples={samples} must be at least 1")
     seeds = range(first, first + samples)
-    if seeds[0] < 0 or seeds[-1] >= SEEDS:
+    if seeds[0] < 0 or seeds[-1] >= SEED_LIMIT:
         raise ConfigError(f"seed={first} with samples={samples} is out of range; seeds are at least 0 and below 2^32")
     return seeds
 
@@ -96,12 +96,12 @@ def load_model(name: str):
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~", "runs/")) and not folder.is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
-    refuse_folder_of_models(folder)
+    check_has_model(folder)
     if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
         raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name
     if not folder.is_dir():
-        refuse_absent(name)
+        check_repository(name)
     disable_progress_bar()
     try:
         # Said explicitly, for otherwise transformers asks on stdin whether to run a stranger's code.

@@ -10,9 +10,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from modeling.configuration_kindling import KindlingConfig
-from settings.overrides import escaped
+from settings.overrides import escape_interpolation
 from settings.paths import ROOT
-from storage.files import read_mapping, write_json, write_whole
+from storage.files import read_mapping, write_atomically, write_json
 from training.pretrained import describe_start
 from training.processes import command
 from training.resolved_settings import resolve
@@ -55,7 +55,7 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
 
 def write_settings(settings: dict, folder: Path):
     """`experiment.yaml`, of which the scripts make the same run."""
-    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escaped(settings))))
+    write_atomically(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escape_interpolation(settings))))
 
 
 def read_provenance(folder: Path) -> dict:

@@ -9,7 +9,7 @@ from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 from publishing.card import Facts, describe_flops, describe_optimizer, last_logged, write_card
 from settings.experiment import LanguageExperiment
-from settings.wording import counted
+from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import ending_where_the_disk_is_full
 from training.dropout import drawn_apart
@@ -97,7 +97,7 @@ class Report(TrainerCallback):
             "max_steps": state.max_steps,
             "epochs": state.epoch,
             "tokens": state.num_input_tokens_seen,
-            "train_tokens": self.train_set.tokens_a_pass,
+            "train_tokens": self.train_set.tokens_per_pass,
             "validation_documents": validation.documents,
             **documents,
             "total_flos": state.total_flos,
@@ -150,17 +150,17 @@ def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
     at_most = "" if whole.is_exact else "at most "
     about = at_most or ("" if whole.targets % steps == 0 else "about ")
     return [
-        f"data        {experiment.data.origin}: {prepared.documents('train')}, {counted(tokens, 'token')}{so_far}",
-        f"validation  {prepared.documents('validation')}, {counted(info['validation'].tokens, 'token')}"
+        f"data        {experiment.data.origin}: {prepared.documents('train')}, {format_count(tokens, 'token')}{so_far}",
+        f"validation  {prepared.documents('validation')}, {format_count(info['validation'].tokens, 'token')}"
         f"{_overlap(prepared)}",
         f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
         f"tokenizer   {prepared.describe_tokenizer()}",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
-        f"batch       {counted(batch, 'example')}{share(trainer.args)}, of up to {data.length} tokens, "
-        f"{about}{counted(round(whole.targets / steps), 'target')} a step",
-        f"training    {counted(steps, 'step')}, {at_most}{counted(whole.targets, 'target')}, {flops:.4g} FLOPs"
-        + (f", and {own:.4g} of Muon" if own else ""),
+        f"batch       {format_count(batch, 'example')}{share(trainer.args)}, of up to {data.length} tokens, "
+        f"{about}{format_count(round(whole.targets / steps), 'target')} a step",
+        f"training    {format_count(steps, 'step')}, {at_most}{format_count(whole.targets, 'target')}, "
+        f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         memory_line(trainer.args, trainer.trained(), data.length),

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from settings.sections import GuardSection
-from storage.files import append_whole, write_json
+from storage.files import append_or_restore, write_json
 from training.reporting.callbacks import forget_after, where_the_disk_allows
 
 
@@ -103,7 +103,9 @@ class Guard(TrainerCallback, ExportableState):
     def _tell(self, step, why, batch, process, names):
         ids = [row for inputs in batch for row in inputs["input_ids"].flatten(0, -2).tolist()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_whole(self.path, json.dumps({"step": step, "why": why, "process": process, "input_ids": ids}) + "\n")
+        append_or_restore(
+            self.path, json.dumps({"step": step, "why": why, "process": process, "input_ids": ids}) + "\n"
+        )
         if process == 0:
             by = f" by {', '.join(names)}" if len(names) < len(self.in_a_row) else ""
             tqdm.write(f"step {step:,} is skipped{by}: {why}; its batch is in {self.path}", file=sys.stderr)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from data_prep.sources import fingerprints
-from data_prep.sources.fingerprints import CONTENTS, SAMPLE, Contents, Trained, sampled
+from data_prep.sources.fingerprints import CONTENTS, SAMPLE_BYTES, Contents, TrainedData, sampled_hash
 from data_prep.sources.shards import LocalShard
 from data_prep.sources.table import open_corpus
 from data_prep.tokens.prepare import prepare
@@ -15,7 +15,7 @@ from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
 
 CHARACTERS = TokenizerSection(kind="characters")
-PLACE = SAMPLE + 100
+PLACE = SAMPLE_BYTES + 100
 """Of a byte that no sample has."""
 
 
@@ -23,7 +23,7 @@ PLACE = SAMPLE + 100
 def corpus(tmp_path):
     """A folder of a file that is not sampled whole, and a small one; and what is to be read of it."""
     (tmp_path / "corpus" / "deep").mkdir(parents=True)
-    lines = [f"line {number:06}{'.' * 988}\n" for number in range(6 * SAMPLE // 1000)]
+    lines = [f"line {number:06}{'.' * 988}\n" for number in range(6 * SAMPLE_BYTES // 1000)]
     (tmp_path / "corpus" / "deep" / "long.txt").write_text("".join(lines))
     (tmp_path / "corpus" / "short.txt").write_text("one\ntwo\n")
     return data_of(tmp_path / "corpus", tmp_path)
@@ -44,19 +44,19 @@ def write_in_place(path, place: int, text: bytes):
     os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
 
 
-@pytest.mark.parametrize("size", [0, 1, SAMPLE, 3 * SAMPLE, 3 * SAMPLE + 1, 9 * SAMPLE])
+@pytest.mark.parametrize("size", [0, 1, SAMPLE_BYTES, 3 * SAMPLE_BYTES, 3 * SAMPLE_BYTES + 1, 9 * SAMPLE_BYTES])
 def test_samples_are_of_the_beginning_the_middle_and_the_end(tmp_path, size):
     path = tmp_path / "file"
     path.write_bytes(b"a" * size)
-    known, seen = sampled(path), set()
+    known, seen = sampled_hash(path), set()
     for place in {0, size // 2, size - 1} if size else ():
         write_in_place(path, place, b"b")
-        seen.add(sampled(path))
+        seen.add(sampled_hash(path))
         write_in_place(path, place, b"a")
-    assert sampled(path) == known
+    assert sampled_hash(path) == known
     assert len({known, *seen}) == 1 + min(3, size)
     path.write_bytes(b"a" * (size + 1))
-    assert sampled(path) != known
+    assert sampled_hash(path) != known
 
 
 @pytest.mark.parametrize("change", ["touched", "moved", "copied", "linked", "by another path"])
@@ -86,7 +86,7 @@ def test_another_content_is_another_corpus_though_size_time_and_samples_are_the_
     monkeypatch.setattr(fingerprints, "SETTLED_NANOSECONDS", 0 if sure else 10**18)
     path = tmp_path / "corpus" / "deep" / "long.txt"
     made, known = prepare(corpus, CHARACTERS), LocalShard.of(path)
-    assert (made.folder / fingerprints.SEEN).exists() == sure
+    assert (made.folder / fingerprints.HASH_CACHE).exists() == sure
     before = path.read_bytes()[PLACE : PLACE + 1]
     write_in_place(path, PLACE, b"!")
     assert LocalShard.of(path) == known
@@ -100,7 +100,7 @@ def test_another_content_is_another_corpus_though_size_time_and_samples_are_the_
 
 
 def test_what_was_not_read_is_not_looked_at(corpus, tmp_path):
-    (tmp_path / "corpus" / "z.txt").write_text("a" * 9 * SAMPLE)
+    (tmp_path / "corpus" / "z.txt").write_text("a" * 9 * SAMPLE_BYTES)
     corpus = DataSection(**vars(corpus) | {"train_documents": 20})
     made = prepare(corpus, CHARACTERS)
     write_in_place(tmp_path / "corpus" / "z.txt", PLACE, b"!")
@@ -127,7 +127,7 @@ def test_a_file_is_read_again_only_if_it_was_written_to(tmp_path, monkeypatch):
 
 
 def test_a_note_that_cannot_be_read_is_passed_over(tmp_path):
-    (tmp_path / fingerprints.SEEN).write_text("{")
+    (tmp_path / fingerprints.HASH_CACHE).write_text("{")
     CONTENTS.load(tmp_path)
     CONTENTS.load(tmp_path / "nowhere")
 
@@ -150,16 +150,18 @@ def test_what_has_changed_is_named(tmp_path):
     for path in paths:
         path.write_text(path.name)
     shards = [LocalShard.of(path) for path in paths]
-    files = [fingerprints.short(shard.content) for shard in shards]
+    files = [fingerprints.short_hash(shard.content) for shard in shards]
 
     def said(shards, files, origin="corpus"):
         with pytest.raises(ConfigError) as error:
-            Trained("runs/a/checkpoint-5", "corpus", "", "corpus-bpe-1", files).refuse_changes(shards, origin, tmp_path)
+            TrainedData("runs/a/checkpoint-5", "corpus", "", "corpus-bpe-1", files).check_unchanged(
+                shards, origin, tmp_path
+            )
         return str(error.value)
 
     others = [LocalShard.of(paths[1]), *shards[1:]]
     for known, there in ((files, shards), ([], shards), ([None, *files[1:]], others)):
-        Trained("", "corpus", "", "", known).refuse_changes(there, "elsewhere", tmp_path)
+        TrainedData("", "corpus", "", "", known).check_unchanged(there, "elsewhere", tmp_path)
     assert f"holds now: {paths[0]} has changed; put it back" in said(shards, ["x", *files[1:]])
     assert f"{paths[0]}, {paths[1]}, {paths[2]} and 3 more have changed" in said(shards, ["x"] * 6)
     assert "it has more files" in said(shards, files[1:])

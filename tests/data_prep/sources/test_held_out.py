@@ -53,7 +53,7 @@ def test_texts_too_short_to_cut_are_refused_as_such(tmp_path):
 @pytest.mark.parametrize(("count", "held_out"), [(1, 1), (3, 3), (12, 1), (40, 1)])
 def test_documents_of_any_length_are_counted(tmp_path, monkeypatch, count, held_out):
     """One document may be longer than what is looked through: it is cut, not held out whole."""
-    monkeypatch.setattr("data_prep.sources.held_out.LOOKED_THROUGH", 100)
+    monkeypatch.setattr("data_prep.sources.held_out.MAX_BYTES_COUNTED", 100)
     rows = [{"text": "word " * 100}] * count
     train, validation = open_rows(tmp_path, rows)
     assert len(validation) == held_out

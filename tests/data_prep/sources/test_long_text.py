@@ -31,8 +31,8 @@ FIELDS = Fields(text="text", group=None, sample_by="document")
 @pytest.fixture(autouse=True, scope="module")
 def small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_text, "LONG", 30)
-        patch.setattr(long_text, "PIECE", 20)
+        patch.setattr(long_text, "LONG_TEXT_BYTES", 30)
+        patch.setattr(long_text, "PIECE_BYTES", 20)
         yield
 
 
@@ -94,7 +94,7 @@ def test_invalid_utf_8_is_refused_as_in_a_string(utf8):
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_ids_are_those_of_strings(texts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "PIECE", 25)
+        patch.setattr(encoder, "PIECE_CHARACTERS", 25)
         ids, counts = ENCODE([text_from(text.encode()) for text in texts])
     expected, lengths = ENCODE(texts)
     assert np.array_equal(ids, expected)
@@ -129,8 +129,8 @@ def test_each_format_reads_them(tmp_path, form):
 def test_a_line_takes_little_more_than_its_text():
     """At a scale of 1:10, what a document of 100 MB takes beside its line, with an emoji in each piece."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_text, "LONG", 1_000_000)
-        patch.setattr(long_text, "PIECE", 400_000)
+        patch.setattr(long_text, "LONG_TEXT_BYTES", 1_000_000)
+        patch.setattr(long_text, "PIECE_BYTES", 400_000)
         line = json.dumps({"text": "a story \U0001f600\n" * 1_000_000}).encode()
         tracemalloc.start()
         row = load_json(line)

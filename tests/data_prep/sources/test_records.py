@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.sources import records
-from data_prep.sources.record_errors import Fault, Reading
+from data_prep.sources.record_errors import MalformedRecord, Reading
 from data_prep.sources.records import Fields, read_records
 from data_prep.sources.shards import LocalShard
 from data_prep.sources.splits import split_of_files
@@ -319,8 +319,8 @@ def test_a_column_that_is_asked_for_is_read_beside_prompts(tmp_path):
 
 
 def test_a_fault_reads_well():
-    assert str(Fault("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
-    assert str(Fault("a.parquet", 1, None, "an empty file")) == "a.parquet, record 1: an empty file"
+    assert str(MalformedRecord("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
+    assert str(MalformedRecord("a.parquet", 1, None, "an empty file")) == "a.parquet, record 1: an empty file"
 
 
 def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):

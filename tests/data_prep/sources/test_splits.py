@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.sources.record_errors import Fault, Reading
+from data_prep.sources.record_errors import MalformedRecord, Reading
 from data_prep.sources.records import Fields
 from data_prep.sources.shards import LocalShard
-from data_prep.sources.splits import Split, mixed, one_after_another, split_of_files
+from data_prep.sources.splits import Split, concatenated, mix, split_of_files
 from data_prep.sources.table import open_corpus
 from settings.checks import ConfigError
 from settings.sections import DataSection
-from settings.wording import all_are, are, counted, size_of
+from settings.wording import all_count_is, count_is, format_bytes, format_count
 
 
 def files(folder, *contents) -> Split:
@@ -56,13 +56,13 @@ def test_files_and_cuts_continue(tmp_path_factory, contents, stop, first, last):
     cut = split.cut(first, last)
     assert [document["text"] for document in cut] == texts[first:last]
     continues(cut, stop)
-    continues(one_after_another({"one": cut, "two": split}), stop)
+    continues(concatenated({"one": cut, "two": split}), stop)
 
 
 @given(LENGTHS, LENGTHS, st.integers(1, 5), st.integers(1, 5), st.integers(0, 60))
 def test_mixtures_keep_their_shares_and_continue(first, second, weight, other, stop):
     weights = {"a": float(weight), "b": float(other)}
-    split = mixed({"a": sequence("a", first), "b": sequence("b", second)}, weights)
+    split = mix({"a": sequence("a", first), "b": sequence("b", second)}, weights)
     sizes = {"a": 0, "b": 0}
     for document in split:
         sizes[document["group"]] += len(document["text"])
@@ -109,12 +109,20 @@ def test_a_mixture_of_sources(tmp_path):
 
 
 def test_one_of_something_is_said_as_one():
-    assert [counted(count, "document") for count in (0, 1, 1000)] == ["0 documents", "1 document", "1,000 documents"]
-    assert [are(count, "document") for count in (0, 1, 2)] == ["0 documents are", "1 document is", "2 documents are"]
-    assert [all_are(count, "record") for count in (1, 2)] == ["the only record is", "all 2 records are"]
+    assert [format_count(count, "document") for count in (0, 1, 1000)] == [
+        "0 documents",
+        "1 document",
+        "1,000 documents",
+    ]
+    assert [count_is(count, "document") for count in (0, 1, 2)] == [
+        "0 documents are",
+        "1 document is",
+        "2 documents are",
+    ]
+    assert [all_count_is(count, "record") for count in (1, 2)] == ["the only record is", "all 2 records are"]
     sizes = (0, 1, 999, 1000, 52_340, 1_500_000, 2.2e9)
     said = ["0 bytes", "1 byte", "999 bytes", "1.0 kB", "52.3 kB", "1.5 MB", "2.2 GB"]
-    assert [size_of(size) for size in sizes] == said
+    assert [format_bytes(size) for size in sizes] == said
     reading = Reading(1.0)
-    reading.fault(Fault("a.jsonl", 1, 0, "no JSON"))
+    reading.fault(MalformedRecord("a.jsonl", 1, 0, "no JSON"))
     assert str(reading).startswith("1 of 1 record is no document (")

@@ -21,17 +21,17 @@ from data_prep.tokenizer.build import (
     build_tokenizer,
     equation_tokenizer,
     load_tokenizer,
+    parse_bytes,
     report,
     save,
-    size_in_bytes,
     train_characters,
     train_numbers,
     wrap,
 )
-from data_prep.tokenizer.training_text import Texts
+from data_prep.tokenizer.training_text import TrainingTexts
 from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
-from settings.wording import counted
+from settings.wording import format_count
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a longer cat sat down again and again"] * 3
 SPECIALS = ["<|endoftext|>", "<|pad|>"]
@@ -324,7 +324,7 @@ def test_a_byte_budget_is_spread_over_the_files(tmp_path, count):
         (tmp_path / f"{part:02}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     shards = [LocalShard.of(path) for path in sorted(tmp_path.iterdir())]
     split = split_of_files(shards, Fields("text", None, "paragraph"), 0.0)
-    chosen = Texts(split, None, 1_000_000)
+    chosen = TrainingTexts(split, None, 1_000_000)
     places = [int(text[:5]) / len(texts) for text in chosen]
     assert 900_000 < chosen.bytes <= 1_000_000
     assert chosen.documents == len(places)
@@ -340,7 +340,7 @@ def test_a_budget_is_spread_over_the_documents_that_are_read(limits, most):
     """Whether the experiment limits them or the tokenizer's section."""
     train, _ = open_corpus(DataSection(source="fables", train_documents=limits[0]))
     stories = [fables.fable("0", index) for index in range(400)]
-    chosen = Texts(train, limits[1], most)
+    chosen = TrainingTexts(train, limits[1], most)
     texts = list(chosen)
     assert 0.9 * most < chosen.bytes <= most
     places = [stories.index(text) for text in texts]
@@ -348,12 +348,12 @@ def test_a_budget_is_spread_over_the_documents_that_are_read(limits, most):
 
 
 def test_one_text_is_learnt_from_whatever_the_budget():
-    assert list(Texts(split_of("longer than that"), None, 3)) == ["longer than that"]
+    assert list(TrainingTexts(split_of("longer than that"), None, 3)) == ["longer than that"]
 
 
 @pytest.mark.parametrize(("text", "size"), [("500MB", 5e8), ("2.2GB", 2.2e9), ("1e6", 1e6), ("12 kb", 12e3), ("7", 7)])
 def test_sizes_as_people_write_them(text, size):
-    assert size_in_bytes(text) == size
+    assert parse_bytes(text) == size
 
 
 def learn(monkeypatch, *words):
@@ -369,7 +369,7 @@ def test_a_corpus_of_any_size_can_be_learnt_from(tmp_path, monkeypatch, capsys, 
     (tmp_path / "mine" / "corpus.jsonl").write_text("".join(rows))
     learn(monkeypatch, "--source", tmp_path / "mine", "--vocab-size", 300, "--output", tmp_path / "out")
     said = capsys.readouterr().out
-    assert f" tokens learnt from {counted(count if count < 10 else count - count // 10, 'document')} (" in said
+    assert f" tokens learnt from {format_count(count if count < 10 else count - count // 10, 'document')} (" in said
     assert load_tokenizer(str(tmp_path / "out")).eos_token is not None
 
 
@@ -406,11 +406,11 @@ def test_what_a_refusal_advises_can_be_done(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_a_limit_that_leaves_something_out_is_noted(limits, said):
-    texts = Texts(split_of(*(f"text {number:02}" for number in range(20))), *limits)
+    texts = TrainingTexts(split_of(*(f"text {number:02}" for number in range(20))), *limits)
     assert len(list(texts)) == texts.documents
     assert texts.limit == said
 
 
 def test_what_is_no_size_is_refused():
     with pytest.raises(ConfigError, match="'half' is no size; write 500MB"):
-        size_in_bytes("half")
+        parse_bytes("half")

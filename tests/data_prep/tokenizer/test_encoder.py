@@ -54,13 +54,13 @@ def test_letters_of_newer_unicode_have_the_tokenizers_ids():
 @given(st.text(st.sampled_from("ab1_. \n\t\u3000\u2028'"), max_size=200), st.integers(1, 30))
 def test_cut_text_has_the_ids_of_uncut_text(text, piece):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "PIECE", piece)
+        patch.setattr(encoder, "PIECE_CHARACTERS", piece)
         assert rows(FAST, [text, text + text]) == right(BPE, [text, text + text])
 
 
 @pytest.mark.parametrize("kind", [train_characters, train_numbers])
 def test_other_tokenizers_encode_by_themselves(kind, monkeypatch):
-    monkeypatch.setattr(encoder, "PIECE", 50)
+    monkeypatch.setattr(encoder, "PIECE_CHARACTERS", 50)
     tokenizer = wrap(kind(STORIES, 0))
     assert rows(Encoder(tokenizer), STORIES[:20]) == right(tokenizer, STORIES[:20])
 
@@ -77,7 +77,7 @@ def test_a_wrong_encoder_is_given_up(monkeypatch, caplog):
 
 
 def test_it_starts_anew_and_goes_on(monkeypatch):
-    monkeypatch.setattr(encoder, "RENEWED_AFTER", 1000)
+    monkeypatch.setattr(encoder, "RESTART_AFTER", 1000)
     encode = Encoder(BPE)
     first = encode._fast
     assert rows(encode, STORIES) == right(BPE, STORIES)

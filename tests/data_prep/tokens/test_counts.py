@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from data_prep.collator import CausalLMCollator
 from data_prep.tokens import stream
-from data_prep.tokens.counts import Tally, tally, up_to
-from data_prep.tokens.order import Epochs, place_of, shuffled, shuffled_first
+from data_prep.tokens.counts import Tally, prompt_ends, tally
+from data_prep.tokens.order import Epochs, first_shuffled, place_of, shuffled
 from data_prep.tokens.stream import GrowingTokens, Stream
 from data_prep.tokens.windows import Documents, TokenArray, Windows
 from settings.checks import ConfigError
@@ -31,7 +31,7 @@ def by_going_through(run, collate):
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1), st.data())
 def test_the_order_at_once_and_backwards(size, chosen, data):
     order = [shuffled(i, size, chosen) for i in range(min(size, 50))]
-    assert shuffled_first(len(order), size, chosen).tolist() == order
+    assert first_shuffled(len(order), size, chosen).tolist() == order
     index = data.draw(st.integers(0, size - 1))
     assert place_of(shuffled(index, size, chosen), size, chosen) == index
 
@@ -50,7 +50,9 @@ def test_documents(lengths, stop, mask_first_n, prompt, separated, joined):
     about = np.zeros(len(lengths), dtype=[("start", np.int64), ("prompt", np.int64)])
     about["start"], about["prompt"] = starts, prompt
     documents = Documents(TokenArray([ids], [len(ids)]), about, 99)
-    separator = SEPARATOR if separated and (up_to(documents, SEPARATOR) <= documents.stops - starts).all() else None
+    separator = (
+        SEPARATOR if separated and (prompt_ends(documents, SEPARATOR) <= documents.stops - starts).all() else None
+    )
     run = Epochs(documents, seed=3, stop=stop or 1, blanks=2)
     collate = CausalLMCollator(pad_token_id=1, mask_first_n=mask_first_n, separator_id=separator)
     assert tally(run, collate) == by_going_through(run, collate)
@@ -60,7 +62,7 @@ def test_a_document_without_a_separator_is_told():
     ids = np.array([2, 5, 7, 2, 5, 6, 2])
     about = np.array([(0, 1), (3, 1)], dtype=[("start", np.int64), ("prompt", np.int64)])
     documents = Documents(TokenArray([ids], [len(ids)]), about, 99)
-    assert (up_to(documents, SEPARATOR) > documents.stops - documents.starts).tolist() == [False, True]
+    assert (prompt_ends(documents, SEPARATOR) > documents.stops - documents.starts).tolist() == [False, True]
     with pytest.raises(ConfigError, match="no separator"):
         CausalLMCollator(pad_token_id=1, separator_id=SEPARATOR)([documents[1]])
 

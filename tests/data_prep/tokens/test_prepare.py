@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from data_prep.sources.fingerprints import SEEN
+from data_prep.sources.fingerprints import HASH_CACHE
 from data_prep.tokenizer.build import train_characters, wrap
 from data_prep.tokens import prepare as tokens
 from data_prep.tokens import writer
@@ -25,7 +25,7 @@ from data_prep.tokens.prepared import SplitInfo
 from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
 from storage.arrays import TokenFile, save_array
-from storage.files import is_full
+from storage.files import is_disk_full
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_prepared_once_and_found_again(corpus, tmp_path):
     section = TokenizerSection(kind="characters")
     prepared = prepare(corpus, section)
     assert (prepared.info["train"].documents, prepared.info["validation"].documents) == (15, 5)
-    files = [path for path in prepared.folder.rglob("*") if path.is_file() and path.name != SEEN]
+    files = [path for path in prepared.folder.rglob("*") if path.is_file() and path.name != HASH_CACHE]
     before = {path: path.stat().st_mtime_ns for path in files}
     assert prepare(corpus, section).folder == prepared.folder
     assert {path: path.stat().st_mtime_ns for path in files} == before
@@ -66,7 +66,7 @@ def test_what_another_process_prepares_is_waited_for(corpus, monkeypatch, tmp_pa
     monkeypatch.setattr(tokens, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(tokens.time, "sleep", lambda seconds: (waits.set(), sleep(seconds)))
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(prepare, corpus, section, by_another=True)
+        waiting = pool.submit(prepare, corpus, section, by_other_process=True)
         assert waits.wait(timeout=60)
         assert [path.name for path in (tmp_path / "prepared").glob("[!.]*")] == []
         assert not waiting.done()
@@ -123,7 +123,7 @@ def test_what_the_first_documents_tell_is_said_before_a_vocabulary_is_learnt(cor
         ("tokens.write_json", OSError(errno.EDQUOT, "Disk quota exceeded")),
         ("writer.TokenFile.append", OSError(errno.ENOSPC, "No space left on device")),
         ("writer.save_array", OSError(errno.ENOSPC, "No space left on device")),
-        ("writer.write_whole", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        ("writer.write_atomically", OSError(errno.EDQUOT, "Disk quota exceeded")),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(corpus, monkeypatch, where, error):
@@ -143,10 +143,10 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(corpus, monkey
 def test_every_writer_says_that_a_disk_is_full():
     with pytest.raises(OSError, match="No space left") as told:
         save_array(Path("/dev/full"), np.arange(100_000))
-    assert is_full(told.value)
+    assert is_disk_full(told.value)
     with pytest.raises(OSError, match="No space left") as told:
         TokenFile(Path("/dev/full"), "<u2").append(np.arange(100_000))
-    assert is_full(told.value)
+    assert is_disk_full(told.value)
 
 
 def test_other_work_in_the_same_place_stays(corpus, tmp_path):
@@ -212,8 +212,8 @@ def test_an_endless_source_has_as_many_as_are_asked_for(tmp_path):
 
 
 def test_an_interrupted_preparation_goes_on(corpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(writer, "TOKENS_A_SHARD", 40)
-    monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 20)
+    monkeypatch.setattr(writer, "TOKENS_PER_SHARD", 40)
+    monkeypatch.setattr(writer, "CHARACTERS_PER_BATCH", 20)
     section, corpus = TokenizerSection(kind="characters"), replace(corpus, group_field="kind")
     whole = prepare(replace(corpus, cache_dir=str(tmp_path / "whole")), section)
     with monkeypatch.context() as fault:

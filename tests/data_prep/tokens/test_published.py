@@ -18,7 +18,7 @@ from tests.hub_client import serving
 CHARACTERS = TokenizerSection(kind="characters")
 IMPORTS = """
     import datasets, transformers.configuration_utils
-    import data_prep.published, data_prep.tokens
+    import data_prep.tokens.published, data_prep.tokens.prepare
 """
 START = """
     import contextlib, json, pathlib, sys
@@ -261,7 +261,7 @@ def test_offline_a_stream_goes_on_with_what_it_has(hub):
     script = """
         from data_prep.tokens import stream, writer
         stream.BLOCK_TOKENS = tokens.BLOCK_TOKENS = 500
-        writer.TOKENS_A_SHARD, writer.CHARACTERS_A_BATCH = 200, 100
+        writer.TOKENS_PER_SHARD, writer.CHARACTERS_PER_BATCH = 200, 100
         found = prepared(source="someone/texts", streaming=True)
         say([found.info["train"].tokens, found.info["train"].finished])
         stream.in_order(found.training_examples(DataSection(streaming=True), 11), seed=0, stop=40)[39]
@@ -288,20 +288,20 @@ def test_what_cannot_be_published_is_said_before_any_work(corpus, monkeypatch):
     monkeypatch.setattr(
         "storage.hub.get_session", lambda: SimpleNamespace(head=lambda url, timeout: asked.append((url, timeout)))
     )
-    published.refuse_publishing("someone/tokens", corpus)
+    published.check_publishable("someone/tokens", corpus)
     assert asked == [(constants.ENDPOINT, 10.0)]
     for name in ("", "tokens", "a/b/c", "data.seed=1"):
         with pytest.raises(ConfigError, match=r"names no data set; write USER/NAME"):
-            published.refuse_publishing(name, corpus)
+            published.check_publishable(name, corpus)
     with pytest.raises(ConfigError, match=r"publish with data.streaming=false"):
-        published.refuse_publishing("someone/tokens", replace(corpus, streaming=True))
+        published.check_publishable("someone/tokens", replace(corpus, streaming=True))
     assert len(asked) == 1
     monkeypatch.setattr("storage.hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE=1 forbids to push"):
-        published.refuse_publishing("someone/tokens", corpus)
+        published.check_publishable("someone/tokens", corpus)
     monkeypatch.setattr("storage.hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match=r"nobody is logged in to the Hub"):
-        published.refuse_publishing("someone/tokens", corpus)
+        published.check_publishable("someone/tokens", corpus)
 
 
 def test_a_damaged_folder_is_not_published(corpus, tmp_path):

@@ -55,8 +55,8 @@ def corpus(tmp_path, monkeypatch):
     """60 documents that are numbers, in small shards and blocks."""
     monkeypatch.setattr(stream, "BLOCK_TOKENS", 30)
     monkeypatch.setattr(prepare_module, "BLOCK_TOKENS", 30)
-    monkeypatch.setattr(writer, "TOKENS_A_SHARD", 20)
-    monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 10)
+    monkeypatch.setattr(writer, "TOKENS_PER_SHARD", 20)
+    monkeypatch.setattr(writer, "CHARACTERS_PER_BATCH", 10)
     (tmp_path / "corpus.jsonl").write_text("".join(f'{{"text": "{number} {number}"}}\n' for number in range(60)))
     return DataSection(
         source=str(tmp_path / "corpus.jsonl"),
@@ -192,14 +192,14 @@ def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
 def test_the_complaint_of_the_writing_process_is_the_run_s(corpus, tmp_path, change, complaint):
     run = stream_of(prepare(corpus, NUMBERS), 50)
     change(tmp_path / "corpus.jsonl")
-    background_writer.write_on(corpus, NUMBERS, run)
+    background_writer.start_writer_process(corpus, NUMBERS, run)
     with pytest.raises(ConfigError, match=complaint):
         run.example(45)
 
 
 def test_the_writing_process_writes_what_the_run_needs(corpus):
     run = stream_of(prepare(corpus, NUMBERS), 200)
-    background_writer.write_on(corpus, NUMBERS, run)
+    background_writer.start_writer_process(corpus, NUMBERS, run)
     run.tokens.wait_for(10**6)
     count = len(run.examples)
     assert sorted(run.example(position) for position in range(count)) == [*range(count)]
@@ -227,7 +227,7 @@ def test_a_writer_that_starts_slowly_is_waited_for_and_one_that_is_killed_is_not
     run = stream_of(prepare(corpus, NUMBERS), 50)
     monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.0)  # for runs without a writer of their own
     with lock_of(run.tokens.folder.parent):  # it cannot begin
-        background_writer.write_on(corpus, NUMBERS, run)
+        background_writer.start_writer_process(corpus, NUMBERS, run)
         assert run.tokens.writer.is_alive()
         os.kill(run.tokens.writer.process, signal.SIGSTOP)
     waiting = threading.Timer(1, os.kill, (run.tokens.writer.process, signal.SIGKILL))
@@ -242,5 +242,5 @@ def test_modules_of_the_folder_that_a_run_is_started_in_are_not_kindlings(corpus
     (tmp_path / "config.py").write_text("raise NotImplementedError")
     monkeypatch.chdir(tmp_path)
     run = stream_of(prepare(corpus, NUMBERS), 50)
-    background_writer.write_on(corpus, NUMBERS, run)
+    background_writer.start_writer_process(corpus, NUMBERS, run)
     run.tokens.wait_for(run.horizon)

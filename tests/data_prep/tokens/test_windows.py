@@ -45,7 +45,7 @@ def test_each_adjacent_pair_is_a_target_exactly_once(tmp_path_factory, shards, l
 
 
 def test_no_more_than_some_files_are_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows_module, "MOST_MAPPED", 3)
+    monkeypatch.setattr(windows_module, "MAX_MAPPED_FILES", 3)
     ids = array_of(tmp_path, *([number] * 2 for number in range(9)))
     assert [int(ids.read(place, place + 1)[0]) for place in (0, 17, 5, 3, 17, 9, 0)] == [0, 8, 2, 1, 8, 4, 0]
     assert len(ids._mapped) == 3

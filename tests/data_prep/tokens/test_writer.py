@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.sources.record_errors import Fault
+from data_prep.sources.record_errors import MalformedRecord
 from data_prep.sources.splits import Split
 from data_prep.tokenizer.bpe import train_bpe
 from data_prep.tokenizer.build import train_characters, wrap
@@ -32,7 +32,7 @@ def split_of(*documents, floor=None, **about) -> Split:
     def read_from(place, reading):
         for index in range(place or 0, len(documents)):
             if documents[index] is None:
-                reading.fault(Fault("corpus.jsonl", index + 1, 0, "not good"))
+                reading.fault(MalformedRecord("corpus.jsonl", index + 1, 0, "not good"))
             else:
                 reading.document()
                 yield documents[index], index + 1
@@ -59,16 +59,16 @@ def documents_of(folder, journal) -> Documents:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(writer, "TOKENS_A_SHARD", 40)
-    monkeypatch.setattr(writer, "CHARACTERS_A_BATCH", 12)
+    monkeypatch.setattr(writer, "TOKENS_PER_SHARD", 40)
+    monkeypatch.setattr(writer, "CHARACTERS_PER_BATCH", 12)
 
 
 @given(st.lists(st.text("abcdefghij ", max_size=20), min_size=1, max_size=30))
 def test_a_split_is_its_documents_between_ends(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("split")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "TOKENS_A_SHARD", 40)
-        patch.setattr(writer, "CHARACTERS_A_BATCH", 12)
+        patch.setattr(writer, "TOKENS_PER_SHARD", 40)
+        patch.setattr(writer, "CHARACTERS_PER_BATCH", 12)
         journal = write(folder, split_of(*({"text": text} for text in texts)))
     encoded = [TOKENIZER(text, add_special_tokens=False)["input_ids"] for text in texts]
     assert ids_of(folder / "train") == [END] + [token for row in encoded for token in [*row, END]]
@@ -110,14 +110,14 @@ def test_groups_are_numbered_as_they_come(tmp_path):
 
 
 def test_a_field_that_tells_documents_apart_makes_no_groups(tmp_path):
-    pages = ({"text": "a", "group": f"http://{index}"} for index in range(writer.MOST_GROUPS + 1))
+    pages = ({"text": "a", "group": f"http://{index}"} for index in range(writer.MAX_GROUPS + 1))
     pages = list(pages)
     with pytest.raises(ConfigError, match=r"data\.group_field .* more than 256 groups .*'http://256'"):
         write(tmp_path, split_of(*pages))
     (tmp_path / "training").mkdir()
     journal = write(tmp_path / "training", split_of(*pages), held_out=set())
-    assert len(journal.groups) == writer.MOST_GROUPS
-    assert about_of(tmp_path / "training" / "train")["group"].tolist() == [*range(writer.MOST_GROUPS), -1]
+    assert len(journal.groups) == writer.MAX_GROUPS
+    assert about_of(tmp_path / "training" / "train")["group"].tolist() == [*range(writer.MAX_GROUPS), -1]
 
 
 def test_the_floor_is_the_sum_over_documents(tmp_path):
@@ -170,8 +170,8 @@ def test_any_interruption_leaves_the_same_bytes(tmp_path_factory, kills, seed):
             document["group"] = f"group {generator.integers(4)}"
     one, other = (tmp_path_factory.mktemp(name) for name in ("one", "other"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "TOKENS_A_SHARD", 40)
-        patch.setattr(writer, "CHARACTERS_A_BATCH", 12)
+        patch.setattr(writer, "TOKENS_PER_SHARD", 40)
+        patch.setattr(writer, "CHARACTERS_PER_BATCH", 12)
         write(one, split_of(*documents))
         for name, calls, after in kills:
             with pytest.MonkeyPatch.context() as fault:

@@ -16,7 +16,7 @@ from pathlib import Path
 SMALL = """
 import data_prep.stream, data_prep.tokens, data_prep.writer
 data_prep.tokens.stream.BLOCK_TOKENS = data_prep.tokens.BLOCK_TOKENS = 300
-data_prep.tokens.writer.TOKENS_A_SHARD, data_prep.tokens.writer.CHARACTERS_A_BATCH = 100, 50
+data_prep.tokens.writer.TOKENS_PER_SHARD, data_prep.tokens.writer.CHARACTERS_PER_BATCH = 100, 50
 """
 
 

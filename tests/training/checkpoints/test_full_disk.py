@@ -8,7 +8,7 @@ import pytest
 
 import train_algorithmic
 import train_lm
-from storage.checkpoint_manifest import damage
+from storage.checkpoint_manifest import find_damage
 from tests.training.checkpoints.test_resume import GO_ON, place, run, runs  # noqa: F401
 from tests.training.checkpoints.test_store import in_a_child
 from training.checkpoints import store
@@ -78,7 +78,7 @@ def test_a_save_that_does_not_fit_is_left_out(disk, runs, share, capfd):
     assert in_a_run(train_lm, disk, "run", full_at_step_5) == 0
     assert "step 5: no checkpoint could be saved (" in capfd.readouterr().err
     assert [path.name for path in (disk / "run").iterdir() if path.is_dir()] == ["checkpoint-10"]
-    assert damage(disk / "run" / "checkpoint-10") is None
+    assert find_damage(disk / "run" / "checkpoint-10") is None
     assert (disk / "run" / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
     shutil.rmtree(disk / "run")
 

@@ -11,7 +11,7 @@ import pytest
 
 import train_algorithmic
 import train_lm
-from storage.checkpoint_manifest import STAGING
+from storage.checkpoint_manifest import STAGING_PREFIX
 from tests.training.checkpoints.test_resume import GO_ON, half, place, run, runs  # noqa: F401
 from tests.training.checkpoints.test_store import die_at, in_a_child
 
@@ -53,7 +53,7 @@ def survive(script, folder, expected, points):
 
 def same_run(folder, expected):
     """All that a run leaves, but for what tells of time and place."""
-    left = [path for path in folder.rglob("*") if path.name.startswith(STAGING) or path.name.endswith(".new")]
+    left = [path for path in folder.rglob("*") if path.name.startswith(STAGING_PREFIX) or path.name.endswith(".new")]
     assert not left
     for pattern in ("*.safetensors", "samples.jsonl", "config.json", "tokenizer.json"):
         for path in expected.glob(pattern):

@@ -17,7 +17,7 @@ from data_prep.tokens import prepare as prepare_module
 from settings.checks import ConfigError
 from settings.loading import load_experiment
 from settings.schema import KINDS
-from storage.checkpoint_manifest import seal
+from storage.checkpoint_manifest import write_manifest
 from tests.training.checkpoints.test_store import in_a_child
 from training.checkpoints import resume
 from training.checkpoints.state import read_state_of
@@ -126,7 +126,7 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
     for step in (7, 12):
         (tmp_path / "run" / f"checkpoint-{step}").mkdir()
         (tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors").write_text("{}")
-    seal(tmp_path / "run" / "checkpoint-7")
+    write_manifest(tmp_path / "run" / "checkpoint-7")
     assert found(GO_ON) == str(tmp_path / "run" / "checkpoint-7")
     with pytest.raises(ConfigError, match="is no folder"):
         found("training.resume_from_checkpoint=/nowhere")
@@ -288,7 +288,7 @@ def test_a_run_of_the_former_version_goes_on_with_its_prepared_folder(place, run
     folder = state["stateful_callbacks"]["RunFingerprint"]["attributes"].pop("data")["folder"]
     state["stateful_callbacks"]["DataPosition"]["attributes"]["data"] = folder
     path.write_text(json.dumps(state))
-    seal(path.parent)
+    write_manifest(path.parent)
     other = shutil.copytree(place / "prepared" / folder, tmp_path / "another")
     with pytest.raises(ConfigError, match=rf"trained on other data than another holds now \({folder}, not"):
         run(train_lm, place, name, GO_ON, f"data.source={other}")

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, TrainerState, modeling_utils
 
 from settings.checks import ConfigError
 from storage import checkpoint_manifest
-from storage.checkpoint_manifest import MANIFEST, STAGING, damage, seal
-from storage.files import write_whole
+from storage.checkpoint_manifest import MANIFEST, STAGING_PREFIX, find_damage, write_manifest
+from storage.files import write_atomically
 from tests.training.checkpoints.test_data_position import prepare, train, weights, windows_of
 from training.checkpoints import state as state_module
 from training.checkpoints.store import Checkpoints, newest_whole, refuse_damaged
@@ -100,9 +100,9 @@ def test_every_bit_of_the_manifest_counts(stopped):
     path = stopped[0] / "checkpoint-4" / MANIFEST
     for bit in range(0, 8 * path.stat().st_size, 41):
         flip(path, bit)
-        assert damage(path.parent), bit
+        assert find_damage(path.parent), bit
         flip(path, bit)
-    assert damage(path.parent) is None
+    assert find_damage(path.parent) is None
 
 
 MANIFESTS = [
@@ -114,7 +114,7 @@ MANIFESTS = [
 def test_a_manifest_of_any_kind_is_no_traceback(stopped):
     for text in MANIFESTS:
         (stopped[0] / "checkpoint-4" / MANIFEST).write_text(text)
-        assert damage(stopped[0] / "checkpoint-4") == "checkpoint.json is damaged", text[:50]
+        assert find_damage(stopped[0] / "checkpoint-4") == "checkpoint.json is damaged", text[:50]
 
 
 def test_what_the_disk_no_longer_gives_is_damaged(stopped, monkeypatch):
@@ -125,7 +125,7 @@ def test_what_the_disk_no_longer_gives_is_damaged(stopped, monkeypatch):
 
     hashed = checkpoint_manifest._hash
     monkeypatch.setattr(checkpoint_manifest, "_hash", broken)
-    assert damage(stopped[0] / "checkpoint-4") == "optimizer.safetensors cannot be read, Input/output error"
+    assert find_damage(stopped[0] / "checkpoint-4") == "optimizer.safetensors cannot be read, Input/output error"
     assert newest_whole(stopped[0]) == stopped[0] / "checkpoint-2"
 
 
@@ -137,13 +137,13 @@ def test_what_was_put_into_a_checkpoint_is_seen(stopped, name):
     (path if name.endswith("/") else path.parent).mkdir(exist_ok=True)
     if not name.endswith("/"):
         path.touch()
-    assert damage(stopped[0] / "checkpoint-4") == f"{name.partition('/')[0]} is none of its files"
+    assert find_damage(stopped[0] / "checkpoint-4") == f"{name.partition('/')[0]} is none of its files"
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "notes.txt", "README.md"])
 def test_what_no_loader_reads_harms_no_checkpoint(stopped, name):
     (stopped[0] / "checkpoint-4" / name).touch()
-    assert damage(stopped[0] / "checkpoint-4") is None
+    assert find_damage(stopped[0] / "checkpoint-4") is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng_state.safetensors"])
@@ -153,7 +153,7 @@ def test_from_the_one_before_it_ends_the_same(stopped, name):
     trainer = go_on(folder)
     assert same(weights(trainer), expected)
     assert [row["step"] for row in trainer.state.log_history if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert damage(folder / "checkpoint-4") is None
+    assert find_damage(folder / "checkpoint-4") is None
 
 
 def test_if_none_is_whole_it_is_one_sentence(stopped):
@@ -253,7 +253,7 @@ def survive(folder, expected, points):
         last = newest_whole(there)
         assert last.name in ("checkpoint-2", "checkpoint-4"), point
         assert same(weights(go_on(there, save_total_limit=1)), expected), point
-        assert not [*there.glob(f"{STAGING}*")]
+        assert not [*there.glob(f"{STAGING_PREFIX}*")]
         assert [path.name for path in there.iterdir() if path.is_dir()] == ["checkpoint-6"]
         shutil.rmtree(there)
 
@@ -273,7 +273,7 @@ def go_on_noting(folder, log):
     save = KindlingTrainer._maybe_log_save_evaluate
 
     def note_and_save(self, *arguments, **given):
-        write_whole(log, str(self.state.global_step))
+        write_atomically(log, str(self.state.global_step))
         save(self, *arguments, **given)
 
     KindlingTrainer._maybe_log_save_evaluate = note_and_save
@@ -304,7 +304,7 @@ def kill_at_random(folder, expected, kills: int):
             last = newest_whole(there) if there.exists() else None
             step = int(last.name.partition("-")[2]) if last else 0
             assert step >= int(log.read_text()) - 1  # the step that was being saved
-        assert damage(there / "checkpoint-6") is None
+        assert find_damage(there / "checkpoint-6") is None
         final = AutoModelForCausalLM.from_pretrained(there / "checkpoint-6")
         assert same([p.detach() for p in final.parameters()], expected)
 
@@ -374,7 +374,7 @@ def make(run, *steps: int):
         folder = run / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "weights").write_text(str(step))
-        seal(folder)
+        write_manifest(folder)
         os.utime(folder, (10**9 - age, 10**9 - age))  # a clock that goes backwards
 
 
@@ -477,7 +477,7 @@ def test_one_step_is_saved_once(tmp_path, monkeypatch):
     trainer, _ = train(tmp_path, stop=4, **OPTIONS)
     monkeypatch.setattr(Checkpoints, "commit", None)
     trainer._save_checkpoint(trainer.model, None)
-    assert damage(tmp_path / "checkpoint-4") is None
+    assert find_damage(tmp_path / "checkpoint-4") is None
 
 
 # ---- a disk that is full
@@ -504,7 +504,7 @@ def test_a_full_disk_does_not_stop_the_training(run, tmp_path, monkeypatch, capf
     trainer = go_on(tmp_path)
     assert same(weights(trainer), run[1])
     assert kept(tmp_path) == [2, 6]
-    assert not [*tmp_path.glob(f"{STAGING}*")]
+    assert not [*tmp_path.glob(f"{STAGING_PREFIX}*")]
     lines = [line for line in capfd.readouterr().err.splitlines() if "no checkpoint could be saved" in line]
     assert len(lines) == 1
     assert "step 4: no checkpoint could be saved (" in lines[0]
@@ -558,7 +558,7 @@ def test_no_file_is_a_pickle_and_none_is_read(stopped, monkeypatch):
     monkeypatch.setattr(torch, "load", None)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
         (folder / "checkpoint-4" / name).write_bytes(pickle.dumps({}))
-    seal(folder / "checkpoint-4")
+    write_manifest(folder / "checkpoint-4")
     assert same(weights(go_on(folder)), expected)
 
 
@@ -573,7 +573,7 @@ def test_a_checkpoint_of_another_model_is_refused(stopped):
     weights = load_file(folder / "checkpoint-4" / "model.safetensors")
     weights.pop("model.norm.weight")
     save_file(weights, folder / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
-    seal(folder / "checkpoint-4")
+    write_manifest(folder / "checkpoint-4")
     with pytest.raises(
         ConfigError, match=r"the checkpoint is not one of this model: only one of them has model\.norm\.weight"
     ):

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
 from settings.checks import ConfigError
-from storage.checkpoint_manifest import MANIFEST, damage
+from storage.checkpoint_manifest import MANIFEST, find_damage
 from tests.night import by_day
 from tests.training.checkpoints.test_data_position import Ledger, prepare, train, weights, windows_of
 from tests.training.checkpoints.test_store import OPTIONS, go_on, in_a_child, kept, same
@@ -78,7 +78,7 @@ def stopped(folder, number, phase, **options):
 def test_a_terminal_that_hangs_up_ends_the_run_saved(tmp_path, whole, capfd):
     assert stopped(tmp_path, signal.SIGHUP, "forward", **NEVER) == 128 + signal.SIGHUP
     assert "SIGHUP: the run ends after step 3 of 6; it is saved, go on with" in capfd.readouterr().err
-    assert damage(tmp_path / "checkpoint-3") is None
+    assert find_damage(tmp_path / "checkpoint-3") is None
     assert same(weights(go_on(tmp_path)), whole)
 
 
@@ -109,7 +109,7 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, num
     step = 4 if phase == "save" else 3  # which comes after step 3: so one more is made
     assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in said
     assert kept(tmp_path)[-1] == step
-    assert damage(tmp_path / f"checkpoint-{step}") is None
+    assert find_damage(tmp_path / f"checkpoint-{step}") is None
     assert same(weights(go_on(tmp_path)), whole)
 
 
@@ -175,7 +175,7 @@ def test_an_evaluation_is_cut_off_and_made_up_for(tmp_path, evaluated_whole, cap
         assert in_a_child(lambda: evaluated(tmp_path, Batch(step, number))) == 128 + number
         assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in capfd.readouterr().err
         assert kept(tmp_path) == [step]
-        assert damage(tmp_path / f"checkpoint-{step}") is None
+        assert find_damage(tmp_path / f"checkpoint-{step}") is None
         written.add((tmp_path / f"checkpoint-{step}" / MANIFEST).stat().st_mtime_ns)
     assert len(written) == 1
     resumed = evaluated(tmp_path, Batch(None))
