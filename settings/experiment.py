@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -143,7 +143,7 @@ class Experiment:
     guard: GuardSection
     resume: ResumeSection
     card: CardSection
-    overrides: dict
+    overrides: dict = field(default_factory=dict, kw_only=True)
     """What was given after the file, by `section.key`."""
 
     script: ClassVar[str]

@@ -118,7 +118,7 @@ def test_a_server_that_refuses_is_asked_once_and_what_the_cache_has_is_read(tmp_
 
 def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
     (tmp_path / "hub").mkdir()
-    with serving(tmp_path, "import json, hub, sections\n") as run_there:
+    with serving(tmp_path, "import json\nfrom settings import checks\nfrom storage import hub\n") as run_there:
         said = run_there("""
             from huggingface_hub import HfApi
             asked, info = [], HfApi.repo_info
@@ -126,7 +126,7 @@ def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
             for kind in ("model", "dataset", "model"):
                 try:
                     hub.check_repository("some/typo", kind)
-                except sections.ConfigError as error:
+                except checks.ConfigError as error:
                     print(json.dumps([str(error), len(asked)]))
         """)
     sentences, counts = zip(*said, strict=True)

@@ -50,6 +50,11 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def module_of(path: str) -> str:
+    """A command as `python -m` takes it."""
+    return path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+
+
 MODULES = {name_of(path): path for path in PYTHON}
 
 
@@ -248,9 +253,9 @@ def test_a_command_is_called_as_it_is_started():
     """In its usage, its help and before its errors; `run_script` takes the name from the usage."""
     named = {}
     for path in PYTHON:
-        text, module = path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        name = module if "." in module else path.name
-        started = f"-m {module}" if "." in module else path.name
+        text, module = path.read_text(encoding="utf-8"), module_of(path.relative_to(ROOT).as_posix())
+        is_script = path.parent == ROOT
+        name, started = (path.name, path.name) if is_script else (module, f"-m {module}")
         found = re.findall(r'exit_on_user_error\("([^"]+)"', text) + re.findall(r'prog="python (?:-m )?([^"]+)"', text)
         if "run_script(__doc__" in text:
             assert f"\nusage: python {started}" in ast.get_docstring(ast.parse(text))

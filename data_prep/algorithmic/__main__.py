@@ -1,4 +1,7 @@
-"""Shows the equations of an experiment: `python -m data_prep.algorithmic CONFIG`."""
+"""Show the equations of an experiment: how many each split has, and the first of them as the model gets them.
+
+usage: python -m data_prep.algorithmic CONFIG [section.key=value ...]
+"""
 
 from command_line.run import run_script
 from data_prep.show import print_row

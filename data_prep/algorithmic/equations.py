@@ -1,7 +1,4 @@
-"""Equations `a o b = c`: every one that an operation has, split exactly, with the tokenizer that they need.
-
-usage: python -m data_prep.algorithmic CONFIG [section.key=value ...]
-"""
+"""Equations `a o b = c`: every one that an operation has, split exactly, with the tokenizer that they need."""
 
 import hashlib
 import itertools

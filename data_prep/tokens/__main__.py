@@ -1,4 +1,12 @@
-"""Prepares the tokens of an experiment before it runs: `python -m data_prep.tokens CONFIG`."""
+"""Prepare the tokens of an experiment before it runs.
+
+usage: python -m data_prep.tokens CONFIG [section.key=value ...] [--push-to-hub USER/NAME]
+
+    python -m data_prep.tokens configs/lm/tinystories.yaml
+
+prepares what an experiment needs before it runs, on from where it was interrupted. --push-to-hub publishes it as a data
+set, whose name is a data.source then.
+"""
 
 from command_line.run import run_script
 from data_prep.sources.table import check_source_overrides

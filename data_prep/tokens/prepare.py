@@ -5,13 +5,6 @@ folder of its name, and last of all `manifest.json`.
 
 All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
 followed by the end token, which are one token where a tokenizer does not tell them apart.
-
-usage: python -m data_prep.tokens CONFIG [section.key=value ...] [--push-to-hub USER/NAME]
-
-    python -m data_prep.tokens configs/lm/tinystories.yaml
-
-prepares what an experiment needs before it runs, on from where it was interrupted. --push-to-hub publishes it as a data
-set, whose name is a data.source then.
 """
 
 import hashlib

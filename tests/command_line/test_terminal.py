@@ -11,7 +11,7 @@ import pytest
 
 from command_line.terminal import OPENMP_WAIT, USER_WAIT_VARIABLES
 from settings.paths import ROOT
-from tests.test_repository import PYTHON
+from tests.test_repository import PYTHON, module_of
 
 WORK = "    print('wörk \\udcff 🔥'); print('tölds', file=sys.stderr)"
 MANY = "    [print(number) for number in range(100_000)]; Path(sys.argv[1]).write_text('done')"
@@ -113,11 +113,6 @@ COMMANDS = {
 }
 WITHOUT = {"data_prep/tokens/background_writer.py"}
 """A process that only Kindling starts, without any output."""
-
-
-def module_of(path: str) -> str:
-    """A command as `python -m` takes it."""
-    return path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
 
 
 @pytest.mark.parametrize("path", sorted(COMMANDS - WITHOUT))

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import cited_numbers, readme, report
 from experiments.cited_numbers import MARK, RESULTS, rewrite_claims
+from experiments.figures import kinds
 from experiments.readme import pages, rewrite
 from experiments.runs import Run
 from experiments.saved_results import read_kept, write_kept
@@ -31,7 +32,7 @@ def test_tables_and_numbers_are_up_to_date(page):
 )
 def test_tables_of_results_are_those_of_their_cells(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / folder.name)
-    monkeypatch.setattr(report.figures, "draw", lambda *_: SimpleNamespace(savefig=lambda *_, **__: None))
+    monkeypatch.setattr(kinds, "draw", lambda *_: SimpleNamespace(savefig=lambda *_, **__: None))
     sweep = ROOT / "configs" / "sweeps" / f"{folder.name}.yaml"
     given = [str(sweep), "--runs", str(tmp_path / "none"), "--out", str(tmp_path / folder.name)]
     report.main(report.parse_arguments(given))

@@ -19,7 +19,7 @@ from training.run_folder import LOCK, claimed
 HOLD = """
 import sys, time
 from pathlib import Path
-from training.folder import claimed
+from training.run_folder import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -27,7 +27,7 @@ with claimed(Path(sys.argv[1])):
 FORKED = """
 import os, sys, time
 from pathlib import Path
-from training.folder import claimed
+from training.run_folder import claimed
 with claimed(Path(sys.argv[1])):
     started, told = os.pipe()
     if os.fork() == 0:  # as a loader of data is

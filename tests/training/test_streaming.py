@@ -61,11 +61,14 @@ def one_process(folder, kills) -> int:
     def work():
         os.chdir(folder)
         os.environ["PYTHONPATH"] = str(folder)  # for the process that writes the tokens
-        tempfile.tempdir = str(folder)
+        tempfile.tempdir = temporary
         exec(SMALL)
         killed_run.run("experiment.yaml", Path("ledger.jsonl"), kills)
 
-    return in_a_child(work)
+    with (
+        tempfile.TemporaryDirectory() as temporary
+    ):  # a short path: workers make sockets there, of at most 107 characters
+        return in_a_child(work)
 
 
 def launched(folder, kills) -> int:

@@ -118,12 +118,12 @@ def test_what_the_first_documents_tell_is_said_before_a_vocabulary_is_learnt(cor
 @pytest.mark.parametrize(
     ("where", "error"),
     [
-        ("bpe._write", OSError(errno.ENOSPC, "No space left on device")),
-        ("tokenizer.save", Exception("No space left on device (os error 28)")),
-        ("tokens.write_json", OSError(errno.EDQUOT, "Disk quota exceeded")),
-        ("writer.TokenFile.append", OSError(errno.ENOSPC, "No space left on device")),
-        ("writer.save_array", OSError(errno.ENOSPC, "No space left on device")),
-        ("writer.write_atomically", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        ("tokenizer.bpe._write", OSError(errno.ENOSPC, "No space left on device")),
+        ("tokenizer.build.save", Exception("No space left on device (os error 28)")),
+        ("tokens.prepare.write_json", OSError(errno.EDQUOT, "Disk quota exceeded")),
+        ("tokens.writer.TokenFile.append", OSError(errno.ENOSPC, "No space left on device")),
+        ("tokens.writer.save_array", OSError(errno.ENOSPC, "No space left on device")),
+        ("tokens.writer.write_atomically", OSError(errno.EDQUOT, "Disk quota exceeded")),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(corpus, monkeypatch, where, error):
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(corpus, monkey
         patched.setattr(f"data_prep.{where}", full)
         with pytest.raises(ConfigError, match=r"has no room left \(.*\); make room") as told:
             prepare(corpus, section)
-    assert (f"data.cache_dir={corpus.cache_dir}" in str(told.value)) == (where != "bpe._write")
+    assert (f"data.cache_dir={corpus.cache_dir}" in str(told.value)) == (where != "tokenizer.bpe._write")
     assert prepare(corpus, section).info["train"].documents == 15
 
 

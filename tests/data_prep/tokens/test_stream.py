@@ -178,8 +178,8 @@ def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
     with pytest.raises(ConfigError, match=r"the process that writes them is gone; resume the run"):
         run.example(45)
     with lock_of(begun.folder):
-        assert lock._is_locked(begun.folder)
-    assert not lock._is_locked(begun.folder)
+        assert lock.is_locked(begun.folder)
+    assert not lock.is_locked(begun.folder)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 SMALL = """
-import data_prep.stream, data_prep.tokens, data_prep.writer
-data_prep.tokens.stream.BLOCK_TOKENS = data_prep.tokens.BLOCK_TOKENS = 300
+import data_prep.tokens.background_writer, data_prep.tokens.prepare, data_prep.tokens.writer
+data_prep.tokens.stream.BLOCK_TOKENS = data_prep.tokens.prepare.BLOCK_TOKENS = 300
 data_prep.tokens.writer.TOKENS_PER_SHARD, data_prep.tokens.writer.CHARACTERS_PER_BATCH = 100, 50
 """
 

@@ -11,8 +11,9 @@ import train_lm
 from storage.checkpoint_manifest import find_damage
 from tests.training.checkpoints.test_resume import GO_ON, place, run, runs  # noqa: F401
 from tests.training.checkpoints.test_store import in_a_child
-from training.checkpoints import store
+from training.checkpoints import saving_trainer
 from training.checkpoints.store import Checkpoints, exchanged
+from training.grokking import report
 
 # ruff: noqa: F811
 
@@ -94,7 +95,7 @@ def test_what_came_out_is_written_when_there_is_room(disk, runs, script, left, c
                 fill(disk, left)
             return exchanged(folder)
 
-        store.exchanged = store.exchanged = exchange_full
+        saving_trainer.exchanged = report.exchanged = exchange_full
 
     assert in_a_run(script, disk, "run", full_at_the_end) == 1
     said = capfd.readouterr().err.strip().splitlines()[-1]

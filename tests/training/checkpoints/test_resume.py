@@ -21,7 +21,7 @@ from storage.checkpoint_manifest import write_manifest
 from tests.training.checkpoints.test_store import in_a_child
 from training.checkpoints import resume
 from training.checkpoints.state import read_state_of
-from training.grokking import trainer
+from training.grokking import callbacks, trainer
 from training.preflight import arguments as arguments_module
 from training.preflight.schedule import schedule
 from training.trainer import KindlingTrainer
@@ -528,7 +528,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_completed(place, runs, hal
 
 
 def test_a_run_that_has_grokked_early_makes_no_step_more(place, monkeypatch):
-    monkeypatch.setattr(trainer, "GROKKED", 0.0)
+    monkeypatch.setattr(callbacks, "GROKKED", 0.0)
     given = ("evaluation.stop_when_grokked=true", "training.save_steps=3")
     folder = run(train_algorithmic, place, "grokked", *given)
     assert json.loads((folder / "metrics.json").read_text())["steps"] == 3

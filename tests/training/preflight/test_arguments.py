@@ -124,7 +124,7 @@ def test_what_is_odd_is_said_once_and_passes(arguments, capsys, override, said):
 
 def test_a_schedule_of_a_later_release_is_left_to_it(arguments, monkeypatch):
     """One that is no function of the step, and waits for nothing."""
-    monkeypatch.setattr("training.preflight.arguments.get_scheduler", lambda *given, **_: ExponentialLR(given[1], 0.9))
+    monkeypatch.setattr("training.preflight.schedule.get_scheduler", lambda *given, **_: ExponentialLR(given[1], 0.9))
     assert arguments("training.lr_scheduler_type=polynomial").lr_scheduler_type == "polynomial"
 
 
