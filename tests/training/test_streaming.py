@@ -65,9 +65,8 @@ def one_process(folder, kills) -> int:
         exec(SMALL)
         killed_run.run("experiment.yaml", Path("ledger.jsonl"), kills)
 
-    with (
-        tempfile.TemporaryDirectory() as temporary
-    ):  # a short path: workers make sockets there, of at most 107 characters
+    # A short path: workers make sockets there, whose paths have at most 107 characters.
+    with tempfile.TemporaryDirectory() as temporary:
         return in_a_child(work)
 
 
