@@ -15,6 +15,22 @@ from settings.sections import CardSection, OptimizerSection
 from storage.files import write_atomically
 from storage.hub import is_hub_name
 
+from .folder_files import describe_files
+
+REPLICAS = """# {name}
+
+{count} models trained side by side as one batch of models with Kindling (`kindling-lm`) on {source}.
+Each has a folder of its own, with a model card.
+
+```sh
+{command}
+```
+
+## Files
+
+{files}
+"""
+
 ARCHITECTURE = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
     "max_position_embeddings", "vocab_size", "norm", "norm_placement", "position", "mlp", "qk_norm", "bias",
@@ -55,7 +71,9 @@ print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 {command}
 ```
 
-Every setting is in `experiment.yaml`; versions and hardware are in `provenance.json`, all logs in `metrics.jsonl`.
+## Files
+
+{files}
 
 ## Architecture
 
@@ -122,12 +140,20 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
             curves="![curves](curves.png)\n\n" if (folder / "curves.png").exists() else "",
             training=_table(facts.training | {"hardware": hardware, "software": software}),
             command=provenance["command"],
+            files=describe_files(folder),
             architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
             positions=config.max_position_embeddings,
             licence=_licence(section.license, facts.licenses),
             **_origin(facts.start),
         ),
     )
+
+
+def write_replicas_card(folder: Path, name: str, source: str, command: str, replicas: Sequence[str]):
+    """Write the README.md of a folder whose models are in folders of their own."""
+    files = describe_files(folder, is_model=False, replicas=replicas)
+    text = REPLICAS.format(name=name, count=len(replicas), source=source, command=command, files=files)
+    write_atomically(folder / "README.md", text)
 
 
 def _metadata(config: KindlingConfig, section: CardSection, facts: Facts) -> ModelCardData:

@@ -94,6 +94,12 @@ def tiny(workshop):
     return workshop("tiny")
 
 
+def explained(run: Path) -> list[str]:
+    """The files of a run folder that its README names, each by one line."""
+    named = re.findall(r"^\| `([^`]+)` \|", (run / "README.md").read_text().partition("## Files")[2], re.M)
+    return sorted(path.name for name in named for path in run.glob(name))
+
+
 def rows_of(run: Path) -> list[dict]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clocks = ("seconds", "tokens_per_second", "mfu")
@@ -119,6 +125,7 @@ def test_a_run_leaves_everything_behind(tiny):
     assert f"{metrics['eval_loss']:.4f}" in card
     assert "python" in card
     assert "{" not in card.split("```")[0]
+    assert explained(tiny) == sorted(FILES)
 
 
 def test_validation_stays_above_the_floor(tiny):

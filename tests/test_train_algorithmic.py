@@ -1,6 +1,7 @@
 """`train_algorithmic.py` end to end: what a user types, what it leaves behind, and that it really learns arithmetic."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,6 +47,12 @@ def workshop(tmp_path_factory):
     return train
 
 
+def explained(folder: Path) -> list[str]:
+    """The files of a run folder that its README names, each by one line."""
+    named = re.findall(r"^\| `([^`]+)` \|", (folder / "README.md").read_text().partition("## Files")[2], re.M)
+    return sorted(path.name for name in named for path in folder.glob(name))
+
+
 @pytest.fixture(scope="module")
 def single(workshop):
     return workshop("single", "--write-data")
@@ -86,6 +93,7 @@ def test_a_run_is_itself_the_model(single):
     card = (single / "README.md").read_text()
     assert "divide modulo 7" in card
     assert "{" not in card.split("```")[0]
+    assert explained(single) == sorted(path.name for path in single.iterdir())
 
 
 def test_a_run_is_called_after_its_folder(workshop, capsys, monkeypatch):
@@ -104,9 +112,11 @@ def test_a_run_is_called_after_its_folder(workshop, capsys, monkeypatch):
 def test_replicas_are_models_of_their_own(several, single):
     names = ["seed=3,weight_decay=0.5", "seed=3,weight_decay=1.0", "seed=4,weight_decay=0.5", "seed=4,weight_decay=1.0"]
     assert json.loads((several / "metrics.json").read_text())["replicas"] == names
+    assert explained(several) == sorted(path.name for path in several.iterdir())
     losses = set()
     for name in names:
         assert {path.name for path in (several / name).iterdir()} == MODEL_FILES | {"provenance.json"}
+        assert explained(several / name) == sorted(path.name for path in (several / name).iterdir())
         AutoModelForCausalLM.from_pretrained(several / name)
         losses.add(json.loads((several / name / "metrics.json").read_text())["train_loss"])
     assert len(losses) == 4

@@ -6,7 +6,7 @@ from transformers import TrainerState
 
 from data_prep.algorithmic.equations import write_data
 from modeling.accounting import parameters
-from publishing.card import Facts, describe_flops, describe_optimizer, write_card
+from publishing.card import Facts, describe_flops, describe_optimizer, write_card, write_replicas_card
 from settings.experiment import AlgorithmicExperiment
 from settings.wording import format_count
 from storage.files import write_atomically, write_json
@@ -124,6 +124,8 @@ def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer)
             save_member(experiment, trainer, member, rows[member.name], results[member.name])
         if experiment.replicas:
             draw_accuracies(list(rows.values()), folder / "curves.png", title(first))
+            command = read_provenance(folder)["command"]
+            write_replicas_card(folder, experiment.name, f"equations ({title(first)})", command, list(results))
             counts = {key: results[first.name][key] for key in ("steps", "max_steps", "seconds")}
             write_json(folder / "metrics.json", {"replicas": list(results)} | counts)  # last: the run is finished
     prompt, _ = first.equations.texts["test"][0]
