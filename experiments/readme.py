@@ -1,4 +1,4 @@
-"""Tables and numbers of the README and of the pages of results, made from the files in `experiments/results`.
+"""Tables and numbers of the README, the docs and the pages of results, made from the files in `experiments/results`.
 
 usage: python -m experiments.readme          rewrites these pages between their marks
 """
@@ -13,6 +13,7 @@ from settings.paths import ROOT
 
 from .cells import read_sweep
 from .cited_numbers import RESULTS, rewrite_claims
+from .file_map import file_map
 from .runs import Row
 from .saved_results import read_kept
 
@@ -22,7 +23,7 @@ def demo_table() -> str:
     (metrics, provenance), source = _read("demo"), _json("fables.json")
     above = metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] - 1
     return _table(
-        ("validation loss", f"{metrics['eval_loss']:.3f} nats a token (floor {metrics['floor_loss']:.3f})"),
+        ("validation loss", f"{metrics['eval_loss']:.3f} nats per token (floor {metrics['floor_loss']:.3f})"),
         (
             "bits per byte",
             f"{metrics['eval_bits_per_byte']:.3f} (floor {metrics['floor_bits_per_byte']:.3f}: {above:.0%} above it)",
@@ -110,13 +111,13 @@ def costs() -> str:
         return "{ours:.4g} and {stock:.4g} ms".format(**found[name]["step_milliseconds"])
 
     return (
-        f"What a step does besides takes {found['added_microseconds_a_step']} microseconds, {share:.1f} % of a step of "
+        f"Each step takes {found['added_microseconds_a_step']} microseconds more, {share:.1f} % of a step of "
         f"{step:.0f} milliseconds.\nA save of {saves['saved_megabytes']} MB takes {saves['save_seconds']['ours']} s, "
-        f"{saves['save_seconds']['stock']} s with the stock Trainer; reading its hashes before resuming "
-        f"{saves['check_seconds']} s.\nWhole steps differ by less than the machine's noise, as the median ratio of "
-        f"{found['machine']['rounds']} rounds of neighbours with its 96 % interval:\n"
+        f"{saves['save_seconds']['stock']} s with the stock Trainer; verifying its hashes before resuming takes "
+        f"{saves['check_seconds']} s.\nWhole steps differ by less than the machine's noise. The median ratio of "
+        f"{found['machine']['rounds']} paired rounds with its 96 % interval is\n"
         f"{ratio('tiny')} with a tiny model, "
-        f"{ratio('demo')} with the demo's. (Medians of all rounds, in which the\nmachine was now faster, now slower: "
+        f"{ratio('demo')} with the demo's. (Medians of all rounds, during which the\nmachine's speed varied: "
         f"{medians('tiny')}, {medians('demo')}, with other ratios.)"
     )
 
@@ -160,23 +161,31 @@ TABLES = {
     "results": results_table,
     "demo story": lambda: story("demo"),
     "corpora": corpora_table,
+    "files": file_map,
     "grokking": lambda: sweep_table("bars"),
+    "positions": lambda: sweep_table("positions"),
     "tinystories story": lambda: story("tinystories-small"),
 }
 
 
-def rewrite(page: str) -> str:
-    """A page with every table between `<!-- NAME -->` and `<!-- end -->` made anew, and every marked number."""
+def rewrite(text: str, page: Path) -> str:
+    """A page's text with every table between `<!-- NAME -->` and `<!-- end -->` made anew, and every marked number."""
     for name, make in TABLES.items():
-        if f"<!-- {name} -->\n" in page:
-            before, rest = page.split(f"<!-- {name} -->\n", 1)
-            page = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
-    return rewrite_claims(page)
+        if f"<!-- {name} -->\n" in text:
+            before, rest = text.split(f"<!-- {name} -->\n", 1)
+            table = make().replace("](experiments/", f"]({_way_up(page)}experiments/")
+            text = f"{before}<!-- {name} -->\n{table}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+    return rewrite_claims(text)
+
+
+def _way_up(page: Path) -> str:
+    """From a page to the root, for its links."""
+    return "../" * len(page.relative_to(ROOT).parent.parts)
 
 
 def pages() -> list[Path]:
     """Those that have tables and numbers of results."""
-    return [ROOT / "README.md", ROOT / "docs" / "reliability.md", *sorted(RESULTS.glob("*/README.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RESULTS.glob("*/README.md"))]
 
 
 def _json(name: str) -> dict:
@@ -201,7 +210,7 @@ def main():
     for path in pages():
         if not path.exists():
             raise ConfigError(f"there is no {path} to rewrite; run this in a checkout of Kindling")
-        path.write_text(rewrite(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(rewrite(path.read_text(encoding="utf-8"), path), encoding="utf-8")
 
 
 if __name__ == "__main__":

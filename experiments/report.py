@@ -3,7 +3,7 @@
     python -m experiments.report configs/sweeps/fraction.yaml
 
 writes table.md, figures, and what experiments/saved_results.py keeps of the runs into runs/sweeps/NAME/report. With
-`--out experiments/results/NAME` into the results that the README shows; cells whose runs are not here are shown as the
+`--out experiments/results/NAME` into published results; cells whose runs are not here are shown as the
 report that lies in there has kept them. The sweep file says what is shown:
 
     report:

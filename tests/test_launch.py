@@ -1,4 +1,4 @@
-"""`accelerate launch` as the README has it: two processes of train_lm.py do what one does, and one tells of it."""
+"""`accelerate launch` as docs/training.md has it: two processes do what one does, and one tells of it."""
 
 import json
 import os

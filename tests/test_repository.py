@@ -15,7 +15,7 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import modeling  # noqa: F401
-from experiments import cells
+from experiments import cells, report, sweep
 from settings.experiment import AlgorithmicExperiment, LanguageExperiment
 from settings.loading import load_experiment
 from settings.paths import ROOT
@@ -175,27 +175,70 @@ def test_pins_meet_floors():
             assert version(pins[name]) >= version(floor), name
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = ["architecture", "corpora", "experiments", "grokking", "models", "publishing", "reliability", "training"]
 
 
-def test_the_readmes_commands_are_real():
-    commands = re.findall(
-        r"^(?:python|make|accelerate) .*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
+def named_page(path):
+    return path.name
+
+
+def test_the_readme_is_short_and_leads_to_every_guide():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.count("\n") <= 150
+    for guide in GUIDES:
+        assert f"](docs/{guide}.md)" in readme, guide
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named_page)
+def test_links_and_files_of_a_page_are_there(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([\w-]+))?\)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}, heading
+    for name in re.findall(r"`([\w./-]+/(?:[\w-]+\.(?:py|yaml|md|json))?)`", text):
+        if name.split("/")[0] in {path.name for path in ROOT.iterdir()} and "/test_" not in name:
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+    for name in re.findall(r"`([\w/]*test_\w+\.py)(?=[`:])", text):
+        assert (ROOT / "tests" / name.removeprefix("tests/")).exists(), f"{page.name} names {name}"
+
+
+def commands_of(page: Path) -> list[str]:
+    """The commands of ours in a page's shell examples."""
+    examples = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S))
+    return re.findall(r"^(?:python|make|accelerate) .*$", examples, re.M)
+
+
+def test_guides_show_commands():
+    assert all(
+        commands_of(ROOT / "docs" / f"{guide}.md") for guide in GUIDES if guide not in ("reliability", "architecture")
     )
-    assert len(commands) > 10
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for command in commands:
-        words = shlex.split(re.sub(r"--push-to-hub \S+", "", command), comments=True)
-        if words[0] == "accelerate":
-            words = as_one_process(words)
-        if words[0] == "make":
-            assert words[1] in targets, command
-        elif words[1] == "-m":
-            assert words[2] in MODULES, command
-        else:
-            assert (ROOT / words[1]).exists(), command
-        if config := [word for word in words if word.endswith(".yaml")]:
-            check_configuration(words, str(ROOT / config[0]), words[words.index(config[0]) + 1 :])
+    assert len(commands_of(ROOT / "README.md")) > 15
+
+
+@pytest.mark.parametrize(("page", "command"), [(page, command) for page in PAGES for command in commands_of(page)])
+def test_the_pages_commands_are_real(page, command):  # noqa: ARG001
+    words = shlex.split(re.sub(r"--push-to-hub \S+", "", command), comments=True)
+    if words[0] == "accelerate":
+        words = as_one_process(words)
+    if words[0] == "make":
+        assert words[1] in re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        return
+    module, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1].removesuffix(".py"), words[2:])
+    assert module in MODULES
+    check_options(module, [word.partition("=")[0] for word in rest if word.startswith("--")])
+    check_settings(module, rest)
+
+
+def check_options(module: str, options: list[str]):
+    """Check that a command knows its options: its file, or its package's, writes each of them."""
+    folder = MODULES[module].parent if MODULES[module].name == "__init__.py" else None
+    sources = [folder / "__main__.py"] if folder else [MODULES[module]]
+    for option in options:
+        assert any(f'"{option}"' in source.read_text(encoding="utf-8") for source in sources), f"{module} {option}"
 
 
 def as_one_process(words: list[str]) -> list[str]:
@@ -208,21 +251,56 @@ def as_one_process(words: list[str]) -> list[str]:
     return ["python", *words[script:]]
 
 
-def check_configuration(words: list[str], path: str, rest: list[str]):
-    """Check the file that a command names, as the command would read it."""
-    settings = [word for word in rest if not word.startswith("--")]
-    if words[2] in ("experiments.sweep", "experiments.report"):
-        cells.check(cells.read_sweep(path, []))
-    elif words[2] == "data_prep.algorithmic":
-        load_experiment(path, settings, AlgorithmicExperiment)
-    else:
-        load_experiment(path, settings, KINDS.get(words[1], LanguageExperiment))
+def check_settings(module: str, rest: list[str]):
+    """Check the configuration that a command names, and its overrides, as the command would read them."""
+    if module == "experiments.sweep":
+        given = sweep.parse_arguments(rest)
+        read = cells.read_sweep(str(ROOT / given.sweep), given.overrides)
+        cells.check(read)
+        sweep.choose(read.cells, given.only or ["*"])
+    elif module == "experiments.report":
+        cells.check(cells.read_sweep(str(ROOT / report.parse_arguments(rest).sweep)))
+    elif config := [word for word in rest if word.endswith(".yaml")]:
+        settings = [word for word in rest[rest.index(config[0]) + 1 :] if not word.startswith("--")]
+        kind = (
+            AlgorithmicExperiment
+            if module == "data_prep.algorithmic"
+            else KINDS.get(f"{module}.py", LanguageExperiment)
+        )
+        load_experiment(str(ROOT / config[0]), settings, kind)
+
+
+def test_the_file_map_is_the_tree():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("<!-- files -->")[2]
+    listed = re.findall(r"^\| `([\w./]+\.py)` \| \S", text, re.M)
+    assert sorted(listed) == sorted(path.relative_to(ROOT).as_posix() for path in PYTHON if path.name != "__init__.py")
+
+
+def test_the_map_of_the_rooms_is_who_may_import_whom():
+    text = (
+        (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("```mermaid")[2].partition("```")[0]
+    )
+    arrows = {room: set(others.split(" & ")) for room, others in re.findall(r"^ *(\w+) --> (.*)$", text, re.M)}
+    scripts = (*SCRIPTS.values(), "generate.py")
+    used = {module.split(".")[0] for script in scripts for module in modules_that(ROOT / script)}
+    assert arrows.pop("scripts") == used
+    assert arrows == {room: others for room, others in MAY_IMPORT.items() if others}
+    assert all(script in text for script in scripts)
+
+
+FAULT = re.compile(r"^- \*\*(.+?)\.\*\*", re.M)
 
 
 def test_the_faults_name_tests_that_exist():
-    """And say of each whether it is one of the nightly ones."""
-    table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`( \*nightly\*)?", table.partition("## The faults")[2])
+    """Each fault has its tests in the list beside it, which says of each whether it is one of the nightly ones."""
+    faults = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").partition("## The faults")[2]
+    listed = (ROOT / "docs" / "reliability_tests.md").read_text(encoding="utf-8")
+    titles = FAULT.findall(faults.partition("## What it costs")[0])
+    assert len(titles) > 40
+    assert FAULT.findall(listed) == titles
+    for title, tests in zip(titles, FAULT.split(listed)[2::2], strict=True):
+        assert "  - `" in tests, f"{title} has no test"
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`( \*nightly\*)?", listed)
     assert len(named) > 60
     for path, name, nightly in named:
         tests = {

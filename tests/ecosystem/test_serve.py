@@ -61,7 +61,7 @@ def test_a_completion_is_what_the_run_says(server, export, greedy, tokenizer):
 
 @pytest.mark.slow
 def test_an_architecture_that_is_not_transformers_own_is_not_served(server, run):
-    """When this fails, transformers serves them, and the README's table can say so."""
+    """When this fails, transformers serves them, and the table in docs/publishing.md can say so."""
     with pytest.raises(urllib.error.HTTPError, match="500"):
         complete(server[0], model=str(run), prompt="Once upon")
     for _ in range(100):  # the server answers before it writes

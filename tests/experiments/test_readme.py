@@ -20,10 +20,10 @@ from training.grokking.report import milestones
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("page", pages(), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_tables_and_numbers_are_up_to_date(page):
     text = page.read_text(encoding="utf-8")
-    assert rewrite(text) == text
+    assert rewrite(text, page) == text
     assert len(MARK.findall(text)) == len(re.findall(r"<!-- \S+/", text)), "a mark that is not understood"
 
 
