@@ -28,7 +28,7 @@ COUNTING = """
     time.sleep = lambda seconds: requests.append(f"waited {seconds}")
     for module, *words in json.loads(sys.argv[1]):
         hub._unreachable_reason, hub.constants.HF_HUB_OFFLINE = "", False
-        hub._found.clear()
+        hub._known_repositories.clear()
         if "datasets.config" in sys.modules:
             sys.modules["datasets.config"].HF_HUB_OFFLINE = False
         requests.clear()
