@@ -1,4 +1,4 @@
-"""What corpora cost: encoding beside the tokenizers library, loading, resuming, a huge document, a vocabulary.
+"""Measure the cost of corpora: encoding next to the tokenizers library, loading, resuming, a huge document, BPE.
 
 usage: python -m benchmarks.corpora [--gigabytes 2.2] [--megabytes 500]
 
@@ -41,7 +41,7 @@ def texts_of(name: str) -> list[str]:
 
 
 def encoding(name: str) -> dict:
-    """MB of text a second of processor time, one thread, by the tokenizer itself and by ours, in turns."""
+    """MB of text per second of processor time, one thread, by the tokenizers library and by ours, alternating."""
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     from data_prep.tokenizer.bpe import train_bpe
     from data_prep.tokenizer.build import wrap
@@ -55,8 +55,8 @@ def encoding(name: str) -> dict:
         started = time.process_time()
         rows = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         seconds["tokenizers"].append(time.process_time() - started)
-        encode = Encoder(tokenizer)  # anew: nothing is remembered from the round before
-        encode(texts[:1])  # compares both ways, once a run
+        encode = Encoder(tokenizer)  # a new one, whose cache is empty
+        encode(texts[:1])  # compares both encoders, once per process
         started = time.process_time()
         ids, _ = encode(texts)
         seconds["ours"].append(time.process_time() - started)
@@ -67,7 +67,7 @@ def encoding(name: str) -> dict:
 
 
 def loading() -> dict:
-    """Tokens a second through windows, order and collator; and seconds to the first batch of a run that goes on."""
+    """Tokens per second through windows, order and collator; and seconds to the first batch of a resumed run."""
     import numpy as np
     from accelerate import skip_first_batches
     from torch.utils.data import DataLoader
@@ -94,7 +94,7 @@ def loading() -> dict:
 
 
 def streaming(megabytes: int) -> dict:
-    """Seconds to the first batch of a run that streams a new corpus, and of one that goes on; and of a preparation."""
+    """Seconds to the first batch of a run that streams a new corpus, of a resumed one, and of a full preparation."""
     from data_prep.collator import CausalLMCollator
     from data_prep.tokens.background_writer import start_writer_process
     from data_prep.tokens.prepare import prepare
@@ -115,7 +115,7 @@ def streaming(megabytes: int) -> dict:
         steps = whole.info["train"].tokens // (batch * (length - 1))
 
         def first_batch(step: int) -> float:
-            """From nothing but the folder, as a run that is started or resumed, up to the batch of a step."""
+            """Seconds from an opened folder, as in a run that is started or resumed, to the batch of a step."""
             from accelerate import skip_first_batches
             from torch.utils.data import DataLoader
 
@@ -144,7 +144,7 @@ def huge_document(kind: str) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         small = DataSection(source="fables", train_documents=500, validation_documents=5, cache_dir=folder)
-        prepare(small, TokenizerSection(vocab_size=2000))  # all libraries are loaded, and have worked
+        prepare(small, TokenizerSection(vocab_size=2000))  # loads and warms up all libraries
         story = json.dumps(" ".join(fables.fable("0", index) for index in range(1000)))[1:-1]
         path = Path(folder) / "corpus.jsonl"
         with path.open("w", encoding="utf-8") as file:
@@ -162,7 +162,7 @@ def huge_document(kind: str) -> dict:
 
 
 def named_fables(size: float) -> Iterator[str]:
-    """Fables with a made-up name in each, so that different words keep coming."""
+    """Fables with a random name in each, so that new words keep appearing."""
     from data_prep.fables import fable
 
     generator = random.Random(0)
@@ -177,7 +177,7 @@ def named_fables(size: float) -> Iterator[str]:
 
 
 def vocabulary(gigabytes: float) -> dict:
-    """Seconds and peak memory of learning 10,000 tokens from so much text, which is written on the way."""
+    """Seconds and peak memory of training BPE with 10,000 tokens on generated text."""
     from data_prep.tokenizer.bpe import train_bpe
 
     started = time.perf_counter()
@@ -192,7 +192,7 @@ def vocabulary(gigabytes: float) -> dict:
 
 
 def peak_megabytes() -> float:
-    """The largest memory that this process has held."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 

@@ -1,8 +1,8 @@
-"""What it costs to lose nothing: steps and saves of `ReliableTrainer` beside those of transformers' Trainer.
+"""Measure the cost of reliability: steps and saves of `ReliableTrainer` next to those of transformers' Trainer.
 
 usage: python -m benchmarks.reliability          prints a table and writes experiments/results/reliability.json
 
-Both sides train the same model on the same batches, in turn, in one process.
+Both sides train the same model on the same batches, alternating, in one process.
 """
 
 import json
@@ -26,7 +26,7 @@ from training.resilience.workers import leave_deaths_to_the_loader
 
 ROUNDS, CALLS = 15, 500
 SIDES = {"stock": Trainer, "ours": ReliableTrainer}
-# Name: hidden size, layers, vocabulary, batch, length, steps a round. State of the last: weights and AdamW, 100 MB.
+# Name: hidden size, layers, vocabulary, batch, length, steps per round. State of the last: weights and AdamW, 100 MB.
 MODELS = {
     "tiny": (32, 2, 256, 8, 32, 60),
     "demo": (192, 4, 2048, 16, 160, 10),
@@ -34,8 +34,8 @@ MODELS = {
 }
 
 
-class Same(Dataset):
-    """One batch's worth of ids, again and again."""
+class RepeatedBatch(Dataset):
+    """A data set whose examples are all the same."""
 
     def __init__(self, rows: int, length: int, vocabulary: int):
         self.ids = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
@@ -78,11 +78,13 @@ def build(kind: type[Trainer], folder: Path, size: tuple) -> tuple[Trainer, Cloc
     )  # fmt: skip
     clock = Clock()
     model = AutoModelForCausalLM.from_config(config)
-    return kind(model=model, args=args, train_dataset=Same(10**4, length, vocabulary), callbacks=[clock]), clock
+    return kind(
+        model=model, args=args, train_dataset=RepeatedBatch(10**4, length, vocabulary), callbacks=[clock]
+    ), clock
 
 
 def time_steps(folder: Path, size: tuple) -> dict:
-    """What steps of both sides take, in rounds of neighbours: see `compare`."""
+    """Seconds per step of both sides, in rounds of adjacent runs: see `compare`."""
     both = {side: build(kind, folder / side, size) for side, kind in SIDES.items()}
     rounds = []
     for turn in range(ROUNDS + 1):  # the first warms up
@@ -98,10 +100,10 @@ def time_steps(folder: Path, size: tuple) -> dict:
 
 
 def compare(rounds: list[dict[str, float]]) -> dict:
-    """Of seconds a step by side, a row a round: the median of the rounds' ratios, its 96 % interval, and all ratios.
+    """From seconds per step (one row per round): the median of the rounds' ratios, its 96 % interval, and all ratios.
 
-    The machine's speed wanders from round to round, and neighbours share it: so the ratio is taken in each round, and
-    is not that of the medians over all rounds, which are here in milliseconds. The interval is that of order
+    The speed of the machine drifts from round to round, and adjacent runs share it: the ratio is per round, and is
+    not that of the medians over all rounds, which are returned in milliseconds. The interval is that of order
     statistics: of 15 ratios, the fourth and the twelfth.
     """
     ratios = [round(one["ours"] / one["stock"], 3) for one in rounds]

@@ -1,4 +1,4 @@
-"""A sweep file, the cells it describes, and how far each of them is.
+"""Read a sweep file into its cells (one run each), and tell the state of every cell.
 
     title: Steps to generalise against the share of equations trained on
     script: train_algorithmic.py
@@ -15,7 +15,7 @@
     report:                                     # see experiments/report.py
       columns: [steps_to_fit, steps_to_grok]
 
-In runs/sweeps/NAME, CELL/ is a run folder, CELL.log what the run printed, CELL.json how it was started and ended.
+In runs/sweeps/NAME, CELL/ is a run folder, CELL.log its output, CELL.json its command, start time and exit code.
 """
 
 import fcntl
@@ -43,14 +43,14 @@ KEYS = ("title", "script", "config", "settings", "grid", "cells", "report")
 SET_BY_THE_SWEEP = ("training.output_dir", "training.resume_from_checkpoint")
 
 
-def work() -> Path:
-    """What runs and configurations are relative to: the checkout, or the present folder where Kindling is installed."""
+def work_folder() -> Path:
+    """The folder that paths are relative to: the checkout, or the current folder if Kindling is installed."""
     return Path.cwd() if any(ROOT.glob("kindling_lm-*.dist-info")) else ROOT
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: its values on the axes, what it is started with, and the state of its files."""
+    """One run of a sweep: its values on the axes, its configuration and settings, its folder."""
 
     name: str
     axes: dict
@@ -64,8 +64,9 @@ class Cell:
 
     @property
     def config_path(self) -> Path:
-        """Where its configuration lies, which may come with Kindling."""
-        return next((path for path in (work() / self.config, ROOT / self.config) if path.exists()), Path(self.config))
+        """The path of its configuration, which may be one that is shipped with Kindling."""
+        places = (work_folder() / self.config, ROOT / self.config)
+        return next((path for path in places if path.exists()), Path(self.config))
 
     @property
     def log(self) -> Path:
@@ -73,9 +74,9 @@ class Cell:
 
     @property
     def record(self) -> dict:
-        """What CELL.json says; empty if the cell was never started."""
+        """The contents of CELL.json; empty if the cell was never started."""
         path = self.folder.parent / f"{self.name}.json"
-        return read_mapping(path, "delete it, and run the cell anew") if path.exists() else {}
+        return read_mapping(path, "delete it, and run the cell again") if path.exists() else {}
 
     def write_record(self, record: dict):
         write_json(self.folder.parent / f"{self.name}.json", record)
@@ -105,7 +106,7 @@ class Cell:
 
     @property
     def minutes(self) -> float:
-        """How long it has run, all calls together."""
+        """Minutes of running time, all attempts together."""
         seconds, started = self.seconds, self.record.get("started")
         if started and self.state == "running":
             seconds += (datetime.now() - datetime.fromisoformat(started)).total_seconds()
@@ -113,13 +114,13 @@ class Cell:
 
     @property
     def seconds(self) -> float:
-        """The same up to its last end; by the run's own numbers where its sweep was killed and did not see that."""
+        """Seconds up to the end of the last attempt; from the run's own log if the sweep was killed before that."""
         record = self.record
         seconds = record.get("seconds", 0)
         return max(seconds, self._seconds_of_training()) if record.get("pid") else seconds
 
     def _seconds_of_training(self) -> float:
-        """What the run itself wrote down last; 0 if it has written nothing."""
+        """The running time that the run last logged; 0 if it has logged none."""
         with suppress(ConfigError):
             return read_mapping(self.folder / "metrics.json", "").get("seconds", 0)
         with suppress(ConfigError):
@@ -131,8 +132,8 @@ class Cell:
 def lock(log, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock an open log for as long as it is open here or in a child; False if another process has it.
 
-    A lock ends with the processes that hold it. A recorded process id would not: after a restart it is another's. Those
-    who only look take it shared (`fcntl.LOCK_SH`), which does not keep them from one another.
+    A lock ends with the processes that hold it; a recorded process id could belong to another process after a restart.
+    Readers of the state take it shared (`fcntl.LOCK_SH`), so that they do not block each other.
     """
     try:
         fcntl.flock(log, kind | fcntl.LOCK_NB)
@@ -153,9 +154,9 @@ class Sweep:
 
 
 def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = None) -> Sweep:
-    """Read a sweep file whose run folders are in `runs`, by default runs/sweeps/NAME; `ConfigError` if it is off.
+    """Read a sweep file whose run folders are in `runs`, by default runs/sweeps/NAME; `ConfigError` if it is invalid.
 
-    Overrides are settings of every cell and win over all others. Configurations are checked by `check`, not here.
+    Overrides are settings of every cell and take precedence over all others. Configurations are checked by `check`.
     """
     name = Path(path).stem
     written = _read(path)
@@ -163,7 +164,7 @@ def read_sweep(path: str, overrides: Sequence[str] = (), runs: Path | None = Non
     last = dict(_parse_override(text) for text in overrides)
     rows = _grid_rows(mapping("grid", written.get("grid")))
     rows += [({"cell": cell}, more) for cell, more in _axis("cells", mapping("cells", written.get("cells")))]
-    folder = runs or work() / "runs" / "sweeps" / name
+    folder = runs or work_folder() / "runs" / "sweeps" / name
     cells = [_cell(axes, first | settings | last, folder) for axes, settings in rows]
     if not cells:
         raise ConfigError(f"{path} has no cells; write `grid:` with axes, or `cells:` with named rows of settings")
@@ -185,12 +186,14 @@ def _read(path: str) -> dict:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if unknown := [key for key in written if key not in KEYS]:
-        raise ConfigError(f"{path} has {unknown[0]!r}, which is no part of a sweep; there are {', '.join(KEYS)}")
+        raise ConfigError(
+            f"{path} has {unknown[0]!r}, which is not a key of a sweep file; the keys are {', '.join(KEYS)}"
+        )
     return written
 
 
 def mapping(where: str, values) -> dict:
-    """A part of a sweep file that has to be keys and values; empty where nothing is written."""
+    """A part of a sweep file that must be a mapping; empty if it is absent."""
     if not isinstance(values or {}, dict):
         raise ConfigError(f"{where} holds {values!r}; write keys and values beneath it")
     return values or {}
@@ -199,14 +202,14 @@ def mapping(where: str, values) -> dict:
 def _parse_override(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
-        raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.max_steps=500")
+        raise ConfigError(f"{text!r} is not an override; write section.key=value, as in training.max_steps=500")
     return key, value
 
 
 def _grid_rows(grid: dict) -> list[tuple[dict, dict]]:
     """Every combination of the axes' rows as (values on the axes, settings)."""
     if unnamed := [key for key in grid if not isinstance(key, str)]:
-        raise ConfigError(f"grid has the axis {unnamed[0]!r}, which is no text; write a setting, or a name")
+        raise ConfigError(f"grid has the axis {unnamed[0]!r}, which is not a text; write a setting, or a name")
     uses = Counter(key.split(".")[-1] for key in grid)
     rows = [({}, {})] if grid else []
     for key, values in grid.items():
@@ -238,13 +241,13 @@ def _cell(axes: dict, settings: dict, runs: Path) -> Cell:
 
 
 def _text(value) -> str:
-    """A value as an override has it: strings as they stand, all else as JSON, which is YAML too."""
+    """A value as the text of an override: strings unchanged, all else as JSON, which is also YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def check(sweep: Sweep):
-    """Check the configuration of every cell; `ConfigError` names the first cell that is off."""
-    if sweep.script not in list(KINDS):  # it may be anything that YAML has
+    """Check the configuration of every cell; `ConfigError` names the first invalid cell."""
+    if sweep.script not in list(KINDS):  # may be any YAML value, also an unhashable one
         what = "there is no script" if sweep.script is None else f"script: {sweep.script} is not known"
         raise ConfigError(f"{what}; write one of {', '.join(KINDS)}")
     for cell in sweep.cells:
@@ -255,43 +258,43 @@ def check(sweep: Sweep):
 
 
 def describe(cell: Cell) -> dict:
-    """What makes a cell the same run again: what its file holds (comments are free to change) and its settings."""
+    """What identifies the run of a cell: a hash of its configuration, comments aside, and its settings."""
     held = OmegaConf.to_container(OmegaConf.load(cell.config_path))
     digest = hashlib.sha256(json.dumps(held, sort_keys=True, default=str).encode()).hexdigest()
     return {"config": cell.config, "config_sha256": digest, "overrides": cell.settings}
 
 
 def differences(cell: Cell) -> list[str]:
-    """What the sweep now has that the cell's folder was not made with."""
+    """The settings in which the sweep differs from the run in the cell's folder, in words."""
     was = cell.record
     if not was or not cell.folder.exists():
         return []
     now = describe(cell)
     before, after = was["overrides"], now["overrides"]
-    changed = [key for key in before | after if placed(before.get(key)) != placed(after.get(key))]
+    changed = [key for key in before | after if resolve_paths(before.get(key)) != resolve_paths(after.get(key))]
     found = [f"{key}={before.get(key, '(unset)')} (now {after.get(key, '(unset)')})" for key in changed]
     if was["config_sha256"] != now["config_sha256"]:
-        found.append(f"{was['config']} as it was (now {now['config']} holds something else)")
+        found.append(f"{was['config']} as it was (the contents of {now['config']} have changed)")
     return found
 
 
-def placed(setting: str | None):
-    """A setting to compare: its paths as where they lead, however they are written, those in lists and keys too."""
+def resolve_paths(setting: str | None):
+    """A setting in a form to compare: its paths resolved, also those inside lists and mappings."""
     if setting is None:
         return None
     if setting[:1] in ("[", "{"):
         with suppress(ValueError):
             value = json.loads(setting)
             parts = [[*pair] for pair in value.items()] if isinstance(value, dict) else value
-            return type(value).__name__, [placed(_text(part)) for part in parts]
+            return type(value).__name__, [resolve_paths(_text(part)) for part in parts]
     is_path = "://" not in setting and re.search(r"[/.]|^~", setting)
-    return Path(work(), Path(setting).expanduser()).resolve() if is_path else setting
+    return Path(work_folder(), Path(setting).expanduser()).resolve() if is_path else setting
 
 
-def refuse_changed(cell: Cell):
+def require_unchanged(cell: Cell):
     """`ConfigError` if the cell's folder was made with other settings than the sweep now has."""
     if found := differences(cell):
         raise ConfigError(
-            f"the cell {cell.name} was run with {' and '.join(found)}; delete or rename {cell.folder} to run it anew, "
-            "or write the sweep as it was"
+            f"the cell {cell.name} was run with {' and '.join(found)}; delete or rename {cell.folder} to run it again, "
+            "or restore the settings of the sweep"
         )

@@ -1,10 +1,10 @@
-"""Numbers in sentences, worked out from what reports have kept.
+"""Numbers in sentences of the documentation, computed from saved results.
 
     ends at <!-- bars/division test_accuracy:min -->100.00<!-- end --> % or more
 
-The mark names a folder of experiments/results, a cell (or cells, as file names match in a shell), a metric, and how the
-values of all their runs become text: as in a column of a report, or by one of `MORE`. `python -m experiments.readme`
-writes what stands between the marks anew; a test compares it.
+The mark names a folder of experiments/results, a cell (or a shell pattern of cells), a metric, and how the values of
+all their runs are summarised: as in a column of a report, or by one of `OTHER_SUMMARIES`. `python -m
+experiments.readme` rewrites the text between the marks; a test compares it.
 """
 
 import functools
@@ -19,8 +19,8 @@ from settings.checks import ConfigError
 from settings.paths import ROOT
 
 from .runs import Row, Run
-from .saved_results import read_kept
-from .statistics import SUMMARIES, number, scale
+from .saved_results import read_saved_results
+from .statistics import SUMMARIES, format_number, scale
 
 RESULTS = ROOT / "experiments" / "results"
 MARK = re.compile(
@@ -29,23 +29,23 @@ MARK = re.compile(
 
 
 def rewrite_claims(text: str) -> str:
-    """The text with every marked number made anew; `ConfigError` for a mark that fits nothing."""
+    """The text with every marked number recomputed; `ConfigError` for a mark that matches nothing."""
     return MARK.sub(lambda found: f"{found[0].split('-->')[0]}-->{claim(**found.groupdict())}<!-- end -->", text)
 
 
 def claim(sweep: str, cells: str, metric: str, how: str | None) -> str:
-    """What a mark stands for."""
-    if how not in (None, "welch", *MORE, *SUMMARIES):
+    """The text of one mark."""
+    if how not in (None, "welch", *OTHER_SUMMARIES, *SUMMARIES):
         raise ConfigError(
-            f"{metric}:{how} is not known; after the colon write {', '.join((*SUMMARIES, *MORE, 'welch'))}"
+            f"{metric}:{how} is not known; after the colon write {', '.join((*SUMMARIES, *OTHER_SUMMARIES, 'welch'))}"
         )
     groups = [_row(sweep, pattern) for pattern in cells.split("~")]
     if how == "welch":
         return f"{_welch(*(_numbers(row, metric) for row in groups)):.2f}"
     (row,) = groups
     digits = 2 if scale(metric) == 100 else None
-    if how in MORE:
-        return MORE[how](row.values(metric), row.never(metric), digits)
+    if how in OTHER_SUMMARIES:
+        return OTHER_SUMMARIES[how](row.values(metric), row.missing_text(metric), digits)
     return row.entry(metric, how or "")
 
 
@@ -53,14 +53,14 @@ def _row(sweep: str, pattern: str) -> Row:
     runs = [run for cell, runs in _kept(sweep).items() if fnmatchcase(cell, pattern) for run in runs]
     if not runs:
         raise ConfigError(
-            f"{sweep}/{pattern} is no cell of experiments/results/{sweep}; there are {', '.join(_kept(sweep))}"
+            f"{sweep}/{pattern} matches no cell of experiments/results/{sweep}; there are {', '.join(_kept(sweep))}"
         )
     return Row({}, runs)
 
 
 @functools.cache
 def _kept(sweep: str) -> dict[str, list[Run]]:
-    return read_kept(RESULTS / sweep)[0]
+    return read_saved_results(RESULTS / sweep)[0]
 
 
 def _numbers(row: Row, metric: str) -> list[float]:
@@ -68,19 +68,19 @@ def _numbers(row: Row, metric: str) -> list[float]:
 
 
 def _welch(first: list[float], second: list[float]) -> float:
-    """The probability of Welch's t-test that two means as far apart come of the same one."""
+    """The p-value of Welch's t-test for equal means."""
     return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
 
 
 def _range(values: list[float | None], never: str, digits: int | None) -> str:
     reached = [math.inf if value is None else value for value in values]
-    low, high = (never if value == math.inf else number(value, digits) for value in (min(reached), max(reached)))
+    low, high = (never if value == math.inf else format_number(value, digits) for value in (min(reached), max(reached)))
     return low if low == high else f"{low} to {high}"
 
 
-MORE: dict[str, Callable[[list, str, int | None], str]] = {
+OTHER_SUMMARIES: dict[str, Callable[[list, str, int | None], str]] = {
     "range": _range,
-    "lowest": lambda values, never, digits: number(min(value for value in values if value is not None), digits),  # noqa: ARG005
+    "lowest": lambda values, never, digits: format_number(min(value for value in values if value is not None), digits),  # noqa: ARG005
     "count": lambda values, never, digits: str(sum(value is not None for value in values)),  # noqa: ARG005
     "runs": lambda values, never, digits: str(len(values)),  # noqa: ARG005
 }

@@ -1,7 +1,7 @@
-"""Fourier spectra of number embeddings: the orders of the numbers, the powers, and what a run's checkpoints hold.
+"""Fourier spectra of number embeddings in the checkpoints of a run.
 
 A model that has found the rule of addition modulo p places its numbers on a few circles: their embeddings are cosines
-and sines of a handful of frequencies, where a random embedding has all of them alike (Nanda et al. 2023, "Progress
+and sines of a handful of frequencies, where a random embedding has all of them equally (Nanda et al. 2023, "Progress
 measures for grokking via mechanistic interpretability"). In other groups, characters of the group take the place of
 cosines (Chughtai et al. 2023, "A toy model of universality").
 """
@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 FILES = ("metrics.json", "metrics.jsonl", "tokenizer.json", WEIGHTS)
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 ACCURACIES = ("train_accuracy", "test_accuracy")
-REMEDY = "put back what the run has written, or train again"
+REMEDY = "restore the file that the run wrote, or train again"
 SAVING = "training.save_strategy=steps training.save_steps=20 training.save_total_limit=null"
 
 
@@ -46,7 +46,7 @@ def by_logarithm(p: int) -> list[int]:
             return powers
 
 
-# The order in which an operation's cyclic group makes circles of its numbers; quadratic has no group, s5 no cyclic one
+# By operation, the order of the numbers in its cyclic group; quadratic has no group, and that of s5 is not cyclic
 ORDERS: dict[str, Callable[[int], list[int]]] = {
     "add": natural,
     "subtract": natural,
@@ -69,20 +69,20 @@ def spectrum(rows_nD: np.ndarray) -> np.ndarray:
 
 
 def gini(shares: np.ndarray) -> float:
-    """How unequal shares are: 0 if they are all alike, 1 - 1/n if one of n has everything."""
+    """The Gini coefficient: 0 if all shares are equal, 1 - 1/n if one of n has everything."""
     n = len(shares)
     return float(2 * (np.arange(1, n + 1) @ np.sort(shares)) / (n * shares.sum()) - (n + 1) / n)
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """The number embeddings at one step, with the accuracies of the evaluation nearest to it."""
 
     step: int
     train_accuracy: float
     test_accuracy: float
     top_share: float
-    """What the strongest frequencies hold of all power; for random embeddings a little above `Model.random_share`."""
+    """Share of all power at the strongest frequencies; of random embeddings a little above `Model.random_share`."""
     gini: float
     frequencies: list[int]
     """The strongest ones, from the strongest on."""
@@ -90,41 +90,41 @@ class Look:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model: its task, its evaluations, and what its embeddings are at each step that was kept."""
+    """A trained model: its task, its evaluations, and its embeddings at each saved step."""
 
     name: str
     operation: str
     modulus: int
     order: list[int]
-    """The numbers as the spectra take them."""
+    """The numbers in the order of the transform."""
     evaluations: list[dict]
-    looks: list[Look]
+    snapshots: list[Snapshot]
     shown: dict[int, np.ndarray]
-    """The spectra of the steps that get a panel."""
+    """The spectra of the steps that are drawn."""
 
     @property
     def random_share(self) -> float:
-        """What `TOP` frequencies hold of embeddings that have all frequencies alike."""
+        """The share of power at `TOP` frequencies if all frequencies are equally strong."""
         return TOP / (len(self.order) // 2)
 
 
 def read_models(folder: Path) -> list[Model]:
-    """The model of a run's folder, or its replicas; `ConfigError` if there is nothing in it to look at."""
+    """The model of a run's folder, or its replicas; `ConfigError` if it has no such spectra."""
     metrics = folder / "metrics.json"
     replicas = read_mapping(metrics, REMEDY).get("replicas") if metrics.is_file() else None
     return [read_model(folder, name) for name in replicas or ["."]]
 
 
 def read_model(parent: Path, name: str) -> Model:
-    """One model of a run: what it came to is in `parent/name`, what it was before in `parent/checkpoint-N/name`."""
+    """One model of a run: the final one is in `parent/name`, earlier ones in `parent/checkpoint-N/name`."""
     folder = parent / name
-    operation = refuse_without_spectrum(folder)
+    operation = require_number_embeddings(folder)
     with report_file_errors(folder / "tokenizer.json", REMEDY):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     modulus = sum(token.isdigit() for token in tokenizer.get_vocab())  # it knows 0 to p - 1, and no other number
     order = ORDERS[operation](modulus)
     if len(order) // 2 <= TOP:
-        raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; take a prime from 13 on")
+        raise ConfigError(f"data.modulus={modulus} has only {len(order) // 2} frequencies; use a prime of at least 13")
     ids = [tokenizer.token_to_id(str(number)) for number in order]
     evaluations = [
         row for row in read_json_lines(folder / "metrics.jsonl", REMEDY) if {*ACCURACIES, "step"} <= row.keys()
@@ -135,12 +135,12 @@ def read_model(parent: Path, name: str) -> Model:
         metrics = read_mapping(folder / "metrics.json", REMEDY)
         last, fit = int(metrics["steps"]), metrics["steps_to_fit"]
     spectra = {step: spectrum(embeddings(file, ids)) for step, file in weights(parent, name, last).items()}
-    looks = [look(step, shares, evaluations) for step, shares in spectra.items()]
-    shown = {step: spectra[step] for step in choose(looks, fit)}
-    return Model(folder.resolve().name, operation, modulus, order, evaluations, looks, shown)
+    snapshots = [summarize(step, shares, evaluations) for step, shares in spectra.items()]
+    shown = {step: spectra[step] for step in steps_to_show(snapshots, fit)}
+    return Model(folder.resolve().name, operation, modulus, order, evaluations, snapshots, shown)
 
 
-def refuse_without_spectrum(folder: Path) -> str:
+def require_number_embeddings(folder: Path) -> str:
     """`ConfigError` unless a finished model with number embeddings is there; returns what it was trained on."""
     settings = folder / "experiment.yaml"
     data = read_mapping(settings, REMEDY).get("data") if settings.is_file() else {}
@@ -178,22 +178,22 @@ def embeddings(file: Path, ids: list[int]) -> np.ndarray:
     return rows
 
 
-def look(step: int, shares: np.ndarray, evaluations: list[dict]) -> Look:
-    """Sum a spectrum up."""
+def summarize(step: int, shares: np.ndarray, evaluations: list[dict]) -> Snapshot:
+    """Summarise a spectrum."""
     nearest = min(evaluations, key=lambda row: abs(row["step"] - step))
     accuracies = {name: nearest[name] for name in ACCURACIES}
     strongest = np.argsort(-shares, kind="stable")[:TOP]
     sparsity = {"top_share": round(float(shares[strongest].sum()), 6), "gini": round(gini(shares), 6)}
-    return Look(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())
+    return Snapshot(step, **accuracies, **sparsity, frequencies=(strongest + 1).tolist())
 
 
-def choose(looks: list[Look], fit: int | None) -> list[int]:
-    """Up to four steps to show: the first, the first that has fitted, the one halfway to the last share, the last.
+def steps_to_show(snapshots: list[Snapshot], fit: int | None) -> list[int]:
+    """Up to four steps to show: the first, the first after memorisation, the one halfway to the last share, the last.
 
     Halfway is where the share of the strongest frequencies is nearest to the mean of its first and its last value.
     """
-    first, last = looks[0], looks[-1]
-    fitted = next((one.step for one in looks if fit and one.step >= fit), last.step)
+    first, last = snapshots[0], snapshots[-1]
+    fitted = next((one.step for one in snapshots if fit and one.step >= fit), last.step)
     mean = (first.top_share + last.top_share) / 2
-    halfway = min(looks, key=lambda one: abs(one.top_share - mean))
+    halfway = min(snapshots, key=lambda one: abs(one.top_share - mean))
     return sorted({first.step, fitted, halfway.step, last.step})

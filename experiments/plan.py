@@ -1,4 +1,4 @@
-"""What an experiment costs before it runs: parameters, FLOPs and memory, part by part.
+"""The cost of an experiment before it runs: parameters, FLOPs and memory, part by part.
 
 usage: python -m experiments.plan CONFIG [section.key=value ...]
 
@@ -20,7 +20,7 @@ def main(path: str, overrides: list[str]):
 
 
 def plan(experiment: LanguageExperiment) -> list[str]:
-    """The lines of the plan: a table a quantity, a row a part."""
+    """The lines of the plan: one table per quantity, one row per part."""
     from modeling import accounting
 
     config = model_config(experiment)
@@ -35,18 +35,18 @@ def plan(experiment: LanguageExperiment) -> list[str]:
         *row("forward, both", sum(accounting.forward_flops(config, length).values())),
         "",
         "training FLOPs (3 x the forward matrix products)",
-        *row("a token", accounting.training_flops(config, length) // length),
-        *row("a sequence", accounting.training_flops(config, length)),
-        *row(f"a batch of {batch}", accounting.training_flops(config, length, batch)),
+        *row("per token", accounting.training_flops(config, length) // length),
+        *row("per sequence", accounting.training_flops(config, length)),
+        *row(f"per batch of {batch}", accounting.training_flops(config, length, batch)),
         *table(
-            f"bytes of memory a device, float32, AdamW, batch of {batch}",
+            f"bytes of memory per device, float32, AdamW, batch of {batch}",
             accounting.training_memory(config, length, batch),
         ),
     ]
 
 
 def batch_of(experiment: LanguageExperiment) -> int:
-    """Examples a device and step."""
+    """Examples per device and step."""
     if (batch := experiment.training["per_device_train_batch_size"]) < 1:
         raise ConfigError(f"training.per_device_train_batch_size={batch} is too small; it must be at least 1")
     return batch
@@ -64,15 +64,15 @@ def model_config(experiment: LanguageExperiment):
     family = FAMILIES[values.pop("type")]
     if experiment.tokenizer.kind == "bpe":
         values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
-        refuse_small_vocabulary(values["vocab_size"], experiment.tokenizer.vocab_size)
+        check_vocabulary_size(values["vocab_size"], experiment.tokenizer.vocab_size)
     elif "vocab_size" not in values:
         raise ConfigError(
-            f"tokenizer.kind={experiment.tokenizer.kind} has no size before it is made; give model.vocab_size"
+            f"tokenizer.kind={experiment.tokenizer.kind} has no known size before it is trained; give model.vocab_size"
         )
     return build(family, "model", values)
 
 
-def refuse_small_vocabulary(rows: int, tokens: int):
+def check_vocabulary_size(rows: int, tokens: int):
     """`ConfigError` if the embedding has fewer rows than the tokenizer will have tokens."""
     if rows < tokens:
         raise ConfigError(f"model.vocab_size={rows} is smaller than the tokenizer's {tokens}; leave it out")

@@ -15,11 +15,11 @@ from .cells import read_sweep
 from .cited_numbers import RESULTS, rewrite_claims
 from .file_map import file_map
 from .runs import Row
-from .saved_results import read_kept
+from .saved_results import read_saved_results
 
 
 def demo_table() -> str:
-    """What `make demo` came to."""
+    """The results of `make demo`."""
     (metrics, provenance), source = _read("demo"), _json("fables.json")
     above = metrics["eval_bits_per_byte"] / metrics["floor_bits_per_byte"] - 1
     return _table(
@@ -38,7 +38,7 @@ def demo_table() -> str:
 
 
 def results_table() -> str:
-    """One row a run under `experiments/results`."""
+    """One row per run under `experiments/results`."""
     rows = ["| run | tokens | training FLOPs | minutes | loss | perplexity | bits per byte |", "|" + "---|" * 7]
     for folder in sorted(path.parent for path in RESULTS.glob("*/metrics.json")):
         metrics, _ = _read(folder.name)
@@ -55,7 +55,7 @@ def results_table() -> str:
     return "\n".join(rows)
 
 
-def story(run: str) -> str:
+def last_sample(run: str) -> str:
     """The last sample of a run, quoted."""
     rows = (RESULTS / run / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     return "\n".join(f"> {line}".rstrip() for line in json.loads(rows[-1])["text"].splitlines())
@@ -67,18 +67,22 @@ def sweep_table(name: str) -> str:
 
 
 def corpora_table() -> str:
-    """What corpora cost, as `benchmarks.corpora` measured it."""
+    """The cost of reading corpora, as `benchmarks.corpora` measured it."""
     found = _json("corpora.json")
     times = {name.removeprefix("encoding "): about["times"] for name, about in found.items() if "times" in about}
     stream, learnt = found["streaming"]["seconds"], found["a vocabulary"]
     first, whole = stream["first batch of a stream"], stream["all tokens prepared"]
-    resumed = {name: seconds for name, seconds in stream.items() if name.startswith("going on")}
+    resumed = {
+        name.replace("going on", "resuming a stream"): seconds
+        for name, seconds in stream.items()
+        if name.startswith("going on")
+    }
     memory = [
         found[name]["peak_MB_over_baseline"] for name in ("a document of 100 MB", "a document of 100 MB with emoji")
     ]
     return _table(
         (
-            "encoding, beside the tokenizers library, a thread each",
+            "encoding speed relative to the tokenizers library, one thread each",
             ", ".join(f"{factor:.0f}x ({name})" for name, factor in times.items()),
         ),
         (
@@ -91,14 +95,14 @@ def corpora_table() -> str:
             f"{memory[0]} MB of memory over the baseline, {memory[1]} with emoji in it",
         ),
         (
-            f"{learnt['tokens']:,} tokens learnt from {learnt['text_GB']} GB",
+            f"{learnt['tokens']:,} tokens of BPE trained on {learnt['text_GB']} GB",
             f"{learnt['seconds']:.0f} s, {learnt['peak_memory_MB']} MB of memory",
         ),
     )
 
 
 def costs() -> str:
-    """What reliability costs, as `benchmarks.reliability` measured it."""
+    """The cost of reliability, as `benchmarks.reliability` measured it."""
     found = _json("reliability.json")
     saves, step = found["100 MB"], found["tiny"]["step_milliseconds"]["stock"]
     share = found["added_microseconds_a_step"] / step / 10
@@ -123,7 +127,7 @@ def costs() -> str:
 
 
 def flops_sentence() -> str:
-    """How the stock Trainer's count compares, as `benchmarks.flops` has it."""
+    """How the stock Trainer's count compares, as `benchmarks.flops` measured it."""
     shares = [counts["share"] for counts in _json("flops.json")["models"].values()]
     return (
         "The stock Trainer counts 6 x the parameters outside embeddings for each token, padding too, which leaves out "
@@ -133,9 +137,9 @@ def flops_sentence() -> str:
 
 
 def side_by_side(first: str, *others: str) -> str:
-    """A row a cell: what others found, as the first sweep has it beside its own, and each sweep's test accuracies."""
+    """One row per cell: the published result that the first sweep cites, and the test accuracies of each sweep."""
     sweep = read_sweep(str(ROOT / "configs" / "sweeps" / f"{first}.yaml"))
-    kept = {name: read_kept(RESULTS / name)[0] for name in (first, *others)}
+    kept = {name: read_saved_results(RESULTS / name)[0] for name in (first, *others)}
     ((title, published),) = sweep.report["beside"].items()
     lines = [f"| | {title} | {' | '.join(TITLES[name] for name in kept)} |", "|" + "---|" * (2 + len(kept))]
     for cell in (cell.name for cell in sweep.cells):
@@ -159,12 +163,12 @@ TABLES = {
     "flops": flops_sentence,
     "demo": demo_table,
     "results": results_table,
-    "demo story": lambda: story("demo"),
+    "demo story": lambda: last_sample("demo"),
     "corpora": corpora_table,
     "files": file_map,
     "grokking": lambda: sweep_table("bars"),
     "positions": lambda: sweep_table("positions"),
-    "tinystories story": lambda: story("tinystories-small"),
+    "tinystories story": lambda: last_sample("tinystories-small"),
 }
 
 
@@ -205,7 +209,7 @@ def _table(*rows: tuple[str, str]) -> str:
 
 
 def main():
-    """Rewrite them. `ConfigError` where Kindling is installed without them."""
+    """Rewrite all pages. `ConfigError` where Kindling is installed without them."""
     argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__.splitlines()[0]).parse_args()
     for path in pages():
         if not path.exists():

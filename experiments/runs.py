@@ -1,4 +1,4 @@
-"""What runs came to: their numbers and evaluations, and the runs that differ in nothing but seeds together."""
+"""Results of runs: final metrics and evaluations, grouped so that runs that differ only in seeds share a row."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from settings.loading import load_experiment
 from storage.files import read_json_lines, read_mapping, report_file_errors
 
 from .cells import Cell
-from .statistics import Summary, describe_reasons, scale, summarize
+from .statistics import Summary, format_values, scale, summarize
 
 METRICS, DIVERGED = "metrics.json", "diverged.json"
-REMEDY = "delete or rename its folder, and run its cell anew"
-NO_RESULT = {"replica", "epoch", "tokens", "total_flos", "seconds"}
-"""What an evaluation's row has besides its step and what was measured."""
+REMEDY = "delete or rename its folder, and run its cell again"
+BOOKKEEPING_KEYS = {"replica", "epoch", "tokens", "total_flos", "seconds"}
+"""Keys of an evaluation's row that are neither its step nor a measurement."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained model: where it stands on the axes, its final numbers, its evaluations."""
+    """One trained model: its values on the axes, its final metrics, its evaluations."""
 
     cell: str
     replica: str
@@ -30,11 +30,11 @@ class Run:
 
     @property
     def diverged(self) -> int | None:
-        """The first of the steps that the guard ended the run for: non-finite losses or gradients, or spikes."""
+        """The first of the steps for which the guard stopped the run: non-finite losses or gradients, or spikes."""
         return self.metrics.get("diverged")
 
     def curve(self, name: str) -> dict[int, float]:
-        """A number of each evaluation, by step; accuracies in percent."""
+        """One metric of each evaluation, by step; accuracies in percent."""
         rows = [row for row in self.evaluations if name in row]
         if not rows:
             where = ", ".join(filter(None, (self.cell, self.replica)))
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in nothing but seeds."""
+    """The runs that differ only in their seeds."""
 
     axes: dict
     runs: list[Run]
@@ -54,20 +54,20 @@ class Row:
         whole = [run for run in self.runs if set(run.metrics) - {"diverged", "steps"}]
         if whole and not any(name in run.metrics for run in whole):
             known = [key for key, value in whole[0].metrics.items() if value is None or _is_number(value)]
-            raise ConfigError(f"{name!r} is no metric of these runs; there are {', '.join(known)}")
+            raise ConfigError(f"{name!r} is not a metric of these runs; the metrics are {', '.join(known)}")
         found = [run.metrics.get(name) for run in self.runs]
         return [value * scale(name) if _is_number(value) else None for value in found]
 
     def summary(self, name: str) -> Summary | None:
-        """The middle of a metric and how far its runs lie around it; None if no run has it."""
+        """Centre and spread of a metric over runs; None if no run has it."""
         return summarize(self.values(name), name)
 
     def entry(self, name: str, how: str = "") -> str:
-        """The same as text, or as `how` has it."""
-        return describe_reasons(self.values(name), name, self.never(name), how)
+        """The summary as text, or the one that `how` names."""
+        return format_values(self.values(name), name, self.missing_text(name), how)
 
-    def never(self, name: str) -> str:
-        """How a value is shown that a run does not have."""
+    def missing_text(self, name: str) -> str:
+        """The text for a value that a run does not have."""
         without = [run for run, value in zip(self.runs, self.values(name), strict=True) if value is None]
         if any(run.diverged is not None for run in without):
             return "diverged"
@@ -82,8 +82,8 @@ def _is_number(value) -> bool:
 def read_runs(cell: Cell) -> list[Run]:
     """The runs of a cell that is finished or has diverged: its replicas, or the one that it is.
 
-    Replicas' values count as axes. To their metrics comes the cell's `wall_seconds`, all calls together; None if no
-    sweep saw it end.
+    Values of replicas count as axes. `wall_seconds` of the cell, all attempts together, is added to the metrics; None
+    if no sweep recorded its end.
     """
     if not cell.finished:
         return _diverged_runs(cell)
@@ -102,7 +102,7 @@ def read_runs(cell: Cell) -> list[Run]:
 
 
 def has_diverged(cell: Cell) -> bool:
-    """Whether the guard ended its run, for non-finite losses or gradients, or for spikes."""
+    """Whether the guard stopped its run, because of non-finite losses or gradients, or of spikes."""
     return not cell.finished and (cell.folder / DIVERGED).exists()
 
 
@@ -118,7 +118,7 @@ def _diverged_runs(cell: Cell) -> list[Run]:
 
 
 def _replicas(settings: Path) -> list[str]:
-    """The names of a run's replicas, by its settings; one without a name for a run without any."""
+    """The names of a run's replicas according to its settings; one empty name for a run without replicas."""
     if not read_mapping(settings, REMEDY).get("replicas"):
         return [""]
     return [one.name for one in load_experiment(str(settings), [], AlgorithmicExperiment).replicated()]
@@ -128,16 +128,16 @@ def _evaluations(folder: Path) -> list[dict]:
     """The rows of `metrics.jsonl` that are evaluations; none if there is no such file."""
     path = folder / "metrics.jsonl"
     rows = read_json_lines(path, REMEDY) if path.exists() else []
-    return [row for row in rows if "step" in row and any(is_measured(key) for key in row)]
+    return [row for row in rows if "step" in row and any(is_evaluation_metric(key) for key in row)]
 
 
-def is_measured(key: str) -> bool:
-    """Whether a number of a log is one of an evaluation."""
+def is_evaluation_metric(key: str) -> bool:
+    """Whether a key of a log is a metric of an evaluation."""
     return key.startswith("eval_") or key.endswith("_accuracy")
 
 
 def axes_of(cell: Cell, replica: str) -> dict:
-    """Where a replica stands: on its cell's axes, and on those of `seed=0,weight_decay=2.0`."""
+    """The values of a replica: its cell's, and those in its name, such as `seed=0,weight_decay=2.0`."""
     pairs = [part.partition("=") for part in replica.split(",")] if replica else []
     return cell.axes | {key: _parse(text) for key, _, text in pairs}
 

@@ -1,4 +1,4 @@
-"""What a report keeps of runs: final numbers, evaluations and origins, from which it can be made again without them.
+"""Save and read the results of a report (final metrics, evaluations, provenance), to rebuild it without the runs.
 
 `cells.json` has each run's axes and metrics, `evaluations.jsonl.gz` every evaluation to six digits, `provenance.json`
 each cell's command, commit, versions and hardware.
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from storage.files import read_mapping, report_file_errors, write_atomically
 
-from .cells import SET_BY_THE_SWEEP, Cell, placed
-from .runs import NO_RESULT, Run
+from .cells import SET_BY_THE_SWEEP, Cell, resolve_paths
+from .runs import BOOKKEEPING_KEYS, Run
 
 CELLS, EVALUATIONS, PROVENANCE = "cells.json", "evaluations.jsonl.gz", "provenance.json"
-REMEDY = "delete it, and make the report anew from the runs"
+REMEDY = "delete it, and make the report again from the runs"
 
 
-def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
-    """Write the three files; what was there is whole until each is, for it may be all that is left of the runs."""
+def save_results(out: Path, runs: list[Run], origins: dict[str, dict]):
+    """Write the three files, each atomically: the old ones may be all that is left of the runs."""
     numbers = [{"cell": r.cell, "replica": r.replica, "axes": r.axes, "metrics": r.metrics} for r in runs]
     rows = [{"cell": r.cell, "replica": r.replica, **_thin(row)} for r in runs for row in r.evaluations]
     if rows:
@@ -34,15 +34,15 @@ def write_kept(out: Path, runs: list[Run], origins: dict[str, dict]):
 
 
 def _thin(row: dict) -> dict:
-    return {key: _rounded(value) for key, value in row.items() if key not in NO_RESULT}
+    return {key: _rounded(value) for key, value in row.items() if key not in BOOKKEEPING_KEYS}
 
 
 def _rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def read_kept(out: Path) -> tuple[dict[str, list[Run]], dict[str, dict]]:
-    """The runs that an earlier report has kept in `out`, by cell, and the origins of the cells; empty without one."""
+def read_saved_results(out: Path) -> tuple[dict[str, list[Run]], dict[str, dict]]:
+    """The runs that an earlier report saved in `out`, by cell, and the provenance of the cells; empty without one."""
     if not (out / CELLS).exists():
         return {}, {}
     evaluations, runs = _read_evaluations(out / EVALUATIONS), {}
@@ -65,12 +65,12 @@ def _read_evaluations(path: Path) -> dict[tuple[str, str], list[dict]]:
     return found
 
 
-def was_run_otherwise(cell: Cell, origin: dict) -> bool:
-    """Whether the command of a kept cell has another configuration or other settings than the sweep now gives it."""
+def has_other_settings(cell: Cell, origin: dict) -> bool:
+    """Whether the command of a saved cell has another configuration or other settings than the sweep has now."""
     if not origin:
         return False
     words = shlex.split(origin["command"])
     config, given = words[2:3], [word for word in words[3:] if not word.startswith(SET_BY_THE_SWEEP)]
     pairs = ([word.partition("=") for word in words] for words in (given, cell.overrides))
-    was, now = ({key: placed(value) for key, _, value in pair} for pair in pairs)
-    return [*map(placed, config)] != [placed(cell.config)] or was != now
+    was, now = ({key: resolve_paths(value) for key, _, value in pair} for pair in pairs)
+    return [*map(resolve_paths, config)] != [resolve_paths(cell.config)] or was != now

@@ -1,11 +1,11 @@
-"""A look inside a grokked model: the Fourier spectrum of its number embeddings before and after it generalises.
+"""Draw the Fourier spectrum of a model's number embeddings before and after it generalises.
 
     python -m experiments.spectrum RUN [--out FILE.png]
 
-RUN is a folder of train_algorithmic.py, of one model or of replicas, run with data.tokens=numbers and checkpoints kept:
-training.save_strategy=steps training.save_steps=20 training.save_total_limit=null. The picture, by default
-RUN/spectrum.png, has the first model's spectrum at up to four steps, and how accuracy and sparsity went in all of them;
-beside it .md and .json have the numbers. experiments/fourier.py says what they are.
+RUN is a run folder of train_algorithmic.py, with one model or replicas, trained with data.tokens=numbers and all
+checkpoints kept: training.save_strategy=steps training.save_steps=20 training.save_total_limit=null. The figure, by
+default RUN/spectrum.png, has the spectrum of the first model at up to four steps, and accuracy and sparsity of all
+models over time; .md and .json files next to it have the numbers. experiments/fourier.py defines them.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from experiments.figures.panels import PALETTE
 from settings.checks import ConfigError
 from storage.files import check_writable
 
-from .fourier import ORDERS, TOP, Look, Model, read_models
+from .fourier import ORDERS, TOP, Model, Snapshot, read_models
 
 OUTLINE = withStroke(linewidth=2, foreground="white")
 
 
 def draw(models: list[Model]) -> Figure:
-    """The spectra shown of the first model, one beneath the other; below them accuracies and sparsity of all models."""
+    """Spectra of the first model, one panel per step; below them accuracies and sparsity of all models."""
     model = models[0]
     count = len(model.shown)
     figure = Figure(figsize=(9, 1.5 * count + 3.4), layout="constrained")
@@ -41,9 +41,9 @@ def draw(models: list[Model]) -> Figure:
     panels += [figure.add_subplot(grid[i], sharex=panels[0], sharey=panels[0]) for i in range(1, count)]
     top = 100 * max(shares.max() for shares in model.shown.values())
     panels[0].set(xlim=(0, len(model.order) // 2 + 1), ylim=(0, 1.25 * top))
-    looks = {one.step: one for one in model.looks}
+    snapshots = {one.step: one for one in model.snapshots}
     for axes, (step, shares) in zip(panels, model.shown.items(), strict=True):
-        _spectrum(axes, looks[step], 100 * shares, top)
+        _spectrum(axes, snapshots[step], 100 * shares, top)
         axes.tick_params(labelbottom=axes is panels[-1])
     numbers = ", ".join(map(str, model.order[:4]))
     panels[-1].set_xlabel(f"frequency along the numbers {numbers}, ... (modulo {model.modulus})")
@@ -56,15 +56,15 @@ def draw(models: list[Model]) -> Figure:
     return figure
 
 
-def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
-    """A bar a frequency, the strongest in colour and with their names; `top` is the highest bar of all panels."""
+def _spectrum(axes: Axes, one: Snapshot, percent: np.ndarray, top: float):
+    """One bar per frequency, the strongest coloured and labelled; `top` is the highest bar of all panels."""
     places = range(1, len(percent) + 1)
     axes.bar(places, percent, color=[PALETTE[0] if k in one.frequencies else "0.75" for k in places])
     accuracies = f"train {one.train_accuracy:.1%}, test {one.test_accuracy:.1%}"
     title = f"step {one.step:,}: {accuracies}; {one.top_share:.0%} of the power at the {TOP} strongest"
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylabel("share (%)")
-    wide, high = 0.009 * len(str(len(percent))) * len(percent), 0.2 * top  # the room of a name
+    wide, high = 0.009 * len(str(len(percent))) * len(percent), 0.2 * top  # the space of a label
     heights = {}
     for k in reversed(one.frequencies):
         heights[k] = percent[k - 1]
@@ -75,11 +75,11 @@ def _spectrum(axes: Axes, one: Look, percent: np.ndarray, top: float):
 
 
 def _history(axes: Axes, models: list[Model]):
-    """Accuracies at all evaluations, and the share of the strongest frequencies at all steps that were kept."""
+    """Accuracies at all evaluations, and the share of the strongest frequencies at all saved steps."""
     for model in models[1:]:
-        _course(axes, model, lw=1, alpha=0.5)
+        _curves(axes, model, lw=1, alpha=0.5)
     names = ("train accuracy", "test accuracy", f"power at the {TOP} strongest")
-    for line, name in zip(_course(axes, models[0], lw=1.8), names, strict=True):
+    for line, name in zip(_curves(axes, models[0], lw=1.8), names, strict=True):
         line.set_label(name)
     axes.axhline(100 * models[0].random_share, color=PALETTE[0], ls=":", label=f"at any {TOP} of a random embedding")
     for step in models[0].shown:
@@ -92,11 +92,11 @@ def _history(axes: Axes, models: list[Model]):
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def _course(axes: Axes, model: Model, **look) -> list[Line2D]:
+def _curves(axes: Axes, model: Model, **look) -> list[Line2D]:
     """One model's lines: train accuracy, test accuracy, share of the strongest frequencies."""
     steps = [row["step"] for row in model.evaluations]
     train, test = ([100 * row[f"{split}_accuracy"] for row in model.evaluations] for split in ("train", "test"))
-    kept, shares = [one.step for one in model.looks], [100 * one.top_share for one in model.looks]
+    kept, shares = [one.step for one in model.snapshots], [100 * one.top_share for one in model.snapshots]
     return [
         *axes.plot(steps, train, color=TRAIN, ls=(0, (4, 2)), **look),
         *axes.plot(steps, test, color=TEST, **look),
@@ -105,11 +105,11 @@ def _course(axes: Axes, model: Model, **look) -> list[Line2D]:
 
 
 def table(models: list[Model]) -> list[str]:
-    """A line for each step that was kept of each model, as a Markdown table."""
+    """A Markdown table with a row for each model and saved step."""
     head = ["model", "step", "train (%)", "test (%)", f"power at the {TOP} strongest (%)", "Gini", "frequencies"]
     lines = [head, ["---"] * len(head)]
     for model in models:
-        for one in model.looks:
+        for one in model.snapshots:
             percent = [f"{100 * share:.2f}" for share in (one.train_accuracy, one.test_accuracy)]
             sparsity = [f"{100 * one.top_share:.1f}", f"{one.gini:.2f}", " ".join(map(str, one.frequencies))]
             lines.append([model.name, f"{one.step:,}", *percent, *sparsity])
@@ -124,7 +124,7 @@ def table(models: list[Model]) -> list[str]:
 def main(arguments: argparse.Namespace):
     picture = arguments.out or arguments.run / "spectrum.png"
     if picture.suffix != ".png":
-        raise ConfigError(f"--out {picture} is no PNG; give a name that ends in .png")
+        raise ConfigError(f"--out {picture} is not a PNG; give a name that ends in .png")
     check_writable(picture.parent, f"--out {picture}")
     if picture.is_dir():
         raise ConfigError(f"--out {picture} is a folder; give another name")
@@ -136,7 +136,7 @@ def main(arguments: argparse.Namespace):
         "random_share": round(models[0].random_share, 5),
         "models": {
             model.name: {
-                "looks": [asdict(one) for one in model.looks],
+                "looks": [asdict(one) for one in model.snapshots],
                 "shares": {step: shares.round(6).tolist() for step, shares in model.shown.items()},
             }
             for model in models

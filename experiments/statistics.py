@@ -1,4 +1,4 @@
-"""What the values of several runs come to: a middle and a spread, also where some never got there."""
+"""Summarise the values of several runs by centre and spread, also if some did not reach a milestone."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ STEPS = MILESTONES[:2]
 
 @dataclass(frozen=True)
 class Summary:
-    """The middle of some runs and what lies around it; infinity stands for what was not reached."""
+    """Centre and spread of several runs; infinity stands for a milestone that was not reached."""
 
     middle: float
     low: float
@@ -30,7 +30,7 @@ def scale(metric: str) -> int:
 
 
 def is_milestone(metric: str) -> bool:
-    """Whether runs that do not have a metric have not reached it yet: their value would be a large one."""
+    """Whether a missing value means that a run has not reached the milestone yet, so that its value would be large."""
     return metric.startswith(MILESTONES)
 
 
@@ -43,10 +43,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarize(values: Sequence[float | None], metric: str) -> Summary | None:
-    """Median and range of a milestone, None counted as later than all others; else mean and interval of what there is.
+    """Median and range of a milestone, None counted as later than all others; else mean and interval of the values.
 
-    An interval that would leave what is possible, below zero or above 100 %, gives way to the range. None if there is
-    nothing.
+    An interval that would reach below zero or above 100 % is replaced by the range. None if there is no value.
     """
     there = [value for value in values if value is not None]
     if is_milestone(metric) and values:
@@ -61,56 +60,56 @@ def summarize(values: Sequence[float | None], metric: str) -> Summary | None:
     return Summary(mean, min(there), max(there), RANGE)
 
 
-def number(value: float, digits: int | None) -> str:
-    """A number with so many decimals; None means whole where it is whole or large, else four significant digits."""
+def format_number(value: float, digits: int | None) -> str:
+    """A number with `digits` decimals; None means none if it is an integer or large, else four significant digits."""
     if digits is None and (float(value).is_integer() or abs(value) >= 1000):
         digits = 0
     return f"{value:.4g}" if digits is None else f"{value:,.{digits}f}"
 
 
-def describe_reasons(values: Sequence[float | None], metric: str, never: str, how: str = "") -> str:
-    """The values as text, summed up as `how` says: `summarize`, or one of `CHOICES`.
+def format_values(values: Sequence[float | None], metric: str, never: str, how: str = "") -> str:
+    """The values as text, summarised as `how` says: `summarize`, or one of `REDUCTIONS`.
 
-    `never` stands for what was not reached. Where some runs have no value, it is said how many have.
+    `never` is the text of a missing value. If only some runs have a value, the text says how many.
     """
     digits = 2 if scale(metric) == 100 else None
     there = [value for value in values if value is not None]
     counted = "" if len(there) == len(values) or len(values) == 1 else f"{len(there)} of {len(values)}"
     if how == "all":
-        return ", ".join(never if value is None else number(value, digits) for value in values)
+        return ", ".join(never if value is None else format_number(value, digits) for value in values)
     if not there:
         return f"{never} ({counted})" if counted else never
     if how:
         values = [math.inf if value is None else value for value in values] if is_milestone(metric) else there
-        return _noted(_or_never(CHOICES[how](values), digits, never), counted)
+        return _with_note(_value_or_missing(REDUCTIONS[how](values), digits, never), counted)
     return _of_summary(summarize(values, metric), digits, never, counted)
 
 
-CHOICES = {"min": min, "max": max, "median": statistics.median}
-SUMMARIES = (*CHOICES, "all")
+REDUCTIONS = {"min": min, "max": max, "median": statistics.median}
+SUMMARIES = (*REDUCTIONS, "all")
 
 
 def _of_summary(found: Summary, digits: int | None, never: str, counted: str) -> str:
     if found.spread == MEAN:
         half = found.high - found.middle
-        return _noted(f"{_beside(found.middle, half, digits)}", counted)
-    middle = _or_never(found.middle, digits, never)
+        return _with_note(f"{_mean_and_interval(found.middle, half, digits)}", counted)
+    middle = _value_or_missing(found.middle, digits, never)
     if found.low == found.high or math.isnan(found.middle):
-        return _noted(middle, counted)
-    around = f"{number(found.low, digits)} to {_or_never(found.high, digits, never)}"
-    return _noted(middle, "; ".join(filter(None, (around, counted))))
+        return _with_note(middle, counted)
+    around = f"{format_number(found.low, digits)} to {_value_or_missing(found.high, digits, never)}"
+    return _with_note(middle, "; ".join(filter(None, (around, counted))))
 
 
-def _beside(mean: float, half: float, digits: int | None) -> str:
-    """Mean ± half-width, with as many digits as show two of the latter's."""
+def _mean_and_interval(mean: float, half: float, digits: int | None) -> str:
+    """Mean ± half-width, to two significant digits of the latter."""
     if digits is None:
         digits = max(0, 1 - math.floor(math.log10(half)))
     return f"{mean:,.{digits}f} ± {half:,.{digits}f}"
 
 
-def _or_never(value: float, digits: int | None, never: str) -> str:
-    return never if value == math.inf else number(value, digits)
+def _value_or_missing(value: float, digits: int | None, never: str) -> str:
+    return never if value == math.inf else format_number(value, digits)
 
 
-def _noted(text: str, note: str) -> str:
+def _with_note(text: str, note: str) -> str:
     return f"{text} ({note})" if note else text

@@ -1,14 +1,14 @@
 """Parameters, FLOPs and memory of a configuration, counted part by part, without building the model.
 
 Conventions. A multiply-add is 2 FLOPs. Attention is counted over the full T x T square, as every kernel's
-specification is, although a causal kernel may skip half of it. Element-wise work is counted apart: 6 a score for the
-softmax, 4 an element for a norm, 3 an element of q and of k for rotary positions, 1 for each residual add, bias and
-learned position; activation functions and dropout are not counted.
+specification is, although a causal kernel may skip half of it. Element-wise work is counted separately: 6 per score
+for the softmax, 4 per element for a norm, 3 per element of q and k for rotary positions, 1 for each residual add, bias
+and learned position; activation functions and dropout are not counted.
 
 Training FLOPs (`training_flops`; `total_flos` and MFU of a run) are the matrix products of the forward pass and of its
 backward pass, which has twice as many (Kaplan et al., 2020). Each example counts by its own length: padding is left
 out, although the device computes it, and so is what gradient checkpointing computes again. The optimiser's own
-products (Muon's) are counted apart, as `optimizer_flops`. `tests/modeling/test_accounting.py` and
+products (Muon's) are counted separately, as `optimizer_flops`. `tests/modeling/test_accounting.py` and
 `tests/training/test_flops.py` compare with torch's FLOP counter.
 
 A published table for a 24-layer, 1024-wide, 16-head model gives 1,035,328,290,816 forward FLOPs; it counts the
@@ -40,7 +40,7 @@ def parameters(config: KindlingConfig) -> dict[str, int]:
 
 
 def embedding_parameters(config: KindlingConfig) -> int:
-    """Parameters that only look ids and positions up; a tied embedding counts here, an untied head does not."""
+    """Parameters that are only looked up by id or position; a tied embedding counts here, an untied head does not."""
     count = parameters(config)
     return count["embedding"] + count["positions"]
 
@@ -98,7 +98,7 @@ def training_flops_of(config: KindlingConfig, tokens: int, pairs: int) -> int:
 
 
 def key_value_flops(config: KindlingConfig, tokens: int) -> int:
-    """FLOPs of the keys and values of one layer for so many tokens."""
+    """FLOPs of the keys and values of one layer for `tokens` tokens."""
     return 2 * tokens * config.hidden_size * 2 * _key_value_size(config)
 
 
@@ -129,8 +129,8 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
     d, f, layers, heads = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _heads(config)
     q, kv = _query_size(config), _key_value_size(config)
     norm = NORMS[config.norm].saved_floats(config.hidden_size)
-    norms = 2 * layers + 1  # without norms, as many inputs of matrix products
-    a_token = {
+    norms = 2 * layers + 1  # without norms, these are inputs of matrix products
+    per_token = {
         "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
         "query-key norms": layers * (2 * (q + kv) + heads) if config.qk_norm else 0,
         "attention": layers * (2 * q + 2 * kv + config.num_attention_heads),
@@ -140,7 +140,7 @@ def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> di
     }
     # Shared by the batch: cosines and sines, or int64 ids.
     positions = {"rope": 2 * length * config.head_dim, "learned": 2 * length, "none": 0}[config.position]
-    floats = {part: batch * length * count for part, count in a_token.items()} | {"positions": positions}
+    floats = {part: batch * length * count for part, count in per_token.items()} | {"positions": positions}
     return {part: FLOAT32_BYTES * count for part, count in floats.items()}
 
 
@@ -157,7 +157,7 @@ def _key_value_size(config):
 
 
 def _norm_count(config):
-    """Two a block, and a final one where the last block does not end in a norm already."""
+    """Two per block, and a final one unless the last block ends in a norm."""
     if config.norm == "none":
         return 0
     return 2 * config.num_hidden_layers + (config.norm_placement == "pre")

@@ -1,6 +1,6 @@
 """Grouped-query attention over transformers' attention interface (eager, sdpa, flex, flash) and its caches.
 
-And what it may attend to: real tokens of the same document, up to itself.
+Also the mask: a token attends to itself and to earlier tokens of its document, not to padding.
 Shapes: B batch, T query positions, S key positions, D width, N query heads, G key-value heads, H size of a head.
 """
 
@@ -13,13 +13,13 @@ from transformers.utils import is_tracing
 
 from .configuration_kindling import KindlingConfig
 from .layers import AttentionOption, rotate
-from .releases import one_cache
+from .releases import select_cache
 
 
 def eager_attention(module, q_BNTH, k_BGSH, v_BGSH, mask, scaling, dropout=0.0, **_):
     """Attention written out: softmax(q k' * scaling + mask) v. Returns (B, T, N, H) and the weights (B, N, T, S).
 
-    A mask of booleans, as sdpa takes, is False where nothing may be seen.
+    A boolean mask, as sdpa takes, is False where attention is not allowed.
     """
     k_BNSH = k_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
     v_BNSH = v_BGSH.repeat_interleave(module.num_key_value_groups, dim=1)
@@ -61,13 +61,13 @@ class KindlingAttention(nn.Module):
         self.keywords = {option.keyword: getattr(config, name) for name, option in self.options.items()}
 
     def forward(self, hidden_states, rotary=None, attention_mask=None, past_key_values=None, cache=None, **kwargs):
-        """Return the attended states (B, T, D) and the weights, which only the eager implementation has.
+        """Return the attended states (B, T, D) and the weights, which only the eager implementation returns.
 
-        `rotary` is the pair of cosines and sines, or None where positions enter elsewhere; the cache comes under either
-        of its names.
+        `rotary` is the pair of cosines and sines, or None with another position encoding; the cache is passed under
+        either of its names.
         """
-        cache = one_cache(past_key_values, cache, kwargs)
-        # Heads are normalised before the transpose: sdpa then returns its output in the layout that o_proj reads.
+        cache = select_cache(past_key_values, cache, kwargs)
+        # Heads are normalised before the transpose, so that sdpa returns its output in the layout that o_proj reads.
         q_BNTH = self.q_norm(self._split_heads(self.q_proj(hidden_states))).transpose(1, 2)
         k_BGTH = self.k_norm(self._split_heads(self.k_proj(hidden_states))).transpose(1, 2)
         v_BGTH = self._split_heads(self.v_proj(hidden_states)).transpose(1, 2)
@@ -75,7 +75,7 @@ class KindlingAttention(nn.Module):
             q_BNTH, k_BGTH = rotate(q_BNTH, *rotary), rotate(k_BGTH, *rotary)
         if isinstance(cache, Cache):
             k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, self.layer_idx)
-        elif cache is not None:  # continuous batching's, which tells the kernel through `kwargs` where its pages are
+        elif cache is not None:  # that of continuous batching, which passes its pages to the kernel through `kwargs`
             k_BGTH, v_BGTH = cache.update(k_BGTH, v_BGTH, self.layer_idx, kwargs=kwargs)
 
         attend = attention_function(self.config._attn_implementation, self.options)
@@ -90,7 +90,7 @@ class KindlingAttention(nn.Module):
             **self.keywords,
             **kwargs,
         )
-        # vLLM's attention returns (B T, N H): the shape is the input's, whatever comes back
+        # vLLM's attention returns (B T, N H), so the shape is taken from the input
         return self.dropout(self.o_proj(attended_BTNH.reshape(*hidden_states.shape[:-1], -1))), weights
 
     def _split_heads(self, x_BTD):
@@ -108,21 +108,21 @@ def attention_function(implementation: str, options: dict[str, AttentionOption])
 
 
 def count_positions(inputs_embeds, attention_mask, cache):
-    """Positions (B or 1, T) of tokens that came without any: the count of real tokens before them in their row."""
+    """Default positions (B or 1, T): the number of real tokens before each token in its row."""
     length = inputs_embeds.shape[1]
     if _is_padding(attention_mask):
         counts = attention_mask.sum(-1, keepdim=True) if length == 1 else attention_mask.cumsum(-1)[:, -length:]
         return (counts.long() - 1).clamp(min=0)
-    return (torch.arange(length, device=inputs_embeds.device) + _seen(cache))[None]
+    return (torch.arange(length, device=inputs_embeds.device) + _cached_length(cache))[None]
 
 
 def causal_mask(config, inputs_embeds, attention_mask, past_key_values=None, position_ids=None, cache=None, **_):
-    """As `create_causal_mask`, except that a token at position p sees at most the p real tokens before it.
+    """As `create_causal_mask`, except that a token at position p attends to at most the p real tokens before it.
 
-    So no document of a packed row, whose positions begin again at 0, sees another. `create_causal_mask` alone sees to
-    that only where there is neither a cache nor a mask (B, S) of the real tokens. `position_ids` (B or 1, T) are the
-    caller's, or None; the cache comes under either of its names. A mask that is made already, of four dimensions, is
-    left as it is.
+    So documents of a packed row, whose positions restart at 0, do not attend to each other. `create_causal_mask` alone
+    ensures that only without a cache and without a padding mask (B, S). `position_ids` (B or 1, T) are the
+    caller's, or None; the cache is passed under either of its names. A mask of four dimensions is returned
+    unchanged.
     """
     cache = past_key_values if cache is None else cache
     given = (config, inputs_embeds, attention_mask, cache)
@@ -135,13 +135,13 @@ def causal_mask(config, inputs_embeds, attention_mask, past_key_values=None, pos
         return create_causal_mask(*given, and_mask_function=allowed)
 
     starts_BT = count_positions(inputs_embeds, attention_mask, cache) - position_ids.to(inputs_embeds.device)
-    # Without this every prompt would have a mask of its own; a trace, which can't depend on data, always has.
+    # Rows that are not packed need no mask of their own; a trace, which cannot depend on data, always has one.
     if not (is_tracing(starts_BT) or starts_BT.is_meta) and starts_BT.max().item() <= 0:
         return create_causal_mask(*given, and_mask_function=allowed)
 
-    if attention_mask is not None:  # from a count of real tokens to the place where it is reached
+    if attention_mask is not None:  # from a count of real tokens to an index in the row
         starts_BT = torch.searchsorted(attention_mask.long().cumsum(-1), starts_BT + 1)
-    starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _seen(cache)
+    starts_BT, seen = starts_BT.expand(inputs_embeds.shape[0], -1), _cached_length(cache)
     same_document = lambda b, _n, t, s: s >= starts_BT[b, t - seen]  # noqa: E731
     return create_causal_mask(*given, and_mask_function=and_masks(same_document, *rules))
 
@@ -150,5 +150,5 @@ def _is_padding(attention_mask):
     return isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
 
 
-def _seen(cache):
+def _cached_length(cache):
     return cache.get_seq_length() if cache is not None else 0

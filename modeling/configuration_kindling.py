@@ -1,7 +1,7 @@
-"""What can be varied in a Kindling model: one dataclass of axes, and one row of defaults a family.
+"""The configuration of Kindling models: one dataclass of axes, and one set of defaults per family.
 
 Field names are transformers' own wherever transformers has one. Each axis is a value, never a pair of
-booleans, so that an illegal state can't be written down; combinations that make no sense raise, naming both.
+booleans, so that illegal states cannot be expressed; combinations that make no sense raise, naming both.
 """
 
 import math
@@ -22,11 +22,11 @@ LinearInit = Literal["normal", "uniform_fan_in"]
 
 @strict
 class KindlingConfig(PreTrainedConfig):
-    """The axes both families share; `KindlingGPTConfig` and `KindlingLlamaConfig` are rows of defaults over them.
+    """The axes both families share; `KindlingGPTConfig` and `KindlingLlamaConfig` set their defaults.
 
     Types are checked at construction and at every assignment, ranges and heads at construction; a violation is a
-    `huggingface_hub.errors.StrictDataclassError`. transformers keeps whatever else a configuration is given, for tools
-    have things of their own to note in there. (Misspelt settings of an experiment file are found when it is read.)
+    `huggingface_hub.errors.StrictDataclassError`. Other keywords are kept, as transformers does, because tools
+    store settings of their own. (Misspelt settings of an experiment file are found when it is read.)
     """
 
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
@@ -38,9 +38,9 @@ class KindlingConfig(PreTrainedConfig):
     num_hidden_layers: int = 12
     """Number of blocks."""
     num_attention_heads: int = 12
-    """Query heads a layer."""
+    """Query heads per layer."""
     num_key_value_heads: int | None = None
-    """Key and value heads a layer: fewer than the query heads is grouped-query attention; null means as many."""
+    """Key and value heads per layer: fewer than the query heads is grouped-query attention; null means as many."""
     head_dim: int | None = None
     """Size of one head; null means hidden_size / num_attention_heads."""
     intermediate_size: int | None = None
@@ -50,11 +50,11 @@ class KindlingConfig(PreTrainedConfig):
     norm: Norm = "rmsnorm"
     """Normalisation: rmsnorm, layernorm or none."""
     norm_placement: NormPlacement = "pre"
-    """Where it stands: pre (input of each sublayer, GPT-2 and LLaMA) or post (the sum, the original Transformer)."""
+    """Position of the norm: pre (input of a sublayer, GPT-2 and LLaMA) or post (the sum, the original Transformer)."""
     norm_eps: float | int = 1e-6
     """Added to the variance inside the norm."""
     position: Position = "rope"
-    """How positions enter: rope (rotary), learned (an embedding) or none."""
+    """Position encoding: rope (rotary), learned (an embedding) or none."""
     rope_theta: float | int = 10000.0
     """Base wavelength of the rotary positions."""
     mlp: MLPName = "swiglu"
@@ -110,9 +110,9 @@ class KindlingConfig(PreTrainedConfig):
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism cuts the modules that this configuration has, in transformers' terms.
+        """How tensor parallelism shards the modules of this configuration, in transformers' terms.
 
-        Releases 5.15 to 5.20 set it, to what it was and the cut of a tied embedding: that is kept.
+        Releases 5.15 to 5.20 assign it, with the sharding of a tied embedding added: that value is kept.
         """
         if (given := vars(self).get("base_model_tp_plan")) is not None:
             return given
@@ -126,7 +126,7 @@ class KindlingConfig(PreTrainedConfig):
         }
         if MLPS[self.mlp].gated:
             plan["layers.*.mlp.gate_proj"] = "colwise"
-        if self.qk_norm:  # each process has some of the heads that share one norm
+        if self.qk_norm:  # each process holds some of the heads, which share one norm
             plan |= dict.fromkeys(
                 ("layers.*.self_attn.q_norm", "layers.*.self_attn.k_norm"), "replicated_with_grad_allreduce"
             )
@@ -138,7 +138,7 @@ class KindlingConfig(PreTrainedConfig):
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple] | None:
-        """The stages of pipeline parallelism; none with learned positions, which each stage would add again."""
+        """The stages of pipeline parallelism; none with learned positions, which every stage would add again."""
         if self.position == "learned":
             return None
         return {
@@ -148,7 +148,7 @@ class KindlingConfig(PreTrainedConfig):
         }
 
     def validate_architecture(self):
-        """Called by `@strict`: refuse sizes out of range and heads that do not fit."""
+        """Called by `@strict`: sizes must be in range and heads must divide evenly."""
         self._check_ranges()
         self._check_heads()
 

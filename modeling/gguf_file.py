@@ -1,8 +1,8 @@
-"""A stock Llama or GPT-2 with its tokenizer as one GGUF file, for llama.cpp: exactly, or not at all.
+"""Write a stock Llama or GPT-2 with its tokenizer as one GGUF file for llama.cpp, exactly or not at all.
 
-llama.cpp knows pre-tokenizers by name. Ours is GPT-2's to the letter, which the file says; its own converter looks
-tokenizers up by hashes of what they give, and knows none but published ones. Weights are float32, as llama.cpp reads
-them; its `llama-quantize` makes smaller files of it.
+llama.cpp knows pre-tokenizers by name. Ours is identical to GPT-2's, and the file says so; llama.cpp's own converter
+identifies tokenizers by hashes of their output, and knows published ones only. Weights are float32, as llama.cpp reads
+them; its `llama-quantize` makes smaller files from it.
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NO_PLACE = "has no place in a GGUF file, which has"
-# What byte-level BPE is, in a tokenizer's JSON, for llama.cpp's to give the same tokens.
+NOT_SUPPORTED = "has no place in a GGUF file, which has"
+# The settings of byte-level BPE in a tokenizer's JSON with which llama.cpp gives the same tokens.
 GPT2_BPE = {
     "type": ("BPE",),
     "dropout": (None,),
@@ -25,9 +25,9 @@ GPT2_PRE_TOKENIZER = {"type": ("ByteLevel",), "add_prefix_space": (False,), "use
 
 
 def gguf_fields(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict:
-    """What a file says of a `LlamaForCausalLM` or `GPT2LMHeadModel` and its tokenizer, by the writer's own names.
+    """Metadata of a `LlamaForCausalLM` or `GPT2LMHeadModel` and its tokenizer, by the names of the writer's methods.
 
-    `ValueError` says what a file cannot say exactly.
+    `ValueError` names what a file cannot represent exactly.
     """
     described = {"llama": _llama, "gpt2": _gpt2}[model.config.model_type](model.config)
     return _size(model.config) | described | _tokens(tokenizer, model)
@@ -84,13 +84,13 @@ def _llama(config) -> dict:
 def _gpt2(config) -> dict:
     if config.activation_function != "gelu_new":
         raise ValueError(
-            f"activation_function={config.activation_function} {NO_PLACE} gelu_new; use the checkpoint as it is"
+            f"activation_function={config.activation_function} {NOT_SUPPORTED} gelu_new; use the checkpoint as it is"
         )
     return {"feed_forward_length": config.n_inner or 4 * config.n_embd, "layer_norm_eps": config.layer_norm_epsilon}
 
 
 def _tensors(model, gguf) -> dict[str, torch.Tensor]:
-    """The weights as llama.cpp names them and has them lie; it takes the embedding for a head that is not there."""
+    """The weights with llama.cpp's names and layout; without a head it uses the embedding."""
     config = model.config
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config.model_type.upper()], config.num_hidden_layers)
     tensors = {}
@@ -101,12 +101,12 @@ def _tensors(model, gguf) -> dict[str, torch.Tensor]:
             tensor = tensor.T  # a Conv1D is in x out
         for projection, heads in ("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads"):
             if f".{projection}." in name:
-                tensor = _neighbours(tensor, getattr(config, heads))
+                tensor = _interleave_pairs(tensor, getattr(config, heads))
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
     return tensors
 
 
-def _neighbours(tensor, heads):
+def _interleave_pairs(tensor, heads):
     """Rows of queries or keys: the pairs that rotate together, (i, i + H/2) of a head, become (2i, 2i + 1)."""
     return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
@@ -115,14 +115,14 @@ def _neighbours(tensor, heads):
 
 
 def _tokens(tokenizer, model) -> dict:
-    """What the file says of the tokenizer, by the names of the writer's methods."""
+    """The metadata of the tokenizer, by the names of the writer's methods."""
     if tokenizer is None:
         raise ValueError("there is no tokenizer, which a GGUF file holds; use the checkpoint as it is")
     state = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
-    _refuse_other_tokenizers(state)
+    _check_tokenizer(state)
     end = tokenizer.eos_token_id
     start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    _refuse_other_ends(model, end)
+    _check_end_token(model, end)
     tokens, types = _vocabulary(tokenizer, state, model.config.vocab_size)
     pad = {} if tokenizer.pad_token_id is None else {"pad_token_id": tokenizer.pad_token_id}
     return pad | {
@@ -137,7 +137,7 @@ def _tokens(tokenizer, model) -> dict:
     }
 
 
-def _refuse_other_tokenizers(state):
+def _check_tokenizer(state):
     """`ValueError` for all but GPT-2's byte-level BPE, with other merges and tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -149,24 +149,26 @@ def _refuse_other_tokenizers(state):
     if not wrong and set(bytes_to_unicode().values()) - set(state["model"]["vocab"]):
         wrong = ["a vocabulary without some of the 256 bytes"]
     if wrong:
-        raise ValueError(f"a tokenizer with {wrong[0]} {NO_PLACE} GPT-2's byte-level BPE; use the checkpoint as it is")
+        raise ValueError(
+            f"a tokenizer with {wrong[0]} {NOT_SUPPORTED} GPT-2's byte-level BPE; use the checkpoint as it is"
+        )
 
 
-def _refuse_other_ends(model, end):
-    """A file has one end of text, at which llama.cpp stops."""
+def _check_end_token(model, end):
+    """`ValueError` if generation stops at several tokens: a file has one end of text."""
     ends = model.generation_config.eos_token_id
     if end is None or not {end} >= set(ends if isinstance(ends, list) else [end if ends is None else ends]):
-        raise ValueError(f"eos_token_id={ends} {NO_PLACE} the tokenizer's, {end}; use the checkpoint as it is")
+        raise ValueError(f"eos_token_id={ends} {NOT_SUPPORTED} the tokenizer's, {end}; use the checkpoint as it is")
 
 
 def _vocabulary(tokenizer, state, size):
-    """Tokens by id and their types; ids of the model that the tokenizer does not use get names that no text has."""
+    """Tokens by id and their types; unused ids of the model get names that do not occur in text."""
     vocabulary, added = tokenizer.get_vocab(), {token["content"]: token for token in state["added_tokens"]}
     if max(vocabulary.values()) >= size:
         raise ValueError(f"a tokenizer of {len(vocabulary)} tokens has no place beside a model of {size}")
     for name, token in added.items():
         if not token["special"] and (token["lstrip"] or token["rstrip"] or token["single_word"]):
-            raise ValueError(f"the token {name!r}, which takes spaces or whole words, {NO_PLACE} no such tokens")
+            raise ValueError(f"the token {name!r}, which takes spaces or whole words, {NOT_SUPPORTED} no such tokens")
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = ["UNUSED"] * size
     for token, index in vocabulary.items():
@@ -180,5 +182,5 @@ def _adds_start(tokenizer, start) -> bool:
     """Whether a text begins with the start token; a `ValueError` if something else is added."""
     plain, ids = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     if ids not in (plain, [start, *plain]):
-        raise ValueError(f"a tokenizer that makes {ids} of {plain} {NO_PLACE} a start token or none")
+        raise ValueError(f"a tokenizer that makes {ids} of {plain} {NOT_SUPPORTED} a start token or none")
     return ids != plain

@@ -1,8 +1,8 @@
-"""GPT-2's parameters as ours: what each is called, which of ours it stacks, and which way its matrices lie."""
+"""Mapping between GPT-2's parameters and ours: names, stacking and transposition."""
 
 import torch
 
-# GPT-2's modules and the modules of ours that they hold, stacked along the outputs where they are several.
+# GPT-2's modules to ours; several of ours are stacked along the output dimension.
 GPT2_ENDS = {
     "transformer.wte": ["model.embed_tokens"],
     "transformer.wpe": ["model.embed_positions"],
@@ -19,29 +19,29 @@ GPT2_BLOCK = {
 }
 
 
-def gpt2_weights(ours: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Our tensors by parameter name (weights, or gradients) as GPT-2 names, stacks and transposes them.
+def weights_to_gpt2(ours: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Our tensors by parameter name (weights, or gradients) with GPT-2's names, stacking and transposition.
 
     Tensors that GPT-2 does not have keep their names.
     """
     rest, theirs = dict(ours), {}
     for name, parts in _gpt2_names(layers).items():
         if parts[0] in rest:
-            theirs[name] = _turn(name, torch.cat([rest.pop(part) for part in parts]))
+            theirs[name] = _transpose_conv1d(name, torch.cat([rest.pop(part) for part in parts]))
     return theirs | rest
 
 
-def weights_of_gpt2(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """The inverse of `gpt2_weights`."""
+def weights_from_gpt2(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """The inverse of `weights_to_gpt2`."""
     rest, ours = dict(theirs), {}
     for name, parts in _gpt2_names(layers).items():
         if name in rest:
-            ours |= zip(parts, _turn(name, rest.pop(name)).chunk(len(parts)), strict=True)
+            ours |= zip(parts, _transpose_conv1d(name, rest.pop(name)).chunk(len(parts)), strict=True)
     return ours | rest
 
 
 def _gpt2_names(layers):
-    """Each of GPT-2's parameters, to the parameters of ours that it holds."""
+    """GPT-2's parameter names to ours."""
     modules = GPT2_ENDS | {
         f"transformer.h.{i}.{theirs}": [f"model.layers.{i}.{part}" for part in ours]
         for i in range(layers)
@@ -54,6 +54,6 @@ def _gpt2_names(layers):
     }
 
 
-def _turn(name, tensor):
+def _transpose_conv1d(name, tensor):
     """GPT-2's projections (c_attn, c_proj, c_fc) are Conv1D: in x out, where nn.Linear is out x in."""
     return tensor.T if ".c_" in name and tensor.ndim == 2 else tensor

@@ -1,7 +1,7 @@
 """The block, the backbone and the causal language model, and the names the two families have on the Hub.
 
 Every variant is chosen in a constructor from the tables of `layers.py`. Module names are LLaMA's in both families
-(`model.layers.N.self_attn.q_proj`, ...), so that sharding plans, adapters and native export fit as they stand.
+(`model.layers.N.self_attn.q_proj`, ...), so that sharding plans, adapters and native export work unchanged.
 Shapes: B batch, T positions, D width of the residual stream, V vocabulary.
 """
 
@@ -25,7 +25,7 @@ from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingL
 from .generation import KindlingGenerationMixin
 from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
 from .loading import KindlingLoadingMixin
-from .releases import CACHE, KindlingKwargs, one_cache, refuse_unknown
+from .releases import CACHE, KindlingKwargs, check_keywords, select_cache
 
 CODE_FILES = (
     "configuration_kindling.py", "layers.py", "attention.py", "generation.py", "loading.py", "modeling_kindling.py",
@@ -52,7 +52,7 @@ class KindlingBlock(GradientCheckpointingLayer):
 
 
 class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
-    """What transformers needs to know of the family: what it supports, how weights start, which files explain it."""
+    """Capabilities, weight initialisation and saving, as transformers expects them."""
 
     config: KindlingConfig
     base_model_prefix = "model"
@@ -74,7 +74,7 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     def _init_weights(self, module):
         """Start weights by `initializer_range`, `embedding_init_std`, `linear_init` and `residual_init`; biases at 0.
 
-        Uses `transformers.initialization`, which leaves weights alone that a checkpoint has filled already.
+        Uses `transformers.initialization`, which skips weights that were loaded from a checkpoint.
         """
         config = self.config
         if isinstance(module, nn.Embedding):
@@ -95,7 +95,7 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     def floating_point_ops(self, inputs, exclude_embeddings: bool = True) -> int:  # noqa: ARG002
         """FLOPs of training on `inputs` (`input_ids`, B x T): 3 x the forward matrix products of each row's own tokens.
 
-        Without an `attention_mask` (B, T), or with one of another shape, all are taken for tokens of their rows.
+        Without an `attention_mask` (B, T), or with one of another shape, every position counts as a token.
         """
         batch, length = inputs["input_ids"].shape
         mask = inputs.get("attention_mask")
@@ -150,11 +150,11 @@ class KindlingModel(KindlingPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """As `LlamaModel.forward`, except that positions left out are counted from the attention mask.
 
-        So a left-padded batch means the same as an unpadded one, for learned positions too. The cache comes under
-        either of its names; a keyword that nothing reads is a `TypeError`.
+        So a left-padded batch gives the same result as an unpadded one, for learned positions too. The cache is passed
+        under either of its names; a keyword that nothing reads is a `TypeError`.
         """
-        cache = one_cache(past_key_values, cache, kwargs)
-        refuse_unknown(self, kwargs)
+        cache = select_cache(past_key_values, cache, kwargs)
+        check_keywords(self, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -176,7 +176,7 @@ class KindlingModel(KindlingPreTrainedModel):
 
         x_BTD = self.dropout(x_BTD)
         if cache is not None:
-            kwargs[CACHE] = cache  # by this name gradient checkpointing takes it away
+            kwargs[CACHE] = cache  # gradient checkpointing removes it by this name
         for block in self.layers:
             x_BTD = block(
                 x_BTD,
@@ -200,7 +200,7 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         self.model = KindlingModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-        # Without it the text-generation pipeline asks for 256 new tokens, whatever the model has positions for.
+        # Without it the text-generation pipeline asks for 256 new tokens, even if the model has fewer positions.
         self.generation_config.max_length = config.max_position_embeddings
 
     @can_return_tuple
@@ -223,7 +223,7 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         divided by it, so that gradient accumulation weights every token once. A keyword that nothing reads is a
         `TypeError`.
         """
-        refuse_unknown(self, kwargs)
+        check_keywords(self, kwargs)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -1,10 +1,10 @@
-"""To and from transformers' own Llama and GPT-2 models: exactly, or not at all.
+"""Convert to and from transformers' own Llama and GPT-2 models, exactly or not at all.
 
-A Kindling model that is a stock Llama or GPT-2 in all but name can leave as one, so that vLLM, llama.cpp and every
-other tool reads it without our code. Whatever has no exact counterpart raises, a field or a weight that is added later
-among it; nothing is approximated. What has no effect in inference is dropped: how weights started (`residual_init`,
-`linear_init`, `embedding_init_std`), dropouts that Llama does not have, and `use_cache`, which a Trainer turns off for
-itself and leaves in what it saves. Pickled weights are not read.
+A Kindling model that is equivalent to a stock Llama or GPT-2 can be exported as one, so that vLLM, llama.cpp and other
+tools read it without our code. Whatever has no exact counterpart raises, fields and weights that are added later
+included; nothing is approximated. What has no effect in inference is dropped: initialisation (`residual_init`,
+`linear_init`, `embedding_init_std`), dropouts that Llama does not have, and `use_cache`, which a Trainer turns off
+and saves so. Pickled weights are not read.
 
     python -m modeling.native SOURCE OUT
     python -m modeling.native SOURCE OUT.gguf
@@ -85,15 +85,17 @@ def our_config(config: PreTrainedConfig) -> KindlingConfig:
 
 
 def _flat(config):
-    """A native configuration as one dict, under transformers' common names too and with the rotary settings."""
+    """A native configuration as a flat dict, with transformers' common names and the rotary settings added."""
     given = config.to_dict()
     aliases = {common: given[own] for common, own in config.attribute_map.items()}
     return given | aliases | (given.get("rope_parameters") or {})
 
 
 def _rebuild(model, config, convert):
-    """A model of `config` with the converted weights of `model`, in its type, place and mode of training."""
-    with torch.random.fork_rng(devices=[]):  # the initial weights that are overwritten must not cost random numbers
+    """A model of `config` with the converted weights of `model`, and its dtype, device and training mode."""
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # initialising weights that are then overwritten must not advance the random state
         rebuilt = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     weights = convert(model.state_dict(), model.config.num_hidden_layers)
     if odd := sorted(weights.keys() ^ rebuilt.state_dict().keys()):
@@ -108,7 +110,7 @@ def read_config(source: str, **changes) -> KindlingConfig:
 
     No weight is read. A `ValueError` says why it does not load, or what our families cannot express.
     """
-    with _told_of(source):
+    with _load_errors(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     ours = config if isinstance(config, KindlingConfig) else our_config(config)
     ours.update(changes)
@@ -118,7 +120,7 @@ def read_config(source: str, **changes) -> KindlingConfig:
 
 def read_model(source: str) -> PreTrainedModel:
     """A checkpoint of ours, a Llama or a GPT-2 as a model of ours in float32. `ValueError` as from `read_config`."""
-    with _told_of(source):
+    with _load_errors(source):
         model = load_causal_lm(source, dtype=torch.float32)
     return model if isinstance(model.config, KindlingConfig) else from_native(model)
 
@@ -143,7 +145,7 @@ def convert(source: str, out: Path, gguf: bool = False) -> str:
         tempfile.TemporaryFile(dir=next(path for path in out.parents if path.exists())).close()
     except OSError as error:
         raise ValueError(f"{out} cannot be written to: {error.strerror}; give another folder") from None
-    with _told_of(source):
+    with _load_errors(source):
         model = load_causal_lm(source)
     tokenizer = read_tokenizer(source)
     converted = _counterpart(model, gguf)
@@ -158,23 +160,22 @@ def convert(source: str, out: Path, gguf: bool = False) -> str:
             _save(converted, tokenizer, staged)
         staged.replace(out)
     with_tokenizer = "no tokenizer" if tokenizer is None else "with its tokenizer"
-    return (
-        f"{out}: {type(converted).__name__}, {converted.num_parameters():,} parameters, {with_tokenizer}{_lost(model)}"
-    )
+    size = f"{converted.num_parameters():,} parameters"
+    return f"{out}: {type(converted).__name__}, {size}, {with_tokenizer}{_dropped_settings(model)}"
 
 
 def _counterpart(model, gguf):
-    """A native model of ours and the other way round, but for a GGUF file a native one in any case."""
+    """The native model for one of ours and vice versa; for a GGUF file a native model in both cases."""
     if isinstance(model.config, KindlingConfig):
         return to_native(model)
     ours = from_native(model)
     return to_native(ours) if gguf else ours
 
 
-def _lost(model):
+def _dropped_settings(model):
     if not isinstance(model.config, KindlingConfig):
         return ""
-    dropouts = native_of(model.config).dropouts_lost(model.config)
+    dropouts = native_of(model.config).dropped_dropouts(model.config)
     return f", without {listed(dropouts)}" if dropouts else ""
 
 
@@ -192,9 +193,9 @@ def _save(model, tokenizer, folder):
 
 
 def _save_tokenizer(tokenizer, folder):
-    """Under the class name that transformers 4, and converters built on it, know as well.
+    """Save under the class name that transformers 4, and converters built on it, also know.
 
-    Whether a text gets a start token, which transformers reads from the post-processor, is said where others look too.
+    Whether a text gets a start token, in transformers part of the post-processor, is written as `add_bos_token` too.
     """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
@@ -211,20 +212,20 @@ def adds_start(tokenizer) -> bool:
 
 
 @contextmanager
-def _told_of(source):
-    """Whatever goes wrong is said of the source, in one line: a `ValueError`."""
+def _load_errors(source):
+    """Turn any error into a `ValueError` of one line that names the source."""
     try:
         yield
-    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises nothing narrower
         reason = str(error)
-        if token := get_token():  # which a client quotes that cannot send it
+        if token := get_token():  # which an HTTP client quotes in some errors
             reason = reason.replace(repr(token.encode())[2:-1], "hf_***")
         raise ValueError(f"{source} does not load: {' '.join(reason.split())}") from error
 
 
 def read_tokenizer(source: str):
-    """The tokenizer, or None. Looked for first, because AutoTokenizer makes up an empty one for a GPT-2 without any."""
-    with _told_of(source):
+    """The tokenizer, or None; its file is looked up, because AutoTokenizer returns an empty one for a GPT-2 without."""
+    with _load_errors(source):
         if cached_file(source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False) is None:
             return None
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -1,7 +1,7 @@
-"""What transformers calls differently from release to release, and the keywords that a forward may be given.
+"""Differences between releases of transformers: the name of the cache, and the keywords that a forward accepts.
 
-transformers 5.24 renamed the cache: a forward, a mask and an output call it `cache`, before they called it
-`past_key_values`. Our forwards take either name, and hand on the one that the installed release goes by.
+transformers 5.24 renamed the cache: forward, mask and output call it `cache`; before, it was
+`past_key_values`. Our forwards take either name, and pass on the one that the installed release uses.
 """
 
 import inspect
@@ -18,7 +18,7 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 
 
 class KindlingKwargs(TransformersKwargs, total=False):
-    """Keywords that a forward takes besides its own: transformers', those of the loss and of attention kernels."""
+    """Further keywords of a forward: those of transformers, of the loss and of attention kernels."""
 
     shift_labels: torch.LongTensor | None
     ignore_index: int
@@ -39,10 +39,10 @@ class KindlingKwargs(TransformersKwargs, total=False):
 KNOWN = frozenset({*KindlingKwargs.__annotations__, "cache"})
 
 
-def refuse_unknown(model: torch.nn.Module, kwargs: dict):
+def check_keywords(model: torch.nn.Module, kwargs: dict):
     """`TypeError` for a keyword that no part of the model reads.
 
-    A release that renames an input then fails, where a model that ignored the new name would compute something else.
+    So a release that renames an input fails; a model that ignored the new name would compute something else.
     """
     if unknown := kwargs.keys() - KNOWN:
         raise TypeError(
@@ -51,10 +51,10 @@ def refuse_unknown(model: torch.nn.Module, kwargs: dict):
         )
 
 
-def one_cache(past_key_values, cache, kwargs: dict):
+def select_cache(past_key_values, cache, kwargs: dict):
     """The cache under either of its names; `ValueError` for two of them.
 
-    Before 5.24 continuous batching hands its own, which is no `Cache`, to the attention kernel: it stays in `kwargs`.
+    Before 5.24 continuous batching passes its own cache, not a `Cache`, to the attention kernel: it stays in `kwargs`.
     """
     if past_key_values is not None and cache is not None:
         raise ValueError("cache and past_key_values are two names of one input; give one of them")
@@ -65,9 +65,9 @@ def one_cache(past_key_values, cache, kwargs: dict):
 
 
 def warn_if_untested(version: str = transformers.__version__):
-    """Say once, in one sentence, that transformers is newer than what these files were tested with."""
+    """Warn once if transformers is newer than the releases that these files were tested with."""
     if _minor(version) > _minor(NEWEST):
-        # The library's own logger, so that several copies of this file say it once between them.
+        # The library's own logger, so that several copies of this file warn once together.
         logging.get_logger().warning_once(
             f"this model's code was tested with transformers up to {NEWEST}, and {version} is newer: if its outputs "
             f"look wrong, compare them with those under {NEWEST}"

@@ -1,4 +1,4 @@
-"""transformers' own Llama and GPT-2 beside our families: which field is which, and which of our axes they lack."""
+"""Mapping between our configuration and transformers' Llama and GPT-2: equal fields, and axes that they lack."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
-from .gpt2 import gpt2_weights, weights_of_gpt2
+from .gpt2 import weights_from_gpt2, weights_to_gpt2
 from .layers import ATTENTION_OPTIONS
 
 # Their names of a configuration's fields to ours.
@@ -39,9 +39,9 @@ GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
 }
 
 
-# Ours on which no output of a trained model depends, so that a native configuration need not say them.
-UNSEEN = ("embedding_init_std", "linear_init", "residual_init", "use_cache")
-# GPT-2's, of a head that a language model does not have.
+# Our fields that do not affect the outputs of a trained model, so that a native configuration can leave them out.
+TRAINING_ONLY = ("embedding_init_std", "linear_init", "residual_init", "use_cache")
+# GPT-2's fields of a classification head, which a language model does not have.
 SUMMARY = (
     "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
 )  # fmt: skip
@@ -49,10 +49,10 @@ SUMMARY = (
 
 @dataclass(frozen=True)
 class Native:
-    """One of transformers' own architectures, next to the family of ours that can express it.
+    """One of transformers' own architectures, and the family of ours that can express it.
 
     Each field of both configurations is in one of these tables. One that is in none, because a later version added
-    it, must have its default: otherwise it is refused by name, never left out.
+    it, must have its default: any other value is refused by name.
     """
 
     name: str
@@ -60,37 +60,39 @@ class Native:
     family: type[KindlingConfig]
     fields: dict[str, str]
     our_axes: Callable[[KindlingConfig], dict]
-    """The axes of ours that it fixes, to the one value that it has, or a tuple of several."""
-    our_unseen: tuple[str, ...]
+    """Our axes that it fixes, each with its value or a tuple of allowed values."""
+    our_ignored: tuple[str, ...]
     """Our fields without effect in inference."""
     their_axes: dict
-    """The fields of theirs that we fix, likewise."""
-    their_unseen: tuple[str, ...]
+    """Their fields that we fix, likewise."""
+    their_ignored: tuple[str, ...]
     to_theirs: Callable[[dict, int], dict]
     to_ours: Callable[[dict, int], dict]
 
     def required_of_ours(self, config: KindlingConfig) -> dict:
-        """The values that our configuration must have to be this."""
+        """The values that our configuration must have to be expressible as this architecture."""
         axes = self.our_axes(config)
-        return _defaults(type(config), {*self.fields.values(), *self.our_unseen, *axes}) | axes
+        return _defaults(type(config), {*self.fields.values(), *self.our_ignored, *axes}) | axes
 
-    def dropouts_lost(self, config: KindlingConfig) -> dict:
-        """Our dropouts that it cannot express, which further training would go without."""
-        return {name: vars(config)[name] for name in self.our_unseen if name.endswith("dropout") and vars(config)[name]}
+    def dropped_dropouts(self, config: KindlingConfig) -> dict:
+        """Our dropouts that it lacks, so that further training would omit them."""
+        return {
+            name: vars(config)[name] for name in self.our_ignored if name.endswith("dropout") and vars(config)[name]
+        }
 
     def required_of_theirs(self) -> dict:
-        """The values that theirs must have to be our family's."""
+        """The values that their configuration must have to be expressible as our family."""
         named = {self.config.attribute_map.get(name, name) for name in self.fields}
-        return _defaults(self.config, {*named, *self.their_unseen, *self.their_axes}) | self.their_axes
+        return _defaults(self.config, {*named, *self.their_ignored, *self.their_axes}) | self.their_axes
 
 
 def _defaults(config: type[PreTrainedConfig], known: set[str]) -> dict:
-    """The fields that are not known, to the defaults with which they were introduced; a family may have others."""
+    """Unknown fields with the defaults of the class that introduced them; a family may have other defaults."""
     unknown = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)} - known
-    return {name: (_introduced(config, name),) for name in unknown}
+    return {name: (_original_default(config, name),) for name in unknown}
 
 
-def _introduced(config, name):
+def _original_default(config, name):
     first = next(one for one in reversed(config.__mro__) if name in getattr(one, "__dataclass_fields__", {}))
     field = first.__dataclass_fields__[name]
     return field.default if field.default_factory is MISSING else field.default_factory()
@@ -109,10 +111,10 @@ LLAMA = Native(
         "qk_norm": False,
         **dict.fromkeys(ATTENTION_OPTIONS),
     },
-    our_unseen=(*UNSEEN, "hidden_dropout", "embedding_dropout"),
+    our_ignored=(*TRAINING_ONLY, "hidden_dropout", "embedding_dropout"),
     their_axes={"hidden_act": ("silu", "swish"), "rope_type": "default"},
-    their_unseen=("rope_parameters", "pretraining_tp", "use_cache"),  # the first is read as rope_type and rope_theta
-    to_theirs=lambda weights, _layers: weights,  # Llama's parameters are called as ours are
+    their_ignored=("rope_parameters", "pretraining_tp", "use_cache"),  # the first is read as rope_type and rope_theta
+    to_theirs=lambda weights, _layers: weights,  # Llama's parameters have our names
     to_ours=lambda weights, _layers: weights,
 )
 GPT2 = Native(
@@ -131,7 +133,7 @@ GPT2 = Native(
         "head_dim": config.hidden_size // config.num_attention_heads,
         **dict.fromkeys(ATTENTION_OPTIONS),
     },
-    our_unseen=(*UNSEEN, "rope_theta"),
+    our_ignored=(*TRAINING_ONLY, "rope_theta"),
     their_axes={
         "activation_function": tuple(ACTIVATIONS),
         "scale_attn_weights": True,
@@ -139,9 +141,9 @@ GPT2 = Native(
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
     },
-    their_unseen=(*SUMMARY, "use_cache"),
-    to_theirs=gpt2_weights,
-    to_ours=weights_of_gpt2,
+    their_ignored=(*SUMMARY, "use_cache"),
+    to_theirs=weights_to_gpt2,
+    to_ours=weights_from_gpt2,
 )
 NATIVES = {"LlamaForCausalLM": LLAMA, "GPT2LMHeadModel": GPT2}
 
@@ -158,7 +160,7 @@ def native_of(config: KindlingConfig) -> Native:
 
 
 def require(given, axes, place):
-    """Refuse what differs from `axes`, by name."""
+    """`ValueError` that names every value that differs from `axes`."""
     if wrong := _differences(given, axes):
         allowed = {name: axes[name] for name in wrong}
         raise ValueError(
@@ -167,12 +169,12 @@ def require(given, axes, place):
 
 
 def _differences(given, axes):
-    return {name: given[name] for name, value in axes.items() if given[name] not in _choices(value)}
+    return {name: given[name] for name, value in axes.items() if given[name] not in _as_tuple(value)}
 
 
-def _choices(value):
+def _as_tuple(value):
     return value if isinstance(value, tuple) else (value,)
 
 
 def listed(values):
-    return ", ".join(f"{name}={' or '.join(map(str, _choices(value)))}" for name, value in values.items())
+    return ", ".join(f"{name}={' or '.join(map(str, _as_tuple(value)))}" for name, value in values.items())

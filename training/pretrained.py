@@ -12,7 +12,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from modeling.configuration_kindling import KindlingConfig
-from modeling.loading import load_causal_lm, refuse_unsafe_files
+from modeling.loading import load_causal_lm, require_safe_files
 from modeling.native import read_config, read_model, read_tokenizer
 from settings.checks import ConfigError, build
 from storage.hub import check_model_path
@@ -27,7 +27,7 @@ def start_config(start: str, changes: dict) -> KindlingConfig:
 def check_files(start: str, tokenizer_path: str):
     """`ConfigError` if the checkpoint's weights are in no safetensors or not as its configuration says, or the
     tokenizer is another one. On the Hub, only that there are weights."""
-    build(refuse_unsafe_files, "model.path", {"source": start})
+    build(require_safe_files, "model.path", {"source": start})
     if Path(start).is_dir():
         build(_load_shapes, "model.path", {"source": start})
     if tokenizer_path != start:

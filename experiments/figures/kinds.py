@@ -46,7 +46,7 @@ def lines(rows, labels, *, x, y, hue=None, panels=None, log_x=False, log_y=False
     colors, places = colors_of(rows, hue), _places(rows, x, log_x)
     for axes, panel_rows in parts:
         for value, line_rows in by_axis(panel_rows, hue).items():
-            _refuse_several(line_rows, x)
+            _require_distinct_rows(line_rows, x)
             _line(axes, {places[row.axes[x]]: row for row in line_rows}, y, colors[value])
     for axes, panel_rows in parts:
         scale_axis(axes.yaxis, log_y)
@@ -159,7 +159,7 @@ def curves(rows, labels, *, hue=None, panels=None, split="test", y="accuracy", l
     colors = colors_of(rows, hue)
     for axes, panel_rows in parts:
         for value, line_rows in by_axis(panel_rows, hue).items():
-            _refuse_several(line_rows)
+            _require_distinct_rows(line_rows)
             for name, color, style in _splits(split, y, colors[value] if hue else None):
                 _curve(axes, [run.curve(name) for run in line_rows[0].runs if run.diverged is None], color, style)
                 _ended_curves(axes, line_rows[0].runs, name, color, style)
@@ -220,7 +220,7 @@ def _with_axes(rows: list, *names: str | None) -> tuple[list, list[str | None]]:
     return kept, axes
 
 
-def _refuse_several(rows: list, *axes: str):
+def _require_distinct_rows(rows: list, *axes: str):
     """`ConfigError` if two rows agree on `axes`: they would be drawn as one, and are different runs."""
     for other in rows:
         same = [row for row in rows if all(row.axes[axis] == other.axes[axis] for axis in axes)]

@@ -1,4 +1,4 @@
-"""What a sweep file sets for its figures: which settings each kind has, and what each may be."""
+"""Settings of the figures in a sweep file: which ones each kind of figure has, and what values they take."""
 
 import inspect
 import re
@@ -8,12 +8,12 @@ from settings.checks import ConfigError
 
 
 def is_text(value) -> bool:
-    """Whether it is one, with something in it."""
+    """Whether a value is a non-empty text."""
     return isinstance(value, str) and value != ""
 
 
 def are_texts(value) -> bool:
-    """Whether it is a list of them."""
+    """Whether a value is a non-empty list of non-empty texts."""
     return isinstance(value, list) and bool(value) and all(map(is_text, value))
 
 
@@ -30,18 +30,18 @@ OTHERWISE = {
     ("bars", "y"): ("a metric, or a list of metrics", lambda value: is_text(value) or are_texts(value)),
     ("gaps", "y"): ("a list of two metrics", lambda value: are_texts(value) and len({*value}) == len(value) == 2),
 }
-"""What settings take that mean something else to one kind of figure."""
+"""Settings that take other values in one kind of figure."""
 NAME = re.compile(r"[^/\\\0]{1,200}")
 
 
-def check_model_name(name):
+def check_figure_name(name):
     """`ConfigError` unless a figure of that name can be a file."""
     if not NAME.fullmatch(str(name)):
-        raise ConfigError(f"the figure {name!r} cannot be a file of that name; leave out slashes")
+        raise ConfigError(f"the figure {name!r} cannot be a file name; leave out slashes")
 
 
 def read_figure(name: str, settings: dict, kinds: Mapping[str, Callable]) -> tuple[str, str, dict]:
-    """A figure's kind, one of `kinds`, its title and its other settings; `ConfigError` if something is off."""
+    """A figure's kind, one of `kinds`, its title and its other settings; `ConfigError` if a setting is invalid."""
     options = dict(settings)
     kind = options.pop("kind", None)
     if kind not in list(kinds):

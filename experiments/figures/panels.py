@@ -1,4 +1,4 @@
-"""What figures are made of: panels, scales, colours and legends."""
+"""Building blocks of figures: panels, scales, colours and legends."""
 
 import math
 import textwrap
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-# Okabe and Ito (2008): told apart with any kind of colour vision
+# Okabe and Ito (2008): distinguishable with any kind of colour vision
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -27,7 +27,7 @@ def all_numbers(values) -> bool:
 
 
 def panels_of(rows: list, labels, axis: str | None) -> tuple[Figure, list[tuple]]:
-    """A figure with a panel for each value of an axis, at most three abreast, and (axes, rows) of each."""
+    """A figure with a panel for each value of an axis, at most three per line, and (axes, rows) of each."""
     groups = by_axis(rows, axis)
     across = 2 if len(groups) == 4 else min(len(groups), 3)
     down = math.ceil(len(groups) / across)
@@ -75,7 +75,7 @@ def _short(value: float, position: int | None = None) -> str:  # noqa: ARG001  m
 
 
 def colors_of(rows: list, hue: str | None) -> dict:
-    """A colour a value: shades in order for more than two numbers, else colours told apart."""
+    """One colour per value: a gradient for more than two numbers, else distinct colours."""
     values = list(by_axis(rows, hue))
     if len(values) > len(PALETTE) or (len(values) > 2 and all_numbers(values)):
         return {value: colormaps["viridis"](0.85 * i / (len(values) - 1)) for i, value in enumerate(values)}

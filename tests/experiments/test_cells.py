@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import cells
-from experiments.cells import check, differences, lock, read_sweep, refuse_changed
-from experiments.saved_results import was_run_otherwise
+from experiments.cells import check, differences, lock, read_sweep, require_unchanged
+from experiments.saved_results import has_other_settings
 from settings.checks import ConfigError
 from settings.paths import ROOT
 
@@ -97,7 +97,7 @@ def test_axes_of_the_same_last_part_keep_their_whole_names(sweep_file):
 MISTAKES = [
     ("config: base.yaml", "no cells"),
     ("- 1", "write keys and values"),
-    ("grids: {}", "'grids', which is no part of a sweep; there are title"),
+    ("grids: {}", "'grids', which is not a key of a sweep file; the keys are title"),
     ("config: base.yaml\ngrid: {data.seed: 3}", "the axis data.seed holds 3; write a list"),
     ("config: base.yaml\ngrid: [1]", "grid holds [1]; write keys"),
     ("config: base.yaml\ngrid: {recipe: {ours: 1}}", "recipe: ours holds 1; write keys"),
@@ -106,7 +106,7 @@ MISTAKES = [
     ("config: base.yaml\ncells: {a/b: {}, a b: {}}", "more than one cell called a_b"),
     ("config: base.yaml\ncells: {a: {training.output_dir: here}}", "the cell a sets training.output_dir, which"),
     ("title: [", "is not valid YAML"),
-    ("config: base.yaml\ngrid: {5: [1, 2]}", "grid has the axis 5, which is no text; write a setting, or a name"),
+    ("config: base.yaml\ngrid: {5: [1, 2]}", "grid has the axis 5, which is not a text; write a setting, or a name"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_mistakes_are_said_in_a_sentence(sweep_file, text, complaint):
 def test_a_file_that_is_not_there_and_an_override_that_is_none(sweep_file):
     with pytest.raises(ConfigError, match=r"no sweep file nothing\.yaml"):
         read_sweep("nothing.yaml")
-    with pytest.raises(ConfigError, match=r"'seed=3' is no override; write section\.key=value"):
+    with pytest.raises(ConfigError, match=r"'seed=3' is not an override; write section\.key=value"):
         read_sweep(sweep_file(), ["seed=3"])
 
 
@@ -146,20 +146,20 @@ def make(cell):
 
 def test_a_cell_that_was_run_otherwise_is_refused(sweep_file, tmp_path):
     make(read_sweep(sweep_file()).cells[0])
-    refuse_changed(read_sweep(sweep_file()).cells[0])
+    require_unchanged(read_sweep(sweep_file()).cells[0])
     (tmp_path / "base.yaml").write_text("training: {max_steps: 5}  # another comment")
-    refuse_changed(read_sweep(sweep_file()).cells[0])
+    require_unchanged(read_sweep(sweep_file()).cells[0])
 
     changed = read_sweep(sweep_file(), ["training.max_steps=8", "data.seed=1"]).cells[0]
     with pytest.raises(
         ConfigError, match=r"max_steps=7 \(now 8\) and data\.seed=\(unset\) \(now 1\); delete or rename"
     ):
-        refuse_changed(changed)
+        require_unchanged(changed)
     (tmp_path / "base.yaml").write_text("training: {max_steps: 6}")
     with pytest.raises(ConfigError, match=r"base\.yaml as it was"):
-        refuse_changed(read_sweep(sweep_file()).cells[0])
+        require_unchanged(read_sweep(sweep_file()).cells[0])
     changed.folder.rmdir()
-    refuse_changed(changed)
+    require_unchanged(changed)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_file_is_the_same_however_its_path_is_written(sweep_file, tmp_path, wa
     make(before)
     origin = {"command": shlex.join(["python", "train_algorithmic.py", before.config, *before.overrides])}
     assert (not differences(after)) is are_same
-    assert was_run_otherwise(after, origin) is not are_same
+    assert has_other_settings(after, origin) is not are_same
 
 
 def test_states(sweep_file):

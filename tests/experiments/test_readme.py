@@ -12,7 +12,7 @@ from experiments.cited_numbers import MARK, RESULTS, rewrite_claims
 from experiments.figures import kinds
 from experiments.readme import pages, rewrite
 from experiments.runs import Run
-from experiments.saved_results import read_kept, write_kept
+from experiments.saved_results import read_saved_results, save_results
 from settings.checks import ConfigError
 from settings.paths import ROOT
 from training.grokking.report import milestones
@@ -39,14 +39,14 @@ def test_tables_of_results_are_those_of_their_cells(folder, tmp_path, monkeypatc
     for name in ("table.md", "cells.json", "provenance.json"):
         if (folder / name).exists():
             assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes(), name
-    assert read_kept(tmp_path / folder.name) == read_kept(folder)
+    assert read_saved_results(tmp_path / folder.name) == read_saved_results(folder)
 
 
 def test_milestones_of_results_are_those_of_the_evaluations_kept():
     runs = [
         run
         for path in RESULTS.glob("*/evaluations.jsonl.gz")
-        for cell in read_kept(path.parent)[0].values()
+        for cell in read_saved_results(path.parent)[0].values()
         for run in cell
     ]
     on_equations = [run for run in runs if run.evaluations and "train_accuracy" in run.evaluations[0]]
@@ -69,7 +69,7 @@ def kept(tmp_path, monkeypatch):
         for i, (first, accuracy) in enumerate(pairs)
     ]
     (tmp_path / "s").mkdir()
-    write_kept(tmp_path / "s", runs, {})
+    save_results(tmp_path / "s", runs, {})
     monkeypatch.setattr(cited_numbers, "RESULTS", tmp_path)
     cited_numbers._kept.cache_clear()
     yield

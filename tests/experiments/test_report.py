@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from experiments import report
 from experiments.cells import Cell, describe
-from experiments.footnotes import describe_seeds, spacing
+from experiments.footnotes import describe_seeds, measured_spacing
 from experiments.report import Labels, default_columns, table
 from experiments.runs import Row, Run, group, read_runs
-from experiments.statistics import interval, number
+from experiments.statistics import format_number, interval
 from settings.checks import ConfigError
 
 # quantiles of Student's t at 0.975, from printed tables
@@ -102,11 +102,13 @@ def test_accuracies_are_in_percent():
 
 def test_losses_that_are_not_finite_are_shown():
     assert rows_of(math.nan, 1.0, name="test_loss").entry("test_loss") == "nan"
-    assert number(math.inf, None) == "inf"
+    assert format_number(math.inf, None) == "inf"
 
 
 def test_a_metric_or_a_summary_that_is_not_known():
-    with pytest.raises(ConfigError, match="'steps_to_gork' is no metric of these runs; there are steps_to_grok, steps"):
+    with pytest.raises(
+        ConfigError, match="'steps_to_gork' is not a metric of these runs; the metrics are steps_to_grok, steps"
+    ):
         rows_of(1).entry("steps_to_gork")
     with pytest.raises(ConfigError, match="steps_to_grok:mean is not known; after the colon write min, max, median"):
         table([rows_of(1)], ["steps_to_grok:mean"], Labels(), {})
@@ -176,8 +178,8 @@ def test_a_report(runs):
         "| Muon | two | 2 | 150 (140 to 160) | 99.50 |",
         "| paper |  | 1 | 400 | 99.50 |",
     ]
-    assert lines[8].startswith("Steps: the median of all runs, and in brackets the first and the last;")
-    assert "`2 of 3`: so many runs have it." in lines[8]
+    assert lines[8].startswith("Steps: median over runs (earliest to latest);")
+    assert "`2 of 3`: 2 of 3 runs have a value." in lines[8]
     assert "draw initial weights, order and split" in lines[9]
     assert lines[-1] == "1 of 3 cells are not finished and not shown: recipe=other."
     assert sorted(path.name for path in out.iterdir()) == [
@@ -204,7 +206,7 @@ def test_cells_that_were_run_with_other_settings_are_named(runs):
     record = {"config": "configs/algorithmic/fast.yaml", "config_sha256": "", "overrides": {"training.max_steps": "5"}}
     (runs / "recipe=paper.json").write_text(json.dumps(record))
     lines = (report_of(runs) / "table.md").read_text().splitlines()
-    assert "Run with other settings, or from another file, than the sweep now has: recipe=paper." in lines
+    assert "Run with other settings or another configuration than the sweep now has: recipe=paper." in lines
 
 
 def write_evaluations(folder: Path, steps, **more):
@@ -264,7 +266,7 @@ def test_what_a_report_has_kept_is_as_good_as_the_runs(runs, capsys):
     assert len(rows) == 4
     shutil.rmtree(runs / "recipe=ours")
     assert {path.name: path.read_bytes() for path in report_of(runs).iterdir() if path.suffix != ".png"} == before
-    assert "kept     recipe=ours: not run here" in capsys.readouterr().out
+    assert "kept     recipe=ours: no run folder" in capsys.readouterr().out
     write_run(runs / "recipe=ours", 77)
     assert "| Muon | 1 | 77 | 99.50 |" in (report_of(runs) / "table.md").read_text()
 
@@ -279,7 +281,7 @@ def test_a_kept_cell_of_another_command_is_named(runs):
     }
     (out / "provenance.json").write_text(json.dumps(origins))
     text = (report_of(runs) / "table.md").read_text()
-    assert "Run with other settings, or from another file, than the sweep now has: recipe=paper.\n" in text
+    assert "Run with other settings or another configuration than the sweep now has: recipe=paper.\n" in text
 
 
 def test_curves_whose_evaluations_were_not_kept_are_left_as_they_are(runs, capsys):
@@ -294,12 +296,12 @@ def test_curves_whose_evaluations_were_not_kept_are_left_as_they_are(runs, capsy
     (out / "evaluations.jsonl.gz").unlink()
     report_of(runs, text.replace("grid:\n  recipe: {ours: {}, paper: {}, other: {}}", "grid:\n  recipe: {ours: {}}"))
     assert (out / "figure.png").read_bytes() == picture
-    assert "left as it was" in capsys.readouterr().out
+    assert "not redrawn" in capsys.readouterr().out
 
 
 def test_a_report_is_written_beside_its_runs_and_not_over_results(runs, tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text(SWEEP)
-    monkeypatch.setattr(report, "work", lambda: tmp_path)
+    monkeypatch.setattr(report, "work_folder", lambda: tmp_path)
     report.main(report.parse_arguments([str(tmp_path / "s.yaml"), "--runs", str(runs)]))
     assert (tmp_path / "runs" / "sweeps" / "s" / "report" / "table.md").exists()
 
@@ -321,7 +323,7 @@ SPACINGS = [
 
 @pytest.mark.parametrize(("steps", "text"), SPACINGS)
 def test_how_far_apart_evaluations_are(steps, text):
-    assert spacing(Run("cell", "", {}, {}, [{"step": step} for step in steps])) == text
+    assert measured_spacing(Run("cell", "", {}, {}, [{"step": step} for step in steps])) == text
 
 
 def test_tables_say_how_far_apart_their_looks_are(runs):
@@ -375,7 +377,7 @@ def test_wall_seconds_are_those_of_the_cell(runs):
     lines = (report_of(runs, SWEEP.replace("columns: [", "columns: [wall_seconds, ")) / "table.md").read_text()
     assert "| Muon | 0.0 | 2 | 228.4 | > 500 (300 to > 500; 1 of 2) |" in lines
     assert "| paper |  | 1 | never | 400 |" in lines
-    assert "Wall seconds are a cell's, start and saving included" in lines
+    assert "Wall seconds are those of a cell, start and saving included" in lines
     assert "other settings" not in lines
 
 
@@ -383,17 +385,21 @@ MISTAKES = [
     ("kind: gaps", "kind: pie", "figure is of kind pie; choose one of lines, bars, gaps, curves"),
     ("{kind: bars, ", "{kind: bars, x: recipe, ", "shares sets x; a figure of kind bars has title, y, log"),
     ("y: test_accuracy, ", "", "shares does not set y; a figure of kind bars needs it"),
-    ("y: test_accuracy", "y: accuracy", "shares: 'accuracy' is no metric of these runs; there are steps_to_fit"),
+    (
+        "y: test_accuracy",
+        "y: accuracy",
+        "shares: 'accuracy' is not a metric of these runs; the metrics are steps_to_fit",
+    ),
     ("{kind: gaps}", "gaps", "figure holds 'gaps'; write keys and values"),
-    ("columns: [", "columns: [{steps: min}, ", "is no list of metrics; write [NAME, NAME:min, ...]"),
+    ("columns: [", "columns: [{steps: min}, ", "is not a list of metrics; write [NAME, NAME:min, ...]"),
     ("  labels", "  label", "report.label is not known; there are columns, figure, figures, labels, beside"),
     (
         "  labels",
         "  beside: {theirs: {paper: 1}}\n  labels",
-        "beside: theirs names paper, which is no cell;",
+        "beside: theirs names paper, which is not a cell;",
     ),
     ("  labels", "  beside: {theirs: 1}\n  labels", "theirs holds 1; write keys and values beneath it"),
-    ("{shares:", "{a/b:", "the figure 'a/b' cannot be a file of that name; leave out slashes"),
+    ("{shares:", "{a/b:", "the figure 'a/b' cannot be a file name; leave out slashes"),
     ("kind: gaps", "kind: [bars]", "figure is of kind ['bars']; choose one of lines, bars, gaps, curves"),
     ("kind: gaps", "kind: gaps, y: [a]", "figure sets y: ['a']; it takes a list of two metrics"),
     ("kind: gaps", "kind: gaps, y: [a, a]", "figure sets y: ['a', 'a']; it takes a list of two metrics"),

@@ -203,7 +203,7 @@ def test_numbers_of_a_product_are_no_waves_in_natural_order(tmp_path):
     settings = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(settings.replace("divide", "add"))
     run = fourier.read_models(folder)[0]
-    assert run.looks[-1].top_share < 0.85
+    assert run.snapshots[-1].top_share < 0.85
 
 
 def texts_overlap(figure) -> list[tuple[str, str]]:
@@ -243,7 +243,7 @@ def test_the_picture(tmp_path):
     assert list(test.get_xdata()) == [row["step"] for row in EVALUATED]
     assert list(test.get_ydata()) == [100 * row["test_accuracy"] for row in EVALUATED]
     assert list(top.get_xdata()) == [*STEPS, LAST]
-    assert list(top.get_ydata()) == [100 * one.top_share for one in run.looks]
+    assert list(top.get_ydata()) == [100 * one.top_share for one in run.snapshots]
     assert set(at_random.get_ydata()) == {100 * 5 / 11}
     assert history.get_xscale() == "log"
     assert [line.get_xdata()[0] for line in history.get_lines() if line.get_label().startswith("_")] == [*run.shown]
@@ -257,7 +257,7 @@ def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
     assert texts_overlap(figure) == []
 
 
-CHOICES = [
+REDUCTIONS = [
     # share of the strongest at each step, fitted at, shown
     ({10: 0.1, 20: 0.1, 30: 0.3, 40: 0.6, 50: 0.9, 60: 0.9}, 15, [10, 20, 40, 60]),  # 0.6 is nearest to 0.5
     ({10: 0.1, 20: 0.5, 30: 0.9, 40: 0.9}, 30, [10, 20, 30, 40]),  # circles before it fits
@@ -268,10 +268,10 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("shares", "fit", "shown"), CHOICES)
+@pytest.mark.parametrize(("shares", "fit", "shown"), REDUCTIONS)
 def test_steps_to_show(shares, fit, shown):
-    looks = [fourier.Look(step, 0.0, 0.0, share, 0.0, []) for step, share in shares.items()]
-    assert fourier.choose(looks, fit) == shown
+    looks = [fourier.Snapshot(step, 0.0, 0.0, share, 0.0, []) for step, share in shares.items()]
+    assert fourier.steps_to_show(looks, fit) == shown
 
 
 def test_out(tmp_path):
@@ -334,9 +334,9 @@ DAMAGED = [
     (
         "metrics.json",
         b"{}",
-        "metrics.json is damaged: it has no 'steps'; put back what the run has",
+        "metrics.json is damaged: it has no 'steps'; restore the file that the run",
     ),
-    ("metrics.jsonl", b"", "metrics.jsonl has no evaluation with train_accuracy and test_accuracy; put back"),
+    ("metrics.jsonl", b"", "metrics.jsonl has no evaluation with train_accuracy and test_accuracy; restore the file"),
     ("metrics.jsonl", b'{"step": 1', "metrics.jsonl is damaged: Expecting"),
     ("experiment.yaml", b"", "experiment.yaml is damaged: it holds no keys and values"),
     ("experiment.yaml", b"data: [", "experiment.yaml is damaged: while parsing"),
@@ -385,13 +385,13 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path, change, complain
 
 
 def test_too_small_a_modulus(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.modulus=11 has only 5 frequencies; take a prime from 13 on"):
+    with pytest.raises(ConfigError, match=r"data\.modulus=11 has only 5 frequencies; use a prime of at least 13"):
         look_at(write_run(tmp_path / "small", p=11, frequencies={1: 1.0}))
     look_at(write_run(tmp_path / "enough", "divide", p=13, frequencies={1: 1.0}))
 
 
 def test_a_picture_that_is_no_png(tmp_path):
-    with pytest.raises(ConfigError, match=r"--out .*a.json is no PNG; give a name that ends in .png"):
+    with pytest.raises(ConfigError, match=r"--out .*a.json is not a PNG; give a name that ends in .png"):
         look_at(tmp_path, "--out", tmp_path / "a.json")
 
 

@@ -146,7 +146,7 @@ def test_only_some_and_their_status(repository, capsys):
     lines = [line.split()[:-1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [["cell", "state"], ["max_steps=1", "finished"], ["max_steps=3", "pending"],
                      ["max_steps=13", "failed", "(1)"]]  # fmt: skip
-    with pytest.raises(ConfigError, match="--only nothing matches no cell; there are max_steps=1"):
+    with pytest.raises(ConfigError, match="--only nothing matches no cell; the cells are max_steps=1"):
         run(path, "--only", "nothing")
 
 
@@ -241,7 +241,7 @@ def test_what_a_killed_sweep_has_left_is_gone_on_with(repository, other, capsys)
     assert run(path) == 0
     assert states(path) == ["finished", "finished"]
     assert metrics(repository, 99)["settings"]["training.resume_from_checkpoint"] == "true"
-    assert f"{cell.name}: another process has it" in capsys.readouterr().out
+    assert f"{cell.name}: another process runs it" in capsys.readouterr().out
 
 
 def test_a_cell_that_outlives_its_sweep_is_waited_for_and_says_how_long_it_took(repository, other, capsys):

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling.configuration_kindling import FAMILIES, KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
-from modeling.gpt2 import gpt2_weights
+from modeling.gpt2 import weights_to_gpt2
 from modeling.native import convert, from_native, main, our_config, to_native
 from modeling.stock import ACTIVATIONS, NATIVES
 
@@ -94,7 +94,7 @@ def test_logits_loss_and_gradients(native, batch):
     expected.loss.backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
     if isinstance(native, GPT2LMHeadModel):
-        gradients = gpt2_weights(gradients, layers=2)
+        gradients = weights_to_gpt2(gradients, layers=2)
     expected_gradients = {name: parameter.grad for name, parameter in native.named_parameters()}
     torch.testing.assert_close(gradients, expected_gradients, **CLOSE)
 
@@ -255,9 +255,11 @@ def test_a_field_that_transformers_may_add_is_refused(monkeypatch):
 @pytest.mark.parametrize("native", NATIVES.values(), ids=NATIVES)
 def test_each_field_of_ours_has_its_place_in_the_tables(native):
     """Mapped, fixed, or without effect in inference: whoever adds an axis says which."""
-    told, unseen = {*native.fields.values(), *native.our_axes(native.family())}, {*native.our_unseen}
+    told, unseen = {*native.fields.values(), *native.our_axes(native.family())}, {*native.our_ignored}
     own = {field.name for field in fields(native.family)} - {field.name for field in fields(PreTrainedConfig)}
-    message = "each field belongs in one of `fields`, `our_axes` and `our_unseen` of LLAMA and GPT2 (modeling/stock.py)"
+    message = (
+        "each field belongs in one of `fields`, `our_axes` and `our_ignored` of LLAMA and GPT2 (modeling/stock.py)"
+    )
     assert (told | unseen, told & unseen) == (own, set()), message
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from modeling.configuration_kindling import KindlingConfig
-from modeling.loading import refuse_unsafe_files
+from modeling.loading import require_safe_files
 from settings.checks import ConfigError, build
 from settings.experiment import Experiment, LanguageExperiment
 from settings.schema import DROPOUTS, section_fields, sections_of
@@ -90,7 +90,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
         self._check_and_record(_terms(experiment, args))
         self._check_and_record_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
         if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
-            build(refuse_unsafe_files, "training.resume_from_checkpoint", {"source": checkpoint})
+            build(require_safe_files, "training.resume_from_checkpoint", {"source": checkpoint})
 
     @property
     def data_before(self) -> dict | None:
