@@ -34,8 +34,8 @@ def test_parts_add_up_and_batches_multiply(tmp_path):
         for line in plan(load_experiment(str(path), ["model.type=kindling_gpt"]))
         if line.startswith("  ")
     }
-    assert numbers["per batch of 3"] == 3 * numbers["a sequence"]
-    assert numbers["a sequence"] == numbers["a token"] * 1024
+    assert numbers["per batch of 3"] == 3 * numbers["per sequence"]
+    assert numbers["per sequence"] == numbers["per token"] * 1024
     assert numbers["AdamW state"] == 2 * numbers["parameters"] == 2 * numbers["gradients"]
 
 
