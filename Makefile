@@ -1,4 +1,4 @@
-# make demo    train the demo model and talk to it
+# make demo    train the demo model and prompt it
 # make grok    train five models on division modulo 97, together, until they have found the rule
 # make test    run the tests
 # make check   what the continuous integration runs: linter and tests
@@ -61,7 +61,7 @@ check: lint test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# Each dependency at its floor in pyproject.toml; pip refuses floors that do not go together.
+# Each dependency at its floor in pyproject.toml; pip refuses floors that conflict.
 .venv-floors/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-floors
 	grep -oE '"[A-Za-z_-]+>=[0-9.]+"' pyproject.toml | grep -v setuptools | tr -d '"' | sed 's/>=/==/' > .venv-floors/floors.txt

@@ -1,4 +1,4 @@
-"""A training step in bf16 on a CPU, by attention implementation, side by side in one run.
+"""Time a training step in bf16 on a CPU, by attention implementation, interleaved in one run.
 
 usage: python -m benchmarks.attention          prints a table and writes experiments/results/attention.json
 """
@@ -39,7 +39,7 @@ def step(model, bf16: bool) -> float:
 def main():
     models = {(heads, *case): build(heads, case[0]) for heads in (3, 6) for case in CASES}
     seconds = {key: [] for key in models}
-    for _ in range(ROUNDS + 1):  # interleaved, so that a busy machine slows all alike; the first round warms up
+    for _ in range(ROUNDS + 1):  # interleaved, so that a busy machine slows all equally; the first round warms up
         for key, model in models.items():
             seconds[key].append(step(model, key[2]))
     rows = []

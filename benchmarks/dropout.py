@@ -1,4 +1,4 @@
-"""A training step with dropout on a CPU: by row (`training/dropout.py`) against PyTorch's, side by side in one run.
+"""Time a training step with dropout on a CPU: by row (`training/dropout.py`) and PyTorch's, interleaved in one run.
 
 usage: python -m benchmarks.dropout          prints a table and writes experiments/results/dropout.json
 """
@@ -47,7 +47,7 @@ def main():
         ours = build(dropouts, dropout_by_row.__name__ if "attention_dropout" in dropouts else "sdpa")
         models[name, "by row"] = ours, drop_by_row(ours)
     seconds = {key: [] for key in models}
-    for _ in range(ROUNDS + 1):  # interleaved, so that a busy machine slows all alike; the first round warms up
+    for _ in range(ROUNDS + 1):  # interleaved, so that a busy machine slows all equally; the first round warms up
         for key, (model, place) in models.items():
             seconds[key].append(step(model, place))
     rows = []

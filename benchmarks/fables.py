@@ -1,4 +1,4 @@
-"""The entropy of the fables' source, estimated from the exact probability of stories that no run has seen.
+"""Estimate the entropy of the fables from the exact probabilities of stories that no run has seen.
 
 usage: python -m benchmarks.fables          prints it and writes experiments/results/fables.json
 """

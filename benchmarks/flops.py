@@ -1,4 +1,4 @@
-"""What the stock Trainer would count as the FLOPs of a step, beside what Kindling counts.
+"""Compare the FLOPs of a step that the stock Trainer counts with those that Kindling counts.
 
 usage: python -m benchmarks.flops          prints a table and writes experiments/results/flops.json
 """

@@ -1,11 +1,11 @@
-"""A training step of several models on division modulo 97: one after the other, as one batch, with what each saves.
+"""Time a training step of several models on division modulo 97: one after the other, as one batch, and variants.
 
 usage: python -m benchmarks.replicas [--replicas R] [--rounds N] [--batch B] [--modulus P] [--no-keep] [--out FILE]
 
-Prints seed-steps a second (forward, backward and optimiser of one model) of each variant, under AdamW and under Muon,
+Prints seed-steps per second (forward, backward and optimiser of one model) of each variant, under AdamW and under Muon,
 and milliseconds to evaluate all equations; writes them to experiments/results/replicas.json. Models, data and
-optimisers are those of configs/algorithmic/fast.yaml. Variants take turns step by step, so that a busy machine slows
-all alike. Shapes: R replicas, B batch, T positions, D width, N heads, G key-value heads, H size of a head.
+optimisers are those of configs/algorithmic/fast.yaml. Variants alternate step by step, so that a busy machine slows
+all equally. Shapes: R replicas, B batch, T positions, D width, N heads, G key-value heads, H size of a head.
 """
 
 import argparse
@@ -169,7 +169,7 @@ def take_turns(contenders: dict[str, Contender], rounds: int, work: Callable) ->
 
 
 def rows_of(seconds: dict[str, list[float]], replicas: int, unit: str) -> list[dict]:
-    """A row a variant: medians, of all replicas and of one; the best round's speed; the speed over the first row's."""
+    """One row per variant: medians for all replicas and per replica; best speed; speedup over the first row."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     return [
         {
@@ -186,7 +186,7 @@ def rows_of(seconds: dict[str, list[float]], replicas: int, unit: str) -> list[d
 
 
 def print_table(title: str, rows: list[dict]):
-    """Rows of the same keys, in columns under their names; the variants' names tell the precision."""
+    """Print rows as a table; the names of the variants include the precision."""
     print(f"\n{title}")
     keys = [key for key in rows[0] if key != "precision"]
     names = [key.replace("milliseconds", "ms").replace("_per_second", "/s").replace("_", " ") for key in keys]
@@ -198,7 +198,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, default=5, help="models to train (default 5)")
     parser.add_argument("--rounds", type=int, default=20, help="steps of each variant that are timed (default 20)")
-    parser.add_argument("--batch", type=int, default=512, help="rows a model and step (default 512)")
+    parser.add_argument("--batch", type=int, default=512, help="rows per model and step (default 512)")
     parser.add_argument("--modulus", type=int, default=97, help="a prime (default 97)")
     parser.add_argument("--no-keep", action="store_true", help="leave freed memory to the C library's defaults")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "replicas.json")

@@ -1,10 +1,10 @@
-"""A training step by how OpenMP's threads wait for one another, on an idle machine and beside a busy process.
+"""Time a training step by OpenMP's wait policy, on an idle machine and next to a busy process.
 
 usage: python -m benchmarks.threads [ROUNDS]        prints a table and writes experiments/results/threads.json
 
-Each policy has a process of its own, for it is read when torch is loaded. In every round each makes some steps alone,
-one policy after the other, and again while another process computes; the ratios are to two spinning threads, which is
-the default of libgomp, in the same round and place. `load_before` tells whether the machine was really idle.
+Each policy has a process of its own, because it is read when torch is loaded. In every round each policy in turn makes
+some steps alone, and again while another process computes; the ratios are to two spinning threads, the default of
+libgomp, in the same round and condition. `load_before` shows whether the machine was idle.
 """
 
 import json
@@ -31,7 +31,7 @@ MODELS = {"equations": (128, 2, 4, 512, 4), "demo": (192, 4, 3, 16, 160)}
 
 
 def work():
-    """A policy's process: for each model named on stdin the median milliseconds of its steps in some time."""
+    """The process of a policy: for each model named on stdin, the median milliseconds of a step."""
     import torch
     from transformers import AutoModelForCausalLM
 

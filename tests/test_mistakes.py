@@ -432,7 +432,7 @@ def empty(path: Path):
     [
         (lambda path: os.truncate(path / "model.safetensors", 2000), "does not load: Error while deserializing header"),
         (lambda path: os.truncate(path / "model.safetensors", 0), "does not load: Error while deserializing header"),
-        (widen, "are not as its config.json says"),
+        (widen, "do not match its config.json"),
         (shutil.rmtree, "model.path: there is no folder ./model"),
         (empty, "model.path: ./model holds no model and no tokenizer"),
         (lambda path: shutil.rmtree(path) or path.write_text(""), "model.path: ./model is a file, no folder"),

@@ -199,7 +199,9 @@ def test_ids_outside_the_vocabulary_are_refused_before_the_first_step(model, tok
     ids, calls = tokens(), calls_of(model)
     ids[1, 3] = wrong
     for arguments in ({"inputs": ids}, {"input_ids": ids, "num_beams": 2, "attention_mask": torch.ones_like(ids)}):
-        with pytest.raises(ValueError, match=rf"id {wrong} \(row 1, place 3 of the prompt\) is outside .* 512 tokens"):
+        with pytest.raises(
+            ValueError, match=rf"id {wrong} \(row 1, position 3 of the prompt\) is outside .* 512 tokens"
+        ):
             model.generate(**arguments)
     assert not calls
 
