@@ -28,12 +28,12 @@ def main(path: str, overrides: list[str]):
 def train(experiment: LanguageExperiment):
     """The life of a run, from its settings to what came out, in a folder that is its own."""
     from publishing.publisher import Publisher
-    from training.language_trainer import build_trainer
     from training.model import build_model, model_config
     from training.open_run import open_run
     from training.preflight.with_data import check_language_run
     from training.reporting.report import Report, begin
     from training.run_data import keep_preparing, open_data, prepare_tokens
+    from training.trainer import build_trainer
 
     run = open_run(experiment)
     prepared = prepare_tokens(run)

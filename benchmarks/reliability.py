@@ -126,7 +126,8 @@ def time_parts(folder: Path, size: tuple) -> float:
         started = time.perf_counter()
         for _ in range(CALLS):
             leave_deaths_to_the_loader()
-            trainer._get_grad_norm(trainer.model, norm)
+            trainer.grad_norm = norm
+            trainer.before_optimizer_step()
             for callback in (trainer.signals, trainer.guard):
                 callback.on_step_end(trainer.args, trainer.state, trainer.control)
         taken.append(time.perf_counter() - started)

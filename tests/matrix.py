@@ -36,7 +36,7 @@ COLUMNS = {
                        "modeling/test_layers.py", "modeling/test_parity.py", "modeling/test_releases.py"],
     "generation, every cache": ["modeling/test_generation.py", "modeling/test_decoding.py"],
     "saving and loading": ["modeling/test_loading.py", "modeling/test_hub.py"],
-    "Trainer": ["training/test_trainer.py", "training/grokking/test_replicas.py"],
+    "Trainer": ["training/test_trainer.py", "training/test_trainer_hooks.py", "training/grokking/test_replicas.py"],
     "native export": ["ecosystem/test_export.py"],
 }  # fmt: skip
 """What a row tests, and by which files."""
@@ -124,7 +124,8 @@ def _environment(folder: Path, first: list[str], then: list[str], sees: Path | N
 
 def sources() -> str:
     """A hash of all that a row's outcome depends on, but its packages."""
-    paths = [path for room in (".", "modeling", "training", "data_prep") for path in (ROOT / room).glob("*.py")]
+    rooms = ("modeling", "training", "data_prep", "publishing", "settings", "storage")
+    paths = [*ROOT.glob("*.py"), *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
     paths += (ROOT / "tests").rglob("conftest.py")
     paths += [ROOT / "tests" / name for names in COLUMNS.values() for name in names]
     digest = hashlib.sha256()

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from modeling.accounting import training_flops
 from settings.sections import OptimizerSection
+from training.reporting.callbacks import show_progress
 from training.reporting.metrics import LanguageModeling
+from training.reporting.report import Report
 from training.resilience.reliable_trainer import ReliableTrainer
 
+from .checkpoints.data_position import DataPosition
 from .dropout import drop_by_row, hashed
 from .optimizers import OptimizerWork, build_optimizer
+from .run import Run
+from .run_data import RunData
 
 _STOCK = OptimizerSection()
 OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")
@@ -73,7 +78,7 @@ class KindlingTrainer(ReliableTrainer):
         Some numbers a row instead of T x V logits: a validation pass of any size fits in memory, and the Trainer's
         gathering over processes, which drops repeated rows, stays right.
         """
-        inputs = self._prepare_inputs(inputs)
+        inputs = self.prepare_inputs(inputs)
         targets_BT = inputs.pop("labels")[:, 1:]
         groups_BT = inputs.pop("groups")[:, 1:] if "groups" in inputs else None
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -111,11 +116,11 @@ class KindlingTrainer(ReliableTrainer):
         """Nothing to add: `get_batch_samples` has counted, and the Trainer would wait for the device at each batch."""
         return 0
 
-    def _save(self, output_dir=None, state_dict=None):
+    def write_model(self, folder: str, state_dict: dict | None):
         """As the Trainer's, with the cache that only training lacks, and without a pickle of the arguments."""
         if not self.args.should_save:
             return
-        folder, model = output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model)
         before, model.config.use_cache = model.config.use_cache, True
         try:
             model.save_pretrained(folder, state_dict=state_dict)
@@ -202,3 +207,25 @@ def lengths(labels: torch.Tensor) -> torch.Tensor:
     """
     places = torch.arange(2, labels.shape[-1] + 1, device=labels.device)
     return ((labels[..., 1:] != -100) * places).amax(-1) if len(places) else labels.new_zeros(labels.shape[:-1])
+
+
+def build_trainer(
+    run: Run, data: RunData, model: PreTrainedModel, report: Report, *callbacks: TrainerCallback
+) -> KindlingTrainer:
+    """The Trainer of a run on text, which shows and writes down what `report` says."""
+    trainer = KindlingTrainer(
+        model=model,
+        args=run.args,
+        train_dataset=data.train_set,
+        eval_dataset=data.validation_set,
+        data_collator=data.collate,
+        processing_class=data.tokenizer,
+        callbacks=[DataPosition(data.train_set), run.fingerprint, *report.callbacks(), *callbacks],
+        text_bytes=report.text_bytes,
+        group_bytes=report.group_bytes,
+        peak_flops=run.hardware["peak_flops"],
+        optimizer=run.experiment.optimizer,
+        guard=run.experiment.guard,
+    )
+    show_progress(trainer, report.progress())
+    return trainer

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or do not count, and from which a run goes on exactly; without a pickle."""
+"""A Trainer whose checkpoints are written atomically, without pickles, and from which a run resumes exactly."""
 
 import dataclasses
 import random
@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
@@ -19,13 +18,14 @@ from settings.checks import ConfigError
 from storage.checkpoint_manifest import checkpoint_folders, find_damage
 from training.reporting.losses import TrainingLoss
 from training.resilience.watchdog import SAVE, Watch
+from training.trainer_hooks import TrainerHooks
 
 from .state import read_state, write_state
 from .store import Checkpoints, disk_error, exchanged
 
 
-class SavingTrainer(Trainer):
-    """A Trainer that saves and restores by `checkpoint.py` and `state.py`."""
+class SavingTrainer(TrainerHooks):
+    """A Trainer that saves and restores by `store.py` and `state.py`."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -34,11 +34,18 @@ class SavingTrainer(Trainer):
         self.losses = TrainingLoss(self)
         self.add_callback(self.losses)
         self._saved, self._begun_at = None, 0
+        self._was_finished = False
+        """Whether a run that was resumed had made all its steps already."""
         self._best = (None, None)
         """Metric and step of the best model that is saved."""
 
-    def _save_checkpoint(self, model, trial):  # noqa: ARG002
-        """Save the run as it is, whole or not at all; where the disk takes it not, training goes on."""
+    def train(self, *args, **kwargs):
+        """As the Trainer's; `training_loss` is the mean of the whole run, however often it was resumed."""
+        output = super().train(*args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def save_checkpoint(self):
+        """Save the run as it is, atomically. Where the disk is full, that is reported and training continues."""
         if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
             return self._find_best()
         self.store_flos()
@@ -90,8 +97,8 @@ class SavingTrainer(Trainer):
     def _write_checkpoint(self, staging: Path):
         self.save_model(str(staging), _internal_call=True)
         if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(staging))
-            self._save_rng_state(str(staging))
+            self._save_optimizer_state(staging)
+            self.save_random_state(staging)
 
     def _commit_checkpoint(self, staging: Path):
         """Add the Trainer's state, which names no folder: that of the best model follows from its step."""
@@ -106,11 +113,9 @@ class SavingTrainer(Trainer):
         last = self.checkpoints.commit(self.state.global_step)
         self.checkpoints.rotate(last, self._find_best())
 
-    def _determine_best_metric(self, metrics, trial):
-        """As the Trainer's; the model that would be loaded at the end is saved when it is found."""
-        is_new = super()._determine_best_metric(metrics, trial)
-        self.control.should_save |= is_new and self.args.load_best_model_at_end
-        return is_new
+    def on_best_metric(self):
+        """Save the model that would be loaded at the end when it is found."""
+        self.control.should_save |= self.args.load_best_model_at_end
 
     def _find_best(self) -> Path | None:
         """Tell the Trainer where the best model is. If it matters, that is the best of those that are saved."""
@@ -128,40 +133,39 @@ class SavingTrainer(Trainer):
     def _folder_of(self, step: int | None) -> Path:
         return self.checkpoints.run / f"checkpoint-{step}"
 
-    def _finalize_training(self, *args):
-        """As the Trainer's, which would remove the last checkpoint where one is kept and another is the best."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        output = super()._finalize_training(*args)
-        self.args.save_total_limit = limit
-        return output._replace(training_loss=output.metrics["train_loss"])
-
     def log(self, logs, start_time=None):
         """As the Trainer's; the loss at the end is that of the whole run."""
         if "train_runtime" in logs:
             logs["train_loss"] = self.losses.mean()
         super().log(logs, start_time)
 
-    def _load_best_model(self):
-        """As the Trainer's, if it is what was written."""
+    def load_best_model(self):
+        """As the Trainer's, unless the checkpoint is damaged."""
         if why := find_damage(Path(self.state.best_model_checkpoint)):
             if self.args.should_save:
                 best = Path(self.state.best_model_checkpoint).name
                 tqdm.write(f"{best}, the best, is damaged ({why}); the last model is taken", file=sys.stderr)
             return
-        super()._load_best_model()
+        super().load_best_model()
 
-    def _init_training_state(self, max_steps, steps_an_epoch, epochs, *args):
-        counts = super()._init_training_state(max_steps, steps_an_epoch, epochs, *args)
-        self.state.compute_steps(self.args, max_steps)  # else a resumed run would save and evaluate when it did before
+    def prepare_state(self):
+        """Find the best checkpoint and the last one of a resumed run, and whether it is finished."""
+        # By the settings of now: the checkpoint's state has the intervals of the run before.
+        self.state.compute_steps(self.args, self.state.max_steps)
         best, self._begun_at = self.state.best_global_step, self.state.global_step
         if best is not None and self._find_best() is None and self._needs_best and self.args.should_save:
             lost = f"checkpoint-{best}, the best so far, is not in {self.checkpoints.run}"
             tqdm.write(f"{lost}; the best is that of the models to come", file=sys.stderr)
         if self._folder_of(self.state.global_step).is_dir():
             self._saved = self.state.global_step
-        return (epochs, 0) if self._is_finished() else counts  # the Trainer would make one step more
+        self._was_finished = self.is_finished()
 
-    def _is_finished(self) -> bool:
+    def before_epoch(self) -> bool:
+        """Skip the epoch of a run that was finished already: the Trainer would make one more step."""
+        self.control.should_training_stop |= self._was_finished
+        return not self.control.should_training_stop
+
+    def is_finished(self) -> bool:
         """Whether a run that was resumed has made all its steps."""
         return self.state.global_step >= self.state.max_steps
 
@@ -174,18 +178,17 @@ class SavingTrainer(Trainer):
         parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
         return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
 
-    def _save_optimizer_and_scheduler(self, output_dir):
+    def _save_optimizer_state(self, folder: Path):
         if self._is_sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            super()._save_scaler(output_dir)
+            self.save_sharded_optimizer_state(str(folder))
         elif self.args.should_save:
             for name, part in self._stateful().items():
-                write_state(Path(output_dir, name), part.state_dict())
+                write_state(folder / name, part.state_dict())
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def load_optimizer_state(self, checkpoint: str | None):
         """The state of both; rates, decays and so on are those that this run asks for."""
         if self._is_sharded:
-            return super()._load_optimizer_and_scheduler(checkpoint)
+            return super().load_optimizer_state(checkpoint)
         asked = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
         rates = getattr(self.lr_scheduler, "base_lrs", None)
         for name, part in self._stateful().items() if checkpoint else ():
@@ -196,10 +199,10 @@ class SavingTrainer(Trainer):
         if isinstance(self.lr_scheduler, LambdaLR):
             _follow(self.lr_scheduler, rates)
 
-    def _issue_warnings_after_load(self, load_result):
+    def check_loaded_weights(self, missing: list[str], unexpected: list[str]):
         """`ConfigError` if weights are missing or left over; one that is another's by another name is not."""
         tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
-        if wrong := sorted({*load_result.missing_keys, *load_result.unexpected_keys} - {*tied}):
+        if wrong := sorted({*missing, *unexpected} - {*tied}):
             raise ConfigError(
                 f"the checkpoint is not one of this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
                 "such weights; resume the run with the model that it had"
@@ -210,15 +213,16 @@ class SavingTrainer(Trainer):
         process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         return Path(checkpoint, f"rng_state{process}.safetensors")
 
-    def _save_rng_state(self, output_dir):
+    def save_random_state(self, folder: Path):
+        """Save the state of this process's random number generators."""
         kind, keys, *counters = np.random.get_state()
         states = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys), *counters)}
         states["torch"] = torch.get_rng_state()
         if (device := self.args.device.type) != "cpu":
             states[device] = torch.get_device_module(device).get_rng_state()
-        write_state(self._random_state_file(output_dir), states)
+        write_state(self._random_state_file(folder), states)
 
-    def _load_rng_state(self, checkpoint):
+    def load_random_state(self, checkpoint: str | None):
         """Of what is drawn between steps; in another number of processes from their seeds. Steps have their own."""
         if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
             return

@@ -3,8 +3,9 @@
 Shapes: R replicas, B batch, T tokens of an equation, K positions of the answer.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -115,23 +116,24 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     def _answers_of(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad(), self.compute_loss_context_manager():
-            nats, right = answers(self.model, self._prepare_inputs(inputs), self.answer_length)
+            nats, right = answers(self.model, self.prepare_inputs(inputs), self.answer_length)
         return nats.cpu(), right.cpu()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):  # noqa: ARG002
+    def write_model(self, folder: str, state_dict: dict | None):  # noqa: ARG002
         """Save each model as a checkpoint of its own: in a folder of its name, or right here if it is the only one."""
-        for model, folder in self._folders(output_dir or self.args.output_dir):
-            model.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+        for model, own in self._folders(folder):
+            model.save_pretrained(own)
+            self.processing_class.save_pretrained(own)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):  # noqa: ARG002
-        for one, folder in self._folders(resume_from_checkpoint):
-            load_model(one, folder / SAFE_WEIGHTS_NAME)
+    def load_weights(self, checkpoint: str, model: nn.Module | None):  # noqa: ARG002
+        """Load each model from the folder that `write_model` has put it into."""
+        for one, own in self._folders(checkpoint):
+            load_model(one, own / SAFE_WEIGHTS_NAME)
 
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
         stops = any(isinstance(one, StopWhenGrokked) for one in self.callback_handler.callbacks)
         grokked = stops and StopWhenGrokked.is_time(self.state.log_history, len(self.members))
-        return super()._is_finished() or grokked
+        return super().is_finished() or grokked
 
     def _folders(self, parent: str) -> list[tuple[nn.Module, Path]]:
         if len(self.members) == 1:
@@ -153,32 +155,29 @@ class AlgorithmicTrainer(KindlingTrainer):
         )
         return flops + self.model.beginning_flops() if shares else flops
 
-    def _clip_grad_norm(self, model):  # noqa: ARG002
-        """Clip each replica's gradient by its own norm; return the largest."""
+    def clip_gradients(self, parameters, limit, clip):  # noqa: ARG002
+        """Clip each replica's gradient by its own norm and return the largest; without a limit, that of all together.
+
+        The stock method would multiply the gradients of all replicas by NaN where that of one isn't finite.
+        """
         self.accelerator.unscale_gradients()
-        limit = self.args.max_grad_norm
+        if limit == math.inf:
+            return _grad_norm(parameters)
         return torch.stack([nn.utils.clip_grad_norm_(one.model.parameters(), limit) for one in self.members]).max()
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        """Where nothing is clipped, the norm of all replicas' gradients together: the stock method would clip too."""
-        if grad_norm is None:
-            self.accelerator.unscale_gradients()
-            grad_norm = _grad_norm(model)
-        return super()._get_grad_norm(model, grad_norm)
-
-    def _skip_step(self, why: str):
-        """Skip it for the replicas whose gradient is no number; for the others it is a step as any."""
-        without = [member for member in self.members if not _grad_norm(member.model).isfinite()]
+    def skip_step(self, why: str):
+        """Skip it for the replicas whose gradient isn't finite; the others make it as usual."""
+        without = [member for member in self.members if not _grad_norm(member.model.parameters()).isfinite()]
         if len(without) in (0, len(self.members)):
-            return super()._skip_step(why)
+            return super().skip_step(why)
         for member in without:
             member.model.zero_grad(set_to_none=True)
         names = [member.name for member in without]
         self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index, names)
 
 
-def _grad_norm(model: nn.Module) -> torch.Tensor:
-    return nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+def _grad_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    return nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
 
 
 def _weight_norm(model: nn.Module) -> torch.Tensor:

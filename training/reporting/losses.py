@@ -1,8 +1,9 @@
 """The mean training loss of a whole run, however often it was resumed: to the bit what the run in one piece logs."""
 
-import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+
+from training.trainer_hooks import TrainerHooks
 
 
 class TrainingLoss(TrainerCallback, ExportableState):
@@ -11,7 +12,7 @@ class TrainingLoss(TrainerCallback, ExportableState):
     With that, the first `loss` after a resume is of all steps since the last log, and `train_loss` of all steps.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: TrainerHooks):
         self.trainer, self.kept, self.first = trainer, {}, 0
 
     def state(self) -> dict:
@@ -20,12 +21,12 @@ class TrainingLoss(TrainerCallback, ExportableState):
 
     def collect(self):
         """Bring what is kept up to date; to be called by all processes together."""
-        mine = self.trainer._tr_loss.detach().view(1)
+        unlogged, logged, step = self.trainer.loss_sums()
         self.kept = {
-            "sum": self.trainer._total_loss_scalar,
+            "sum": logged,
             "first": self.first,
-            "logged": self.trainer._globalstep_last_logged,
-            "since": self.trainer.accelerator.gather(mine).tolist(),  # of each process
+            "logged": step,
+            "since": self.trainer.accelerator.gather(unlogged.view(1)).tolist(),  # of each process
         }
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
@@ -33,11 +34,10 @@ class TrainingLoss(TrainerCallback, ExportableState):
         self.first = kept.get("first", state.global_step)  # that of a checkpoint which does not say it
         if not kept:
             return
-        since, trainer = kept["since"], self.trainer
+        since = kept["since"]
         mine = since[args.process_index] if len(since) == args.world_size else sum(since) / len(since)
-        trainer._tr_loss = torch.tensor(mine, device=args.device)
-        trainer._total_loss_scalar, trainer._globalstep_last_logged = kept["sum"], kept["logged"]
+        self.trainer.set_loss_sums(mine, kept["sum"], kept["logged"])
 
     def mean(self) -> float:
         """Over all steps; to be asked for once the Trainer has added the last ones up."""
-        return self.trainer._total_loss_scalar / max(self.trainer.state.global_step - self.first, 1)
+        return self.trainer.loss_sums()[1] / max(self.trainer.state.global_step - self.first, 1)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import Signals as Number
@@ -66,7 +66,7 @@ class ReliableTrainer(SavingTrainer):
     def _save_if_new(self):
         """Before its first step there is nothing new in a run, nor is all of its checkpoint restored."""
         if self.state.global_step > self._begun_at:
-            self._save_checkpoint(self.model, None)
+            self.save_checkpoint()
 
     def _told_of_save(self) -> str:
         told = "it is saved" if self._saved == self.state.global_step else "that step could not be saved"
@@ -74,15 +74,15 @@ class ReliableTrainer(SavingTrainer):
             told = "nothing is lost"
         return f"{told}, go on with training.resume_from_checkpoint=true"
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
+    def log_save_evaluate(self, default: Callable[[], None]):
         """As the Trainer's; a run that is to end is saved at once, and not evaluated: that may take its last time."""
         if self._is_to_end:
             self._end_without_evaluation()
         try:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
+            default()
         except EvaluationCutOff:
             self._end_without_evaluation()
-            super()._maybe_log_save_evaluate(*args, **kwargs)
+            default()
 
     @property
     def _is_to_end(self) -> bool:
@@ -98,20 +98,21 @@ class ReliableTrainer(SavingTrainer):
     def _evaluate_if_owed(self):
         """Make up for the evaluation without which a run was ended: its schedule, or its best model, may need it."""
         if self.signals.owes and not self._is_to_end:
-            self._load_rng_state(self._resumed_from)  # it may be saved, before the Trainer does so
+            self.load_random_state(self._resumed_from)  # it may be saved, before the Trainer does so
             self.signals.owes, self.control.should_evaluate = False, True
-            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, self.state.epoch, None, 0.0)
+            self.log_save_evaluate_now()
 
-    def _run_epoch(self, **kwargs):
-        self._evaluate_if_owed()
-        if not self.control.should_training_stop:
-            super()._run_epoch(**kwargs)
+    def before_epoch(self) -> bool:
+        """Make up for a pending evaluation first, which may end the run."""
+        if not self._was_finished:
+            self._evaluate_if_owed()
+        return super().before_epoch()
 
-    def _finalize_training(self, *args):
+    def before_finalizing(self):
+        """Make up for a pending evaluation, and save if a signal has come since the last step."""
         self._evaluate_if_owed()  # that of the last step, if all are made
         if not self.signals.agreed and self.signals.agree(self.args):
             self._save_if_new()  # before the best model takes the place of the last one
-        return super()._finalize_training(*args)
 
     # ---- which steps are made
 
@@ -151,7 +152,7 @@ class ReliableTrainer(SavingTrainer):
                 if self.args.world_size > 1 or not self.is_in_train:
                     raise
                 self._survive(error)
-                self._eval_dataloaders = {}  # with workers that are kept
+                self.drop_eval_dataloaders()  # with workers that are kept
             else:
                 self.signals.owes = owed  # by one at the start, which is no other's
                 return metrics
@@ -186,16 +187,14 @@ class ReliableTrainer(SavingTrainer):
         self._loss = self._loss + loss
         return loss
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        """The norm to log. The last thing before the optimiser's step, and so the place to leave it nothing to do."""
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        losses, norm = self._agree(self._loss, self._norm_to_judge(grad_norm))
+    def before_optimizer_step(self):
+        """Skip the step if the guard objects to its loss or to its gradient."""
+        losses, norm = self._agree(self._loss, self._norm_to_judge(self.grad_norm))
         if why := self.guard.objection(sum(losses) / len(losses), norm):
             of = _origin(losses, norm)
-            self._skip_step(f"{why}, from {of}" if of else why)
-        return grad_norm
+            self.skip_step(f"{why}, from {of}" if of else why)
 
-    def _skip_step(self, why: str):
+    def skip_step(self, why: str):
         """Leave the optimiser no gradients: it passes over weights that have none, their decay included."""
         self.model.zero_grad(set_to_none=True)
         self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index)
@@ -224,7 +223,7 @@ class ReliableTrainer(SavingTrainer):
     def log(self, logs, start_time=None):
         """As the Trainer's, with the number of steps that were skipped, if any were."""
         if "loss" in logs:
-            self._tr_loss.zero_()  # the Trainer subtracts it from itself, which leaves what is no number as it is
+            self.reset_unlogged_loss()
         if self.guard.skipped:
             logs["skipped_steps"] = self.guard.skipped
         super().log(logs, start_time)

@@ -1,6 +1,7 @@
 """A training's state comes back to the bit, without a pickle: any values, every optimiser, every schedule."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,9 +111,9 @@ def test_random_states_go_on(tmp_path_factory, seed, drawn):
     draw = lambda: (random.gauss(0, 1), np.random.randn(), torch.randn(3).tolist())  # noqa: E731
     for _ in range(drawn):  # a normal number is kept for the next draw
         draw()
-    trainer._save_rng_state(trainer.args.output_dir)
+    trainer.save_random_state(Path(trainer.args.output_dir))
     ahead = [draw() for _ in range(3)]
-    trainer._load_rng_state(trainer.args.output_dir)
+    trainer.load_random_state(trainer.args.output_dir)
     assert [draw() for _ in range(3)] == ahead
 
 

@@ -224,7 +224,7 @@ def die_at(at: int | None, is_meant: Callable[[str], bool]) -> list[str]:
 def run_and_die(folder, at: int | None, log=None):
     """Train; in the save of step 4 die at an event, or only log their files."""
     saving = False
-    save = KindlingTrainer._save_checkpoint
+    save = KindlingTrainer.save_checkpoint
 
     def noted(self, *arguments):
         nonlocal saving
@@ -232,7 +232,7 @@ def run_and_die(folder, at: int | None, log=None):
         save(self, *arguments)
         saving = False
 
-    KindlingTrainer._save_checkpoint = noted
+    KindlingTrainer.save_checkpoint = noted
     names = die_at(at, lambda _: saving)
     go_on(folder, save_total_limit=1)
     if log:
@@ -270,13 +270,13 @@ def test_a_kill_at_every_write_of_a_save(run, tmp_path):
 
 def go_on_noting(folder, log):
     """Save at every step, and note in a file each step that is made before it is saved."""
-    save = KindlingTrainer._maybe_log_save_evaluate
+    save = KindlingTrainer.log_save_evaluate
 
     def note_and_save(self, *arguments, **given):
         write_atomically(log, str(self.state.global_step))
         save(self, *arguments, **given)
 
-    KindlingTrainer._maybe_log_save_evaluate = note_and_save
+    KindlingTrainer.log_save_evaluate = note_and_save
     go_on(folder, save_steps=1)
 
 
@@ -322,7 +322,7 @@ def test_fifty_kills_at_random(run, tmp_path):
 def final_save(folder, at: int | None = None, log=None):
     """Write the model of checkpoint 6 into its run folder; die at an event, or only log their files."""
     trainer, _ = prepare(folder, **OPTIONS)
-    trainer._load_from_checkpoint(str(folder / "checkpoint-6"))
+    trainer.load_weights(str(folder / "checkpoint-6"), None)
     names = die_at(at, lambda _: True)
     trainer.save_model()
     if log:
@@ -417,7 +417,7 @@ def test_the_best_is_kept_and_found_again(tmp_path):
     trainer, _ = train(folder, stop=4, **OPTIONS)
     trainer.state.best_global_step = 2
     trainer.checkpoints.limit, trainer._saved = 1, None
-    trainer._save_checkpoint(trainer.model, None)
+    trainer.save_checkpoint()
     assert kept(folder) == [2, 4]
     assert trainer.state.best_model_checkpoint == str(folder / "checkpoint-2")
     text = (folder / "checkpoint-4" / "trainer_state.json").read_text()
@@ -438,7 +438,7 @@ def test_the_best_is_taken_if_it_is_what_was_written(tmp_path, capfd, harmed):
     expected = load_file(best / "model.safetensors")["model.embed_tokens.weight"]
     if harmed:
         flip(best / "model.safetensors", 8 * (best / "model.safetensors").stat().st_size - 9)
-    trainer._load_best_model()
+    trainer.load_best_model()
     assert same(weights(trainer), last) == harmed
     assert torch.equal(trainer.model.model.embed_tokens.weight, expected) != harmed
     assert ("checkpoint-2, the best, is damaged" in capfd.readouterr().err) == harmed
@@ -476,7 +476,7 @@ def test_one_step_is_saved_once(tmp_path, monkeypatch):
     """For to write it anew, it would have to go first."""
     trainer, _ = train(tmp_path, stop=4, **OPTIONS)
     monkeypatch.setattr(Checkpoints, "commit", None)
-    trainer._save_checkpoint(trainer.model, None)
+    trainer.save_checkpoint()
     assert find_damage(tmp_path / "checkpoint-4") is None
 
 

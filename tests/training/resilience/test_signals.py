@@ -233,8 +233,8 @@ def test_a_signal_in_the_last_epoch_leaves_the_best_model_what_it_is(tmp_path, p
             trainer.model.model.layers[0].register_forward_hook(
                 lambda *_: os.kill(os.getpid(), signal.SIGTERM) if trainer.state.global_step == 5 else None
             )
-        load = trainer._load_best_model
-        trainer._load_best_model = lambda: (
+        load = trainer.load_best_model
+        trainer.load_best_model = lambda: (
             load() or (os.kill(os.getpid(), signal.SIGTERM) if phase == "best model" else None)
         )
         trainer.train()
@@ -631,14 +631,14 @@ def test_a_process_that_the_others_wait_for_is_named(tmp_path, capfd):
 def test_a_save_that_fails_in_one_process_says_in_which(tmp_path, whole_of_two, capfd):
     """Of several, all leave that checkpoint out, and train on."""
 
-    write = saving_trainer.SavingTrainer._save_rng_state
+    write = saving_trainer.SavingTrainer.save_random_state
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fail(step):
         if step in (2, 4):
-            saving_trainer.SavingTrainer._save_rng_state = no_room if step == 2 else write
+            saving_trainer.SavingTrainer.save_random_state = no_room if step == 2 else write
 
     assert in_two_processes(tmp_path, fail) == [0, 0]
     said = capfd.readouterr().err
