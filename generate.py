@@ -40,10 +40,10 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace):
     from training.reporting.generation import (
         Sampling,
+        check_known_text,
         decoded,
         describe_score,
         load_model,
-        refuse_unknown_text,
         seeds_of,
     )
 
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace):
     typed = iter(lambda: input("> "), "")
     prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, read_prompts(arguments))]
     model, tokenizer = load_model(arguments.model)
-    refuse_unknown_text(tokenizer, texts)
+    check_known_text(tokenizer, texts)
     for name, documents in texts.items():
         print(describe_score(model, tokenizer, documents, name))
     if not texts:

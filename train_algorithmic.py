@@ -21,9 +21,9 @@ def main(path: str, overrides: list[str]):
     given = [text for text in overrides if text != "--write-data"]
     experiment = load_experiment(path, given, AlgorithmicExperiment)  # before the heavy imports
 
-    from training.run_folder import claimed
+    from training.run_folder import locked_run_folder
 
-    with claimed(experiment.folder):
+    with locked_run_folder(experiment.folder):
         train(experiment, write_files)
 
 
@@ -42,7 +42,7 @@ def train(experiment: AlgorithmicExperiment, write_files: bool):
     begin(run, trainer, write_files)
     trainer.train(resume_from_checkpoint=run.checkpoint)
     finish(run, trainer)
-    trainer.checkpoints.refuse_unsaved()
+    trainer.checkpoints.exit_if_unsaved()
 
 
 if __name__ == "__main__":

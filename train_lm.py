@@ -19,9 +19,9 @@ from settings.loading import load_experiment
 def main(path: str, overrides: list[str]):
     experiment = load_experiment(path, overrides)  # before the heavy imports: a typo is answered at once
 
-    from training.run_folder import claimed
+    from training.run_folder import locked_run_folder
 
-    with claimed(experiment.folder):
+    with locked_run_folder(experiment.folder):
         train(experiment)
 
 
@@ -32,7 +32,7 @@ def train(experiment: LanguageExperiment):
     from training.open_run import open_run
     from training.preflight.with_data import check_language_run
     from training.reporting.report import Report, begin
-    from training.run_data import keep_preparing, open_data, prepare_tokens
+    from training.run_data import open_data, prepare_tokens, start_stream_writer
     from training.trainer import build_trainer
 
     run = open_run(experiment)
@@ -41,7 +41,7 @@ def train(experiment: LanguageExperiment):
     data = open_data(run, prepared, config)
     report = Report(run, data, config)
     check_language_run(run, data, config)
-    keep_preparing(run, data)
+    start_stream_writer(run, data)
     publisher = Publisher(run.args, run.folder)
     model = build_model(config, run.args, run.start)
     trainer = build_trainer(run, data, model, report, publisher)
@@ -49,7 +49,7 @@ def train(experiment: LanguageExperiment):
     trainer.train(resume_from_checkpoint=run.checkpoint)
     report.finish(trainer)
     publisher.finish()
-    trainer.checkpoints.refuse_unsaved()
+    trainer.checkpoints.exit_if_unsaved()
 
 
 if __name__ == "__main__":

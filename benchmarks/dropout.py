@@ -14,7 +14,7 @@ import modeling  # noqa: F401
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.paths import ROOT
 from training.attention import dropout_by_row
-from training.dropout import drop_by_row
+from training.dropout import use_row_dropout
 
 ROUNDS = 9
 HIDDEN = {"hidden_dropout": 0.1, "embedding_dropout": 0.1}
@@ -45,7 +45,7 @@ def main():
     for name, dropouts in CASES.items():
         models[name, "pytorch"] = build(dropouts, "sdpa"), None
         ours = build(dropouts, dropout_by_row.__name__ if "attention_dropout" in dropouts else "sdpa")
-        models[name, "by row"] = ours, drop_by_row(ours)
+        models[name, "by row"] = ours, use_row_dropout(ours)
     seconds = {key: [] for key in models}
     for _ in range(ROUNDS + 1):  # interleaved, so that a busy machine slows all equally; the first round warms up
         for key, (model, place) in models.items():

@@ -22,7 +22,7 @@ from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.paths import ROOT
 from storage.checkpoint_manifest import find_damage
 from training.resilience.reliable_trainer import ReliableTrainer
-from training.resilience.workers import leave_deaths_to_the_loader
+from training.resilience.workers import restore_default_sigchld
 
 ROUNDS, CALLS = 15, 500
 SIDES = {"stock": Trainer, "ours": ReliableTrainer}
@@ -125,7 +125,7 @@ def time_parts(folder: Path, size: tuple) -> float:
     for _ in range(ROUNDS):
         started = time.perf_counter()
         for _ in range(CALLS):
-            leave_deaths_to_the_loader()
+            restore_default_sigchld()
             trainer.grad_norm = norm
             trainer.before_optimizer_step()
             for callback in (trainer.signals, trainer.guard):

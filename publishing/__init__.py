@@ -1,4 +1,4 @@
-"""A run on its way to the Hub: model card, snapshot, push. `python -m publishing RUN`.
+"""Publishing a run on the Hub: model card, snapshot, push. `python -m publishing RUN`.
 
 Never imports `training`.
 """

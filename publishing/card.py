@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained on what, how long, how well, and how to do it again."""
+"""The model card of a run: data, training, evaluation, architecture, and the command to repeat it."""
 
 import json
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ generator = pipeline("text-generation", model={folder}, trust_remote_code=True)
 print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 ```
 
-## How good it is
+## Evaluation
 
 | | |
 |---|---|
@@ -61,7 +61,7 @@ print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 {groups}
 {curves}{sample}
 
-## How it was trained
+## Training
 
 | | |
 |---|---|
@@ -81,25 +81,25 @@ print(generator({prompt!r}, do_sample={do_sample})[0]["generated_text"])
 |---|---|
 {architecture}
 
-## Limits
+## Limitations
 
-The model knows nothing but {source}{knowledge}, and sees {positions:,} tokens at a time. It was made for experiments on
-training: nobody has checked it for errors, prejudice or harm in what it says. {licence}
+The model was trained only on {source}{knowledge}, and has a context of {positions:,} tokens. It was made for
+experiments on training: its output has not been checked for errors, bias or harm. {licence}
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What there is to tell of a run besides its configuration and its provenance."""
+    """The content of a model card besides configuration and provenance."""
 
     name: str
     source: str
-    """What it was trained on, in words."""
+    """The training data, as text."""
     prompt: str
-    """Of the example in the card."""
+    """The prompt of the example in the card."""
     do_sample: bool
     sample: str
-    """What it says, in a paragraph; or nothing."""
+    """A paragraph with sampled text, or empty."""
     results: dict[str, str]
     """Rows of a table."""
     training: dict[str, str]
@@ -107,13 +107,13 @@ class Facts:
     measured: dict[str, float]
     """The values of metrics, by name."""
     split: str
-    """Where they were measured."""
+    """The split they were measured on."""
     groups: Sequence[Sequence[str]] = ()
-    """The rows of a table by group, its head first."""
+    """The rows of a table by group, header first."""
     start: str | None = None
     """The checkpoint that it started from."""
     datasets: Sequence[str] = ()
-    """The data sets of the Hub that it was trained on; with `licenses` and `languages`, as far as they are known."""
+    """The Hub data sets that it was trained on; with `licenses` and `languages`, as far as known."""
     licenses: Sequence[str] = ()
     languages: Sequence[str] = ()
 
@@ -157,7 +157,7 @@ def write_replicas_card(folder: Path, name: str, source: str, command: str, repl
 
 
 def _metadata(config: KindlingConfig, section: CardSection, facts: Facts) -> ModelCardData:
-    """What the Hub reads and shows beside a model."""
+    """The card's metadata, which the Hub shows beside a model."""
     data = {"dataset_type": [*facts.datasets, "local"][0], "dataset_name": facts.source.replace("`", "")}
     found = [
         EvalResult("text-generation", **data, dataset_split=facts.split, metric_type=metric, metric_value=value)
@@ -178,8 +178,8 @@ def _metadata(config: KindlingConfig, section: CardSection, facts: Facts) -> Mod
 
 
 def _licence(given: str | None, licences: Sequence[str]) -> str:
-    """Under which terms it may be used, as far as anybody has said."""
-    own = f"Its licence is {given}" if given else "Its author has given it no licence"
+    """The sentence on licences of model and data, as far as known."""
+    own = f"Its licence is {given}" if given else "No licence was given"
     return f"{own}; for the data: {', '.join(licences)}." if licences else f"{own}."
 
 
@@ -188,18 +188,18 @@ def _is_on_hub(start: str) -> bool:
 
 
 def _origin(start: str | None) -> dict:
-    """What the card says of where the weights come from; of a folder of this machine, the name alone."""
+    """What the card says of the initial weights; of a local folder, only the name."""
     if start is None:
         return {"origin": "from scratch", "knowledge": ""}
     name = start if _is_on_hub(start) else Path(start).name
     return {
         "origin": f"from the checkpoint `{name}`",
-        "knowledge": f" and what `{name}` had learnt",
+        "knowledge": f" and the training data of `{name}`",
     }
 
 
 def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> str:
-    """Optimiser, rates and schedule in a line."""
+    """Optimiser, learning rates and schedule in a line."""
     adamw = f"learning rate {args.learning_rate}, weight decay {args.weight_decay}"
     schedule = f"{SchedulerType(args.lr_scheduler_type).value} schedule"
     if section.grokfast_lambda:
@@ -211,13 +211,13 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
 
 
 def describe_flops(metrics: dict) -> str:
-    """What a run has computed, as `modeling.accounting` counts it."""
+    """A run's FLOPs, as `modeling.accounting` counts them."""
     own = f"; and {metrics['optimizer_flops']:.4g} by Muon" if metrics.get("optimizer_flops") else ""
     return f"{metrics['total_flos']:.4g} (matrix products, forward and backward, padding left out){own}"
 
 
 def last_logged(history: list[dict], name: str) -> float:
-    """The newest value of what a log has, or 0."""
+    """The last logged value of a name, or 0."""
     return next((row[name] for row in reversed(history) if name in row), 0)
 
 

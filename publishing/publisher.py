@@ -1,4 +1,4 @@
-"""A run on its way to the Hub while it trains, and at its end."""
+"""Publishes a run on the Hub while it trains, and at its end."""
 
 import os
 import shlex
@@ -16,29 +16,29 @@ from transformers.trainer_utils import HubStrategy
 from settings.paths import ROOT
 from storage.hub import ATTEMPTS
 
-from .snapshot import remove_left_snapshots, snapshot
+from .snapshot import remove_stale_snapshots, snapshot
 
 
 class Push(NamedTuple):
-    """A snapshot of a run on its way to the Hub, the process that brings it there, and what that complains of."""
+    """A running push: the snapshot of a run, the process that uploads it, and its error output."""
 
     step: int
     snapshot: Path
     process: subprocess.Popen
-    complaint: IO[str]
+    errors: IO[str]
 
 
 class Publisher(TrainerCallback):
-    """Publishes checkpoints while training goes on, as `training.hub_strategy` says, and at the end what came out.
+    """Publishes checkpoints during training, as `training.hub_strategy` says, and the finished run at the end.
 
-    A push is a process of its own, of a finished checkpoint: nothing that the Hub does, or does not, is felt by the
-    training. A checkpoint that comes while another is on its way is left out, unless `training.hub_always_push`.
+    A push runs in a process of its own, on a complete checkpoint, so the Hub can't affect training. A checkpoint saved
+    while another is being pushed is not published, unless `training.hub_always_push` is set.
     """
 
-    KEPT_AS = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: "checkpoint-{}"}
+    SUBFOLDERS = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: "checkpoint-{}"}
 
     def __init__(self, args: TrainingArguments, folder: Path):
-        """Takes over from the Trainer, which would push pickles, and folders without the model's code."""
+        """Switches the Trainer's own publishing off: it would push pickles, and folders without the model's code."""
         self.folder = folder
         self.wanted = args.push_to_hub and args.should_save
         self.target = folder, args.hub_model_id, args.hub_private_repo
@@ -49,23 +49,23 @@ class Publisher(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if self.wanted:
-            remove_left_snapshots(self.folder)
+            remove_stale_snapshots(self.folder)
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ARG002
-        self._go_on()
+        self._advance()
         busy = self.push is not None and not args.hub_always_push
         if not self.wanted or args.hub_strategy == HubStrategy.END or busy:
             return
-        kept_as = self.KEPT_AS.get(args.hub_strategy, "").format(state.global_step) or None
+        kept_as = self.SUBFOLDERS.get(args.hub_strategy, "").format(state.global_step) or None
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         try:
             self.waiting.append((state.global_step, snapshot(self.folder, checkpoint, kept_as)))
-        except Exception as error:  # whatever it is, the training is worth more
-            self._complain(state.global_step, str(error))
-        self._go_on()
+        except Exception as error:  # whatever it is, training continues
+            self._report_failure(state.global_step, str(error))
+        self._advance()
 
     def on_log(self, args, state, control, **kwargs):  # noqa: ARG002
-        self._go_on()
+        self._advance()
 
     def finish(self):
         """Publish the finished run. If that fails, exit with code 1 and say how to do it later."""
@@ -74,45 +74,44 @@ class Publisher(TrainerCallback):
         while self.push is not None or self.waiting:
             if self.push is not None:
                 self.push.process.wait()
-            self._go_on()
+            self._advance()
         publish_finished(*self.target)
 
-    def _go_on(self):
-        """See to the push that has ended, and start the next."""
+    def _advance(self):
+        """Clean up after a push that has ended, and start the next."""
         if self.push is not None and self.push.process.poll() is not None:
-            with self.push.complaint as complaint:
+            with self.push.errors as errors:
                 if self.push.process.returncode:
-                    complaint.seek(0)
-                    self._complain(self.push.step, complaint.read())
+                    errors.seek(0)
+                    self._report_failure(self.push.step, errors.read())
             shutil.rmtree(self.push.snapshot, ignore_errors=True)
             self.push = None
         if self.push is None and self.waiting:
             step, there = self.waiting.pop(0)
             try:
                 self.push = self._start(step, there)
-            except OSError as error:  # no process, or no file, is to be had; the training is worth more
-                self._complain(step, str(error))
+            except OSError as error:  # no process or file available; training continues
+                self._report_failure(step, str(error))
                 shutil.rmtree(there, ignore_errors=True)
 
     def _start(self, step: int, there: Path) -> Push:
         """Start the process that pushes a snapshot."""
         command = [*self.command, "--tries", "1", str(there.resolve())]
-        # A file, for nobody reads a pipe meanwhile; and torch's error file is for what ends the training.
-        complaint = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        # A file, since nobody reads a pipe meanwhile; torch's error file is for errors of the training.
+        errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         environment = {key: value for key, value in os.environ.items() if key != "TORCHELASTIC_ERROR_FILE"}
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=complaint
+            command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors
         )
-        return Push(step, there, process, complaint)
+        return Push(step, there, process, errors)
 
-    def _complain(self, step: int, why: str):
+    def _report_failure(self, step: int, why: str):
         last = (why.strip().splitlines() or ["no reason given"])[-1]
         tqdm.write(f"step {step:,} is not published: {last}", file=sys.stderr)
 
 
 def publish_finished(folder: Path, name: str | None, private: bool | None):
-    """Publish a finished run, under its folder's name if it has none; if that fails, exit with code 1 and say how to do
-    it later."""
+    """Publish a finished run; if that fails, exit with code 1 and the command to do it later."""
     command = _command(folder, name, private)
     done = subprocess.run(
         [*command, "--tries", str(ATTEMPTS), str(folder.resolve())],
@@ -125,10 +124,10 @@ def publish_finished(folder: Path, name: str | None, private: bool | None):
     print(done.stdout, end="")
     if done.returncode:
         later = shlex.join(["python", *command[1:], str(folder)])
-        sys.exit(f"not published: the run is finished, whole and in {folder}; publish it later: {later}")
+        sys.exit(f"not published: the run is finished and complete in {folder}; publish it later: {later}")
 
 
 def _command(folder: Path, name: str | None, private: bool | None) -> list[str]:
-    """What publishes a run or a snapshot of it, but for its folder."""
+    """The command that publishes a run or a snapshot, without its folder."""
     command = [sys.executable, "-m", "publishing", "--to", name or folder.resolve().name]
     return command + ["--private"] * bool(private)

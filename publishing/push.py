@@ -1,11 +1,10 @@
-"""Publishes a run on the Hub, with what it takes to load it anywhere, and without what belongs on this machine alone.
+"""Publishes a run on the Hub: everything needed to load it anywhere, without paths and secrets of this machine.
 
-    python -m publishing runs/demo                             as the model `demo` of whoever is logged in
+    python -m publishing runs/demo                             as the model `demo` of the logged-in user
     python -m publishing runs/demo --to USER/NAME --private
 
-Of a run that is not finished it is the newest whole checkpoint. Only files on a list leave (`snapshot.py`), and with a
-checkpoint that is kept as one the state of its training; no pickle. Paths of this machine and the token are taken out
-of the texts.
+Of an unfinished run, the newest valid checkpoint is published. Only listed files are uploaded (`snapshot.py`), with the
+training state if the checkpoint is published as one; no pickles. Local paths and the token are removed from all texts.
 """
 
 import hashlib
@@ -21,14 +20,14 @@ from settings.checks import ConfigError
 from storage import hub
 from storage.files import read_mapping
 
-from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, REMEDY, RUN, SNAPSHOT, model_of, snapshot
+from .snapshot import CARD, EXPERIMENT, MODEL, PROVENANCE, REMEDY, RUN, SNAPSHOT, published_model, snapshot
 
 
 def push(there: Path, name: str, private: bool, replace: bool) -> str:
-    """Push a snapshot as the model `name`, USER/NAME or NAME, which is made if there is none; return its address.
+    """Push a snapshot as the model `name`, USER/NAME or NAME, which is created if missing; return its address.
 
-    What is not of this run is not touched, unless `replace` says that another run may be; a card that was changed
-    there is kept.
+    `ConfigError` if the repository holds something else; `replace` allows another run. A card that was edited on the
+    Hub is kept.
     """
     repository = HfApi().create_repo(name, private=private or None, exist_ok=True).repo_id
     known = set(HfApi().list_repo_files(repository))
@@ -47,7 +46,7 @@ def push(there: Path, name: str, private: bool, replace: bool) -> str:
         repo_id=repository,
         folder_path=there,
         ignore_patterns=[] if _is_our_card(repository, known, before) else [CARD],
-        # what another state of the run had besides
+        # files of an earlier state of the run
         delete_patterns=[*(name for name in MODEL | RUN if not (there / name).exists()), "model-*-of-*", *subfolders],
         commit_message=f"{Path(name).name} by Kindling",
     )
@@ -55,7 +54,7 @@ def push(there: Path, name: str, private: bool, replace: bool) -> str:
 
 
 def _names(repository: str) -> dict[str, str]:
-    """Where a card names its run, and what it says there on the Hub."""
+    """Patterns where a card names its run, and their replacements for the Hub."""
     title = repository.partition("/")[2]
     return {
         r'model="(?:[^"\\]|\\.)*"': f'model="{repository}"',
@@ -69,13 +68,13 @@ def _about(there: Path) -> dict:
 
 
 def _about_published(repository: str, known: set[str]) -> dict:
-    """How the run came about that is there, if there is one."""
+    """The provenance of the published run, if there is one."""
     remedy = "publish under another name"
     return read_mapping(Path(hf_hub_download(repository, PROVENANCE)), remedy) if PROVENANCE in known else {}
 
 
 def _is_our_card(repository: str, known: set[str], before: dict) -> bool:
-    """Whether there is no card yet, or the one that was pushed last."""
+    """Whether there is no card yet, or it is the one that was pushed last."""
     if CARD not in known:
         return True
     return _hash(Path(hf_hub_download(repository, CARD)).read_text(encoding="utf-8")) == before.get("card")
@@ -86,13 +85,13 @@ def _hash(text: str) -> str:
 
 
 def publish(folder: Path, name: str | None, private: bool, replace: bool, is_awaited: bool = False) -> str:
-    """Publish a run folder, or push a snapshot as it is; where no name is given, as the run's settings say.
+    """Publish a run folder or a snapshot; the default name is that of the run's settings.
 
-    `ConfigError` if that cannot be done, or not now: what is wrong with the folder is said before the Hub is asked.
-    With `is_awaited`, a Hub that cannot be reached is not tried again.
+    `ConfigError` if that is not possible; the folder is checked before the Hub is contacted. With `is_awaited`, an
+    unreachable Hub is not retried.
     """
     is_snapshot, settings = folder.name.startswith(SNAPSHOT), _settings(folder)
-    model = folder if is_snapshot else model_of(folder)
+    model = folder if is_snapshot else published_model(folder)
     hub.check_push_allowed()
     if is_awaited:
         hub.check_hub_reachable(f"{folder} is not published")
@@ -109,14 +108,14 @@ def publish(folder: Path, name: str | None, private: bool, replace: bool, is_awa
 
 
 def _settings(folder: Path) -> dict:
-    """The section `training` of a run."""
+    """The section `training` of a run's settings."""
     path = folder / EXPERIMENT
     settings = read_mapping(path, REMEDY).get("training") if path.exists() else None
     return settings if isinstance(settings, dict) else {}
 
 
-def give_up_after(seconds: float):
-    """Make each of the Hub's clients do so that is opened from now on; by default they wait for silence to end."""
+def set_http_timeout(seconds: float):
+    """Set the timeout of Hub clients opened from now on; by default they have none."""
 
     def client():
         one = default_client_factory()

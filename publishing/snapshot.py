@@ -1,4 +1,4 @@
-"""What of a run is published: files on a list, without what belongs on this machine alone."""
+"""Snapshots of a run for publishing: listed files only, without local paths and secrets."""
 
 import json
 import os
@@ -36,7 +36,7 @@ MODEL = CODE | {
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CARD, PROVENANCE, EXPERIMENT, METRICS = "README.md", "provenance.json", "experiment.yaml", "metrics.json"
 RUN = {CARD, PROVENANCE, EXPERIMENT, METRICS, "metrics.jsonl", "samples.jsonl", "curves.png"}
-NEEDED = ("config.json", "tokenizer.json", CARD)
+REQUIRED_FILES = ("config.json", "tokenizer.json", CARD)
 FORMATS = {
     ".json": (json.loads, lambda value: json.dumps(value, indent=2) + "\n"),
     ".jsonl": (
@@ -48,18 +48,18 @@ FORMATS = {
 }
 """How the texts of each kind of file are read and written."""
 TEXTS = {name for name in MODEL | RUN | STATE_FILES if Path(name).suffix in FORMATS} - {"tokenizer.json"}
-"""What may tell a path. In a tokenizer, one is a word of the vocabulary."""
+"""Texts that may contain paths; in a tokenizer, they would be part of the vocabulary."""
 
 SNAPSHOT = ".publishing-"
-REMEDY = "put back what the run has written, or take it away"
+REMEDY = "restore the run's file, or remove it"
 PATH = re.compile(r"(?<![\w.:/~])/[^\s/'\"`,:;()\[\]{}|=]+(?:/[^\s/'\"`,:;()\[\]{}|=]+)+")
 
 
 def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
-    """A folder below `folder`, a run's, with all that is published of it, and with `model`, a checkpoint of its.
+    """Make a folder within the run folder with everything to publish, and with the weights of the checkpoint `model`.
 
-    Weights are hard links, so it costs no space and outlives the checkpoint. `kept_as` is a subfolder that has the
-    checkpoint once more, with all that it takes to resume it. Whoever asks for a snapshot removes it.
+    Weights are hard links, so a snapshot takes no space and outlives the checkpoint. `kept_as` is a subfolder for a
+    copy of the checkpoint with its training state. The caller removes the snapshot.
     """
     there = Path(tempfile.mkdtemp(prefix=f"{SNAPSHOT}{os.getpid()}-", dir=folder))
     try:
@@ -68,12 +68,12 @@ def snapshot(folder: Path, model: Path, kept_as: str | None = None) -> Path:
             for path in model.iterdir():
                 if _is_of_model(path.name) or (target != there and _is_of_training(path.name)):
                     _link(path, target / path.name)
-        for name in RUN if model == folder else RUN - {METRICS}:  # which are a finished run's
+        for name in RUN if model == folder else RUN - {METRICS}:  # only a finished run has final metrics
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, there / name)
-        _hide_this_machine(there, folder)
+        _remove_private_words(there, folder)
         if kept_as:
-            write_manifest(there / kept_as)  # as it is now, without what is hidden
+            write_manifest(there / kept_as)  # as it is now, with private words removed
     except BaseException:
         shutil.rmtree(there)
         raise
@@ -88,8 +88,8 @@ def _is_of_training(name: str) -> bool:
     return bool(name in STATE_FILES or RANDOM_STATE.fullmatch(name))
 
 
-def remove_left_snapshots(folder: Path):
-    """Those of processes that were killed."""
+def remove_stale_snapshots(folder: Path):
+    """Remove the snapshots of processes that were killed."""
     for left in folder.glob(f"{SNAPSHOT}*"):
         if not psutil.pid_exists(int(left.name.removeprefix(SNAPSHOT).partition("-")[0])):
             shutil.rmtree(left, ignore_errors=True)
@@ -102,18 +102,18 @@ def _link(path: Path, target: Path):
         shutil.copyfile(path, target)
 
 
-def _hide_this_machine(there: Path, folder: Path):
-    """Write the texts of a snapshot without paths, of which the last part stays, and without the token."""
-    private = _private_words(there) | {str(folder.resolve()): folder.name}
+def _remove_private_words(there: Path, folder: Path):
+    """Replace paths by their last part in the texts of a snapshot, and remove the token."""
+    private = _private_replacements(there) | {str(folder.resolve()): folder.name}
     for path in (path for path in there.rglob("*") if path.name in TEXTS):
         old = _read(path, there)
         if (new := _without(private, old)) != old:
-            path.unlink()  # a link, whose other end stays as it is
+            path.unlink()  # a link: the original stays unchanged
             path.write_text(FORMATS[path.suffix][1](new), encoding="utf-8")
 
 
 def _read(path: Path, there: Path):
-    """A text of a snapshot, as its kind of file is read. `ConfigError` names the file that it is of in the run."""
+    """Read a text of a snapshot by its format. `ConfigError` names the file in the run."""
     with report_file_errors(there.parent / path.name, REMEDY):
         value = FORMATS[path.suffix][0](path.read_text(encoding="utf-8"))
         if path.name in (EXPERIMENT, PROVENANCE) and not isinstance(value, dict):
@@ -122,7 +122,7 @@ def _read(path: Path, there: Path):
 
 
 def _without(private: dict[str, str], value):
-    """The same value with other words for the private ones, the longest first."""
+    """The same value with private words replaced, the longest first."""
     if isinstance(value, dict):
         return {_without(private, key): _without(private, one) for key, one in value.items()}
     if isinstance(value, list):
@@ -133,8 +133,8 @@ def _without(private: dict[str, str], value):
     return value
 
 
-def _private_words(there: Path) -> dict[str, str]:
-    """What is told to nobody, and what stands in its place: of two paths with the same last part, another name each."""
+def _private_replacements(there: Path) -> dict[str, str]:
+    """Private words and their replacements; two paths with the same last part get different names."""
     places = {Path.cwd(): ".", ROOT: ".", Path(os.path.expanduser("~")): "~", Path(constants.HF_HOME): "~"}
     words = {str(path): instead for path, instead in places.items() if len(path.parts) > 1}
     for path in dict.fromkeys(_paths_in(there)):
@@ -147,7 +147,7 @@ def _private_words(there: Path) -> dict[str, str]:
 
 
 def _paths_in(there: Path) -> Iterator[str]:
-    """Every absolute path in a run's settings and in the commands it was started by; prompts are none."""
+    """All absolute paths in a run's settings and commands, prompts excluded."""
     for path in (there / name for name in (EXPERIMENT, PROVENANCE)):
         if path.exists():
             about = _read(path, there)
@@ -175,8 +175,8 @@ def _texts_in(value) -> Iterator[str]:
         yield value
 
 
-def model_of(folder: Path) -> Path:
-    """Where the model of a run folder is: in itself once it is finished, else in its newest whole checkpoint.
+def published_model(folder: Path) -> Path:
+    """The folder with a run's model: the run folder once it is finished, else its newest valid checkpoint.
 
     `ConfigError` if there is none, or no model card.
     """
@@ -185,7 +185,9 @@ def model_of(folder: Path) -> Path:
     finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1
     for model in filter(None, [folder, newest] if finished >= steps else [newest, folder]):
         if any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
-            if missing := [name for name in NEEDED if not ((model / name).exists() or (folder / name).exists())]:
+            if missing := [
+                name for name in REQUIRED_FILES if not ((model / name).exists() or (folder / name).exists())
+            ]:
                 raise ConfigError(f"{folder} has no {missing[0]}; give a folder that a training script has written")
             return model
     raise ConfigError(f"{folder} holds no model; give the folder of a run that has saved one")

@@ -18,7 +18,7 @@ import torch
 import generate
 import train_lm
 from modeling.native import convert
-from publishing.snapshot import model_of, snapshot
+from publishing.snapshot import published_model, snapshot
 from settings.checks import ConfigError
 from settings.paths import ROOT
 from storage.checkpoint_manifest import write_manifest
@@ -82,12 +82,12 @@ def readers(train, monkeypatch):
     return {
         "generate.py": prompt,
         "modeling.native": lambda folder: convert(str(folder), Path(tempfile.mkdtemp(dir=folder.parent))),
-        "publishing": lambda folder: shutil.rmtree(snapshot(folder, model_of(folder))),
+        "publishing": lambda folder: shutil.rmtree(snapshot(folder, published_model(folder))),
         "resuming": resume,
     }
 
 
-PLACES = {
+LOCATIONS = {
     "optimizer": {"optimizer.pt"},
     "scheduler": {"scheduler.pt"},
     "random numbers": {"rng_state.pth"},
@@ -97,7 +97,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", LOCATIONS)
 def test_no_command_runs_what_a_pickle_says(run, tmp_path, readers, place):
     """Whether it ends with a refusal or goes without the file. Canaries are in the run and in its checkpoint.
 
@@ -107,7 +107,7 @@ def test_no_command_runs_what_a_pickle_says(run, tmp_path, readers, place):
     for where in (folder, folder / "checkpoint-2"):
         if place == "in place of the weights":
             (where / "model.safetensors").unlink()
-        for name in PLACES[place]:
+        for name in LOCATIONS[place]:
             torch.save(Canary(left), where / name)
     write_manifest(folder / "checkpoint-2")  # as whoever plants one would
     with (folder / name).open("rb") as canary:

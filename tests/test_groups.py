@@ -48,14 +48,15 @@ def test_a_run_tells_its_groups_apart(train, tmp_path):
     assert "eval_loss/" not in logs
     _, table, after, *_ = last_words.split("\n\n")
     head, plain, other = table.splitlines()
-    assert head == "group  documents  targets  loss (nats a token)  bits per byte"
+    assert head == "group  documents  targets  loss (nats per token)  bits per byte"
     assert plain.startswith("plain          8  ")
     assert other.startswith("a|b            4  ")
     assert other.endswith(f"  {metrics['eval_bits_per_byte/a|b']:.4f}")
     assert after.startswith("time  ")
     card = (tmp_path / "run" / "README.md").read_text()
     assert (
-        "\n\n### By group\n\n| group | documents | targets | loss (nats a token) | bits per byte |\n|---|---:|" in card
+        "\n\n### By group\n\n| group | documents | targets | loss (nats per token) | bits per byte |\n|---|---:|"
+        in card
     )
     assert f"\n| a\\|b | 4 | {metrics['eval_targets/a|b'] / sum(targets):.1%} | " in card
     assert "|\n\n![curves](curves.png)" in card
@@ -72,7 +73,7 @@ def test_a_run_of_one_group_does_not(train, tmp_path):
 
 def test_masked_text_has_losses_by_group_alone(train):
     told, metrics = train("data.mask_first_n=3")
-    assert "group  documents  targets  loss (nats a token)\nplain  " in told
+    assert "group  documents  targets  loss (nats per token)\nplain  " in told
     assert not any("bits_per_byte/" in name for name in metrics)
 
 

@@ -16,8 +16,8 @@ import train_algorithmic
 import train_lm
 from settings.checks import ConfigError
 from settings.paths import ROOT
-from training.checkpoints.store import newest_whole
-from training.run_folder import claimed
+from training.checkpoints.store import latest_valid
+from training.run_folder import locked_run_folder
 
 CPU = "configs/accelerate/cpu.yaml"
 STEPS, BATCH = 10, 8
@@ -191,7 +191,7 @@ def test_a_process_that_is_killed_is_named(two, tmp_path):
     assert ended.returncode != 0
     assert "rank      : 1" in ended.stderr
     assert "Signal 9 (SIGKILL)" in ended.stderr
-    assert newest_whole(tmp_path / "run").name == f"checkpoint-{STEPS // 2}"
+    assert latest_valid(tmp_path / "run").name == f"checkpoint-{STEPS // 2}"
     done = launch("--config_file", CPU, "train_lm.py", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert column(rows_of(tmp_path / "run"), "loss") == column(rows_of(two[0]), "loss")
@@ -202,7 +202,7 @@ def test_a_launcher_that_starts_one_process_is_named(tmp_path):
     words = settings(tmp_path, "run", *SHARED, "training.max_steps=1")
     done = launch("--cpu", "--num_processes", "2", "train_lm.py", *words)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "processes   1, though accelerate was asked for several" in done.stdout
+    assert "processes   1, though several were requested from accelerate" in done.stdout
     assert "cpu, fp32, 1 process, " in done.stdout
 
 
@@ -224,7 +224,7 @@ def test_a_mistake_is_one_sentence_of_all_processes(tmp_path):
 @pytest.mark.slow
 def test_a_folder_that_another_run_has_is_refused_to_all_processes(tmp_path):
     words = settings(tmp_path, "run", *SHARED)
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         done = launch("--config_file", CPU, "train_lm.py", *words)
     assert done.returncode != 0
     assert f"traceback : train_lm.py: {tmp_path / 'run'} is in use by process {os.getpid()} on " in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from publishing.snapshot import NEEDED
+from publishing.snapshot import REQUIRED_FILES
 from settings import checks
 from settings.paths import ROOT
 from storage import hub
@@ -66,7 +66,7 @@ def run(place: Path, commands: list[tuple], endpoint: str) -> list[tuple[list[st
     (place / "tiny.yaml").write_text(TINY)
     (place / "bare.yaml").write_text("training: {output_dir: run, max_steps: 1, use_cpu: true}\n")
     (place / "folder").mkdir()
-    for name in (*NEEDED, "metrics.json", "model.safetensors"):
+    for name in (*REQUIRED_FILES, "metrics.json", "model.safetensors"):
         (place / "folder" / name).write_text("{}")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     about = {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "home"), "HF_TOKEN": "hf_none", "PYTHONPATH": str(ROOT)}

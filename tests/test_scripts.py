@@ -32,7 +32,7 @@ from settings.loading import load_experiment
 from settings.paths import ROOT
 from settings.sections import DataSection, TokenizerSection
 from storage.checkpoint_manifest import find_damage
-from training.checkpoints.store import newest_whole
+from training.checkpoints.store import latest_valid
 from training.reporting.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
 
 TINY = """
@@ -206,7 +206,7 @@ def test_a_finished_run_is_not_trained_on(tiny, capsys):
     with pytest.raises(SystemExit) as end:
         train_lm.main(str(tiny.parent / "tiny.yaml"), ["training.resume_from_checkpoint=true"])
     assert end.value.code == 0
-    assert "is finished, nothing is left to do; what came out is in" in capsys.readouterr().out
+    assert "is finished, nothing is left to do; its results are in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before
 
 
@@ -248,7 +248,7 @@ def test_losses_that_are_no_numbers_end_the_run_with_a_checkpoint(workshop, tiny
     run = tiny.parent / "burst"
     with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
         workshop(run.name, "training.learning_rate=1e12", "training.max_grad_norm=0", "sample.temperature=0")
-    assert find_damage(newest_whole(run)) is None
+    assert find_damage(latest_valid(run)) is None
     assert (run / "README.md").exists()
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
     assert "NaN" in (run / "metrics.jsonl").read_text()
@@ -356,7 +356,7 @@ def test_the_score_of_a_text_is_what_validation_says_of_it(tiny, tmp_path, monke
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(story), rel=1e-5)
     run_generate(monkeypatch, str(tiny), "--score", str(tmp_path / "story.txt"))
     said = capsys.readouterr().out
-    assert f"{found['loss']:.4f} nats a token, perplexity {math.exp(found['loss']):.2f} (vocabulary of 400)" in said
+    assert f"{found['loss']:.4f} nats per token, perplexity {math.exp(found['loss']):.2f} (vocabulary of 400)" in said
     assert f"{windows.targets:,} tokens, {len(story):,} bytes" in said
 
 
@@ -457,9 +457,9 @@ def test_settings_of_generation_change_the_text(tiny):
         (["RUN", "--seed", "4294967295", "--samples", "2"], "seed=4294967295 with samples=2 is out of range"),
         (["RUN", "--prompt", "a\udcff"], "the prompt 'a\\udcff' is not UTF-8; give it in a file"),
         (["RUN", "--file", "EMPTY"], "is empty; give some text"),
-        (["FOLDER"], "is no run, checkpoint or Hub id: it has no config.json"),
+        (["FOLDER"], "is not a run, checkpoint or Hub id: it has no config.json"),
         (["EMPTY"], "there is no folder"),
-        (["not: a name"], "not: a name is no run, checkpoint or Hub id"),
+        (["not: a name"], "not: a name is not a run, checkpoint or Hub id"),
         (["RUN", "--top-p", "0"], "must be above 0"),
         (["RUN", "--max-new-tokens", "0"], "must be at least 1"),
         (["RUN", "--samples", "0"], "samples=0 must be at least 1"),

@@ -151,7 +151,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["data.train_fraction=0.9", "data.validation_fraction=0.2"], "sum of both below 1"),
         (["training.gradient_accumulation_steps=2"], "leave it out"),
         (["training.max_steps=0"], "give the number of steps"),
-        (["guard.loss_spike=6.0", "replicas.training.seed=[0,1]"], "is not for replicas"),
+        (["guard.loss_spike=6.0", "replicas.training.seed=[0,1]"], "is not supported with replicas"),
         (["training.optim=sgd"], "optimizer.kind is adamw or muon"),
         (["optimizer.kind=lion"], "it takes adamw|muon"),
         (["optimizer.muon_momentum=1.0"], "below 1"),
@@ -201,7 +201,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
 def test_a_run_is_not_written_over(single):
     with pytest.raises(ConfigError, match="holds a run already"):
         train_algorithmic.main(str(single.parent / "single.yaml"), [])
-    with pytest.raises(ConfigError, match="is finished and has no checkpoint to go on from"):
+    with pytest.raises(ConfigError, match="is finished and has no checkpoint to resume from"):
         train_algorithmic.main(
             str(single.parent / "single.yaml"), ["training.resume_from_checkpoint=true", "resume.extend=true"]
         )
@@ -305,6 +305,6 @@ def test_one_bad_prompt_of_several_is_refused_before_any_is_answered(adder, tmp_
         "--score": [str(tmp_path / "good.txt"), str(tmp_path / "bad.txt")],
     }
     monkeypatch.setattr(sys, "argv", ["generate.py", str(adder), option, *given[option]])
-    with pytest.raises(ConfigError, match="has text that the tokenizer does not know"):
+    with pytest.raises(ConfigError, match="has text that the tokenizer cannot encode"):
         generate.main(generate.parse_arguments())
     assert capsys.readouterr().out == ""

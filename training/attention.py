@@ -1,4 +1,4 @@
-"""The attention that trains fastest on the hardware at hand."""
+"""Chooses the attention implementation that trains fastest on the present hardware."""
 
 import torch
 from torch import nn
@@ -12,9 +12,9 @@ from modeling.configuration_kindling import KindlingConfig
 def attention_implementation(args: TrainingArguments, config: KindlingConfig) -> str:
     """The attention interface that trains fastest here: transformers' sdpa, in float32 on a CPU that computes in bf16.
 
-    There PyTorch's bfloat16 attention is so slow backward that a step takes longer (`benchmarks/attention.py`). With
-    dropout PyTorch has no fused attention on a CPU, and one written out, whose masks are those of rows, is faster. The
-    fused ones of a GPU draw their masks for a whole batch, and would take (T, S) memory a head if written out.
+    There the backward pass of PyTorch's bfloat16 attention makes steps slower (`benchmarks/attention.py`). With dropout
+    PyTorch has no fused attention on a CPU, and an explicit one with masks by row is faster. A GPU's fused
+    attention draws masks for a whole batch; an explicit one would take (T, S) memory per head.
     """
     if not config.supports_sdpa:
         return "eager"
@@ -32,7 +32,7 @@ def sdpa_float32(module, query, key, value, attention_mask, **kwargs):
 
 
 def dropout_by_row(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention in float32 whose dropout `module.place` draws (`dropout.py`); sdpa's where there is none."""
+    """Attention in float32 with the dropout masks of `module.place` (`dropout.py`); without them, sdpa."""
     place = getattr(module, "place", None)
     if not dropout or place is None or not place.is_of(query.transpose(1, 2)):
         return sdpa_float32(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
@@ -41,7 +41,7 @@ def dropout_by_row(module, query, key, value, attention_mask, scaling, dropout=0
         k_BNSH, v_BNSH = (x.repeat_interleave(q_BNTH.shape[1] // x.shape[1], dim=1) for x in (k_BGSH, v_BGSH))
         scores_BNTS = q_BNTH * scaling @ k_BNSH.transpose(2, 3)
         allowed = attention_mask
-        if allowed is None:  # as sdpa is told, by `is_causal`, where nothing but the future is hidden
+        if allowed is None:  # as with `is_causal` of sdpa: only the future is masked
             allowed = torch.ones(scores_BNTS.shape[2:], dtype=torch.bool, device=query.device).tril()
         scores_BNTS = scores_BNTS.masked_fill(~allowed, torch.finfo(torch.float32).min)
         weights_BNTS = nn.functional.softmax(scores_BNTS, dim=-1)

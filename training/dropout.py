@@ -1,8 +1,8 @@
-"""Dropout as a function of the seed, the step and the row of its batch, however that batch is shared out.
+"""Dropout as a function of the seed, the step and the row in the batch, however the batch is split.
 
-`nn.Dropout` draws from a generator, so that its masks depend on how many processes share a batch, in how many parts and
-how wide it is padded. Here a mask is a hash of where each element is: one process and several draw the same masks, an
-accumulated batch draws those of the whole, and a resume has nothing to restore.
+`nn.Dropout` draws from a generator, so its masks depend on the number of processes, on accumulation and on padding.
+Here a mask is a hash of each element's position: any number of processes, with or without accumulation, draws the same
+masks, and a resumed run has no state to restore.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ WRAP = 1 << 32
 
 
 def mixed(x: torch.Tensor) -> torch.Tensor:
-    """A hash of 32-bit integers (`lowbias32`, Wellons, 2018); products wrap around."""
+    """Hash 32-bit integers (`lowbias32`, Wellons, 2018); products wrap around."""
     x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D
     x = (x ^ (x >> 15 & 0x1FFFF)) * (0x846CA68B - WRAP)
     return x ^ (x >> 16 & 0xFFFF)
@@ -27,18 +27,18 @@ def hashed(*parts) -> int:
 
 
 class Place:
-    """Where a forward pass is in its run: a key for each token of its batch, (B, T), and for each column.
+    """The position of a forward pass in its run: a key for each token of its batch, (B, T), and for each column.
 
-    Until it is set, every mask comes from PyTorch's generator.
+    Until it is set, masks come from PyTorch's generator.
     """
 
     def __init__(self, width: int):
-        """`width` is the most columns that a tensor (B, T, columns) has, its T aside."""
+        """`width` is the largest number of columns that a tensor (B, T, columns) can have."""
         self.width = width
         self.keys_BT = self.columns = None
 
     def set(self, batch: torch.Tensor, first: int, *run: int):
-        """The rows of `batch` (B, T) are those from `first` on of what `run`, a seed and a step, stands for."""
+        """Set the position: `batch` (B, T) has the rows from `first` on of the step that `run`, (seed, step), names."""
         rows = [hashed(*run, row) for row in range(first, first + batch.shape[0])]
         rows_B1 = torch.tensor(rows, dtype=torch.int32, device=batch.device)[:, None]
         most = max(self.width, batch.shape[1])
@@ -46,11 +46,11 @@ class Place:
         self.keys_BT = mixed(rows_B1 + self.columns[: batch.shape[1]])
 
     def is_of(self, x: torch.Tensor) -> bool:
-        """Whether a tensor (B, T, ...) has the tokens of this place."""
+        """Whether a tensor (B, T, ...) has the shape of the present batch."""
         return self.keys_BT is not None and self.keys_BT.shape == x.shape[:2]
 
     def mask(self, keys: torch.Tensor, width: int, p: float, dtype: torch.dtype) -> torch.Tensor:
-        """Factors (..., width), one for each key (...) and column: 0 with probability `p`, else 1 / (1 - p)."""
+        """Factors (..., width), one per key (...) and column: 0 with probability `p`, else 1 / (1 - p)."""
         x = keys[..., None] + self.columns[:width]
         x ^= (x >> 16).bitwise_and_(0xFFFF)
         x *= 0x7FEB352D
@@ -65,7 +65,7 @@ class Place:
 
 
 class RowDropout(nn.Dropout):
-    """Dropout of a tensor (B, T, D) by the place of its tokens; `key` tells its masks from those of other modules."""
+    """Dropout of a tensor (B, T, D) by the position of its tokens; `key` separates its masks from other modules'."""
 
     def __init__(self, p: float, place: Place, key: int):
         super().__init__(p)
@@ -77,8 +77,8 @@ class RowDropout(nn.Dropout):
         return x_BTD * self.place.mask(self.place.keys_BT + self.key, x_BTD.shape[2], self.p, x_BTD.dtype)
 
 
-def drop_by_row(model: nn.Module) -> Place:
-    """Have the model's dropouts draw by the place that is returned; their attention too, where it knows of one."""
+def use_row_dropout(model: nn.Module) -> Place:
+    """Replace the model's dropout by one that depends on the returned `Place`; attention modules get it too."""
     place = Place(max(model.config.hidden_size, model.config.num_attention_heads))
     for name, module in [*model.named_modules()]:
         if hasattr(module, "attention_dropout"):
@@ -89,16 +89,14 @@ def drop_by_row(model: nn.Module) -> Place:
     return place
 
 
-def drawn_apart(args: TrainingArguments, attention_dropout: float | None) -> str | None:
-    """What is drawn for all rows of a process together, and so depends on how a batch is shared out; or None.
+def per_process_randomness(args: TrainingArguments, attention_dropout: float | None) -> str | None:
+    """A note on random numbers that are drawn per process, so that they depend on how a batch is split; or None.
 
-    It is a function of the seed, the step and the first of those rows: exact in a resume that shares batches alike.
+    They are a function of the seed, the step and the process's first row: a resume with the same split is exact.
     """
     found = [f"training.neftune_noise_alpha={args.neftune_noise_alpha}"] if args.neftune_noise_alpha else []
     if attention_dropout and args.device.type != "cpu":
         found.append(f"model.attention_dropout={attention_dropout} on a GPU")
     if not found:
         return None
-    return (
-        f"{' and '.join(found)}: each process draws for its own rows, so that results depend on how a batch is shared"
-    )
+    return f"{' and '.join(found)}: random numbers are drawn per process, so results depend on how a batch is split"

@@ -1,4 +1,4 @@
-"""What the machine is and how fast it can multiply."""
+"""Describes the hardware: device, memory limit, peak FLOP/s."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-# Dense bfloat16 (or float16) peak of the makers' data sheets, in FLOP/s, by a part of the device's name.
+# Dense bfloat16 (or float16) peak from the data sheets, in FLOP/s, by a part of the device's name.
 DATASHEET = {
     "B200": 2.25e15,
     "H200": 9.89e14,
@@ -43,11 +43,11 @@ LIMITS = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 
 
 CPU_SIZES, SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192)
-"""Widths of the matrices that a processor and other devices are measured by."""
+"""Widths of the matrices by which CPUs and other devices are measured."""
 
 
 ROUNDS, TRIES, SECONDS = 4, 2, 0.04
-"""How often each size comes round, so that a busy moment costs no size; and its products in a round."""
+"""Rounds over all sizes, so that a busy moment affects no size for good; and products of a size per round."""
 
 
 def memory_limit() -> float:
@@ -60,7 +60,7 @@ def memory_limit() -> float:
                 continue
             top, name = CONTROL_GROUPS / LIMITS[controller][0], LIMITS[controller][1]
             group = top / own.lstrip("/")
-            for one in (group, *group.parents):  # a group's limit is that of all below it
+            for one in (group, *group.parents):  # a group's limit holds for all groups below it
                 if one.is_relative_to(top) and (one / name).exists():
                     limits.append(float((one / name).read_text(encoding="utf-8").replace("max", "inf")))
     return min(limits)
@@ -80,14 +80,14 @@ def keep_freed_memory():
 
 
 def has_bf16(use_cpu: bool) -> bool:
-    """Whether the processor multiplies bfloat16 matrices faster than float32 ones."""
+    """Whether the device multiplies bfloat16 matrices in hardware."""
     if not use_cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def describe_hardware(args: TrainingArguments) -> dict:
-    """Device, precision, processes and threads of a run, and the peak that its utilisation (MFU) is a share of."""
+    """Device, precision, processes and threads of a run, and the peak FLOP/s for its utilisation (MFU)."""
     peak, origin = peak_flops(args)
     return {
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
@@ -101,7 +101,7 @@ def describe_hardware(args: TrainingArguments) -> dict:
 
 
 def processor_name() -> str:
-    """The processor's model, where the system tells it, and its architecture."""
+    """The processor's model, if known, and its architecture."""
     with suppress(OSError):
         if found := re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE):
             return f"{' '.join(found[1].split())}, {platform.machine()}"
@@ -110,7 +110,7 @@ def processor_name() -> str:
 
 
 def peak_flops(args: TrainingArguments) -> tuple[float, str]:
-    """FLOP/s of one process in the run's precision, and where the number is from: the data sheet or a measurement."""
+    """Peak FLOP/s of one process in the run's precision, and its origin: the data sheet or a measurement."""
     if args.device.type == "cuda" and (args.bf16 or args.fp16):
         name = torch.cuda.get_device_name()
         for part, peak in DATASHEET.items():
@@ -124,10 +124,10 @@ def peak_flops(args: TrainingArguments) -> tuple[float, str]:
 
 @functools.cache
 def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """FLOP/s of the fastest of square matrix products of several sizes, and in words what it was.
+    """FLOP/s of the fastest of square matrix products of several sizes, and a description of it.
 
-    On a CPU one thread, because products of several wait for one another wherever something else runs; and small ones
-    too, which are made before the system gives the core to another: the number is the processor's, not the moment's.
+    On a CPU with one thread, since several would wait for each other whenever something else runs; and with small
+    matrices too, which finish before the core is given to another process.
     """
     threads, on_cpu = torch.get_num_threads(), device.type == "cpu"
     if on_cpu:
@@ -147,7 +147,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]
 def measure_flops(
     device: torch.device, dtype: torch.dtype, size: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """FLOP/s of the fastest product of two square matrices, of `TRIES` or as many as are made in `SECONDS`."""
+    """FLOP/s of the fastest product of two square matrices, out of at least `TRIES` and at least `SECONDS`."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, started, tries = math.inf, clock(), 0
     while tries < TRIES or clock() - started < SECONDS:
@@ -160,7 +160,7 @@ def measure_flops(
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def readable(count: int) -> str:
-    """A number of bytes as people say it."""
+def format_bytes(count: int) -> str:
+    """A number of bytes with a binary unit, such as 1.5 GiB."""
     unit = min(int(math.log(max(count, 1), 1024)), len(UNITS) - 1)
     return f"{count / 1024**unit:,.{1 if unit else 0}f} {UNITS[unit]}"

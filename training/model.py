@@ -1,4 +1,4 @@
-"""The model of a run: its configuration from settings and tokenizer, its weights from a seed or a checkpoint."""
+"""The model of a run: configuration from settings and tokenizer, weights from a seed or a checkpoint."""
 
 import psutil
 import torch
@@ -11,39 +11,39 @@ from settings.experiment import Experiment
 from settings.schema import DROPOUTS
 
 from .attention import attention_implementation
-from .hardware import memory_limit, readable
-from .pretrained import refuse_other_tokenizer, start_config, take_weights
+from .hardware import format_bytes, memory_limit
+from .pretrained import check_same_tokenizer, start_config, take_weights
 
 
 def model_config(experiment: Experiment, tokenizer, start: str | None = None, **derived) -> KindlingConfig:
-    """The model's configuration: vocabulary and special ids from the tokenizer, and what else is `derived`.
+    """The model's configuration: vocabulary size and special ids from the tokenizer, and `derived` values.
 
-    That of a checkpoint to `start` from has a row for each token of the tokenizer, and no fewer than it had.
+    That of a checkpoint to `start` from has a row for each token of the tokenizer, and at least as many as it had.
     """
     derived = {"vocab_size": len(tokenizer)} | derived
     if start is not None:
-        refuse_other_tokenizer(start, tokenizer)
+        check_same_tokenizer(start, tokenizer)
         derived["vocab_size"] = max(len(tokenizer), build_config(experiment.model, {}, start).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(experiment.model, ids | derived, start)
-    refuse_small_vocabulary(config, len(tokenizer))
-    refuse_huge(config)
+    check_vocabulary_size(config, len(tokenizer))
+    check_model_size(config)
     return config
 
 
-def refuse_huge(config: KindlingConfig):
-    """`ConfigError` if the weights alone are more than the machine has memory, swap included, or than it may use."""
+def check_model_size(config: KindlingConfig):
+    """`ConfigError` if the weights alone exceed the memory that the machine has, swap included, or that it may use."""
     count = sum(parameters(config).values())
     machine = min(psutil.virtual_memory().total + psutil.swap_memory().total, memory_limit())
     if FLOAT32_BYTES * count > machine:
         raise ConfigError(
-            f"the model has {count:,} parameters, which take {readable(FLOAT32_BYTES * count)}, and the machine has "
-            f"{readable(machine)} of memory; lower model.hidden_size, model.num_hidden_layers or what else is too large"
+            f"the model has {count:,} parameters, which take {format_bytes(FLOAT32_BYTES * count)}, and the machine "
+            f"has {format_bytes(machine)} of memory; lower model.hidden_size, model.num_hidden_layers or another size"
         )
 
 
 def build_config(section: dict, derived: dict, start: str | None = None) -> KindlingConfig:
-    """A configuration from a `model` section, or from a checkpoint and its dropouts, over values from elsewhere."""
+    """A configuration from a `model` section, or from a checkpoint and its dropouts, over `derived` values."""
     if start is not None:
         return start_config(start, derived | {key: section[key] for key in DROPOUTS if key in section})
     given = {key: value for key, value in section.items() if key != "type" and (key, value) != ("vocab_size", None)}
@@ -51,18 +51,18 @@ def build_config(section: dict, derived: dict, start: str | None = None) -> Kind
 
 
 def build_model(config: KindlingConfig, args: TrainingArguments, start: str | None = None) -> PreTrainedModel:
-    """The model to train, in the attention that trains fastest, its weights a checkpoint's or drawn by the seed."""
+    """The model to train, with the fastest attention, and weights from a checkpoint or drawn from the seed."""
     set_seed(args.seed)
     attention = attention_implementation(args, config)
-    # In float32, whatever a checkpoint was saved in: lower precision is autocast's.
+    # Always float32, whatever a checkpoint was saved in: autocast provides lower precision.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     if start is not None:
         take_weights(model, start)
     return model
 
 
-def refuse_small_vocabulary(config: KindlingConfig, vocabulary: int):
-    """`ConfigError` if a tokenizer has more tokens than the model has rows."""
+def check_vocabulary_size(config: KindlingConfig, vocabulary: int):
+    """`ConfigError` if a tokenizer has more tokens than the model has embeddings."""
     if config.vocab_size < vocabulary:
         raise ConfigError(
             f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {vocabulary}; "

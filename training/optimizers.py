@@ -27,7 +27,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self.dtype = dtype
         self.flops = 0
-        """Of the matrix products of all steps made."""
+        """FLOPs of the matrix products of all steps made."""
 
     @torch.no_grad()
     def step(self, closure=None):  # noqa: ARG002
@@ -52,14 +52,14 @@ class Muon(Optimizer):
 
 
 def _with_gradient(group: dict) -> list[torch.Tensor]:
-    """The weights of a group that this step is for; as torch's own optimisers pass over the others."""
+    """The weights of a group that have a gradient; torch's own optimisers skip the others, too."""
     return [weight for weight in group["params"] if weight.grad is not None]
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Move the singular values of matrices (batch, rows, columns) close to 1, by five steps of Newton and Schulz.
 
-    The quintic's coefficients are Jordan's: quick rather than exact, most singular values come out between 0.7 and 1.2.
+    The quintic's coefficients are Jordan's: fast rather than exact, most singular values end between 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(dtype)
@@ -113,14 +113,14 @@ def step_flops(trained: list[tuple[nn.Module, TrainingArguments, OptimizerSectio
 class OptimizerWork(TrainerCallback, ExportableState):
     """FLOPs of the optimiser's matrix products since a run began, kept in its checkpoints: `flops`.
 
-    AdamW has none. Where several processes make the same step, it counts once; a step that is skipped does not.
+    AdamW has none. A step that several processes make together counts once; skipped steps do not count.
     """
 
     def __init__(self):
         self.optimizers, self.before = [], 0
 
     def watch(self, optimizer: Optimizer):
-        """Count what this one does."""
+        """Count this optimiser's FLOPs."""
         self.optimizers = getattr(optimizer, "optimizers", [optimizer])
 
     @property
@@ -166,7 +166,7 @@ class Chain(Optimizer):
     def __init__(self, optimizers: list[Optimizer], gradient_filter: Optimizer | None = None):
         self.optimizers = optimizers
         self.steps = [gradient_filter, *optimizers] if gradient_filter else optimizers
-        defaults = {"lr": optimizers[-1].param_groups[0]["lr"]}  # schedules with a floor ask for it
+        defaults = {"lr": optimizers[-1].param_groups[0]["lr"]}  # schedules with a minimum read it
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], defaults)
 
     def step(self, closure=None):  # noqa: ARG002
@@ -183,7 +183,7 @@ class Chain(Optimizer):
 
 
 def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerSection]]) -> Optimizer:
-    """One optimiser for models that are trained side by side, each with settings of its own.
+    """One optimiser for models that are trained together, each with its own settings.
 
     AdamW as in the Trainer's arguments, decaying matrices only; with `kind: muon` the matrices inside the blocks are
     Muon's, orthogonalised in the precision of training.

@@ -1,6 +1,6 @@
-"""A checkpoint to start from: a GPT-2, a Llama or one of Kindling's, in a folder or on the Hub; exactly, or not at all.
+"""Starting from a checkpoint: GPT-2, Llama or Kindling, from a folder or the Hub; exact, or a `ConfigError`.
 
-What it reads are configurations, safetensors and tokenizers, never code and never a pickle.
+It reads configurations, safetensors and tokenizers, never code and never a pickle.
 """
 
 import copy
@@ -25,23 +25,23 @@ def start_config(start: str, changes: dict) -> KindlingConfig:
 
 
 def check_files(start: str, tokenizer_path: str):
-    """`ConfigError` if the checkpoint's weights are in no safetensors or not as its configuration says, or the
-    tokenizer is another one. On the Hub, only that there are weights."""
+    """`ConfigError` if the checkpoint's weights are not safetensors or do not fit its configuration, or the tokenizer
+    is not its own. On the Hub, only checks that there are weights."""
     build(require_safe_files, "model.path", {"source": start})
     if Path(start).is_dir():
         build(_load_shapes, "model.path", {"source": start})
     if tokenizer_path != start:
-        refuse_other_tokenizer(start, tokenizer_of(tokenizer_path))
+        check_same_tokenizer(start, tokenizer_of(tokenizer_path))
 
 
 def _load_shapes(source: str):
-    """Load a checkpoint without its numbers: a `ValueError` says why it does not."""
+    """Load a checkpoint's shapes without values; a `ValueError` says why it fails."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         load_causal_lm(source, device_map="meta")
-    except Exception as error:  # safetensors raises nothing narrower
+    except Exception as error:  # safetensors raises no narrower class
         raise ValueError(f"{source} does not load: {' '.join(str(error).split())}") from None
     finally:
         logging.set_verbosity(verbosity)
@@ -50,7 +50,7 @@ def _load_shapes(source: str):
 
 
 def describe_start(start: str) -> dict:
-    """What to remember of a checkpoint: its name, and its commit if it is on the Hub."""
+    """A checkpoint's name, and its commit if it is on the Hub, for provenance."""
     config = cached_file(start, "config.json", _raise_exceptions_for_missing_entries=False)
     return {"path": start, "commit": extract_commit_hash(config, None)}
 
@@ -63,11 +63,11 @@ def tokenizer_of(path: str):
     return tokenizer
 
 
-def refuse_other_tokenizer(start: str, tokenizer):
-    """`ConfigError` unless each token is in the row of the embedding that the checkpoint has learnt for it.
+def check_same_tokenizer(start: str, tokenizer):
+    """`ConfigError` unless each token of the checkpoint's tokenizer has the same id in this one.
 
-    Tokens beyond its own are new, such as a pad token. A checkpoint without a tokenizer is believed to fit one of its
-    size, a pad token not counted.
+    Further tokens are new, such as a pad token. A checkpoint without a tokenizer is assumed to fit one of its size, not
+    counting a pad token.
     """
     own, rows = build(read_tokenizer, "model.path", {"source": start}), start_config(start, {}).vocab_size
     if own is None:
@@ -89,8 +89,8 @@ def refuse_other_tokenizer(start: str, tokenizer):
 def take_weights(model: PreTrainedModel, start: str):
     """Give `model`, built from `start_config`, the weights and the generation settings of the checkpoint.
 
-    A new token's rows are the mean of all others: random ones would be likelier than any learnt token. So it adds at
-    most ln(1 + 1/V) to a loss.
+    A new token's rows are the mean of all others, which adds at most ln(1 + 1/V) to a loss; with random rows it could
+    be likelier than every trained token.
     """
     source = build(read_model, "model.path", {"source": start})
     weights = source.state_dict()

@@ -1,4 +1,4 @@
-"""Every setting of a run as it was decided in the end, defaults included."""
+"""All settings of a run with their final values, defaults included."""
 
 from transformers import TrainingArguments
 
@@ -8,7 +8,7 @@ from settings.schema import DROPOUTS, section_fields
 
 
 def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
-    """Every setting of the run, with what the hardware, the tokenizer and the defaults have decided."""
+    """All settings of the run, with the values that hardware, tokenizer and defaults have determined."""
     settings = experiment.as_dict()
     of_model = DROPOUTS if "path" in experiment.model else section_fields("model")
     settings["model"] |= {name: getattr(config, name) for name in of_model if name not in ("path", "type")}

@@ -1,4 +1,4 @@
-"""What a run is: its experiment, transformers' arguments, and the checkpoint that it is resumed from."""
+"""`Run`: the settings, `TrainingArguments`, checkpoint and hardware of a run."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,22 +14,22 @@ from .hardware import describe_hardware
 
 @dataclass
 class Run:
-    """One run of an experiment; `open_run` makes it."""
+    """One run of an experiment, made by `open_run`."""
 
     experiment: Experiment
     args: TrainingArguments
     checkpoint: str | None
-    """The folder that it is resumed from, or None."""
+    """The checkpoint folder that it is resumed from, or None."""
     fingerprint: RunFingerprint
 
     @property
     def folder(self) -> Path:
-        """Where everything goes that it writes."""
+        """The folder for everything that the run writes."""
         return self.experiment.folder
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that its model is read from: `model.path`, or the one that such a run is resumed from."""
+        """Where a run with `model.path` reads its model from: that path, or the checkpoint it is resumed from."""
         path = self.experiment.model.get("path")
         return path and (self.checkpoint or path)
 

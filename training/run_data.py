@@ -1,4 +1,4 @@
-"""The data of a run on text: its examples in the order in which they are trained on, and how they become batches."""
+"""The data of a run on text: training examples in order, validation examples, and the collator."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ from .run import Run
 
 @dataclass
 class RunData:
-    """What a run trains on and is measured on."""
+    """What a run trains on and is evaluated on."""
 
     prepared: PreparedData
     length: int
-    """The longest example, in tokens."""
+    """The maximum length of an example, in tokens."""
     train_set: Epochs
     """All examples of the run, epoch after epoch."""
     validation_set: Windows | Documents
@@ -36,18 +36,18 @@ class RunData:
 
 
 def prepare_tokens(run: Run) -> PreparedData:
-    """The tokenizer and the tokens of a run, made now unless they are there; by the first process of each machine."""
-    experiment, by_other_process = run.experiment, run.args.local_process_index > 0
-    return prepare(experiment.data, experiment.tokenizer, by_other_process, run.fingerprint.data_before)
+    """Prepare the tokenizer and the tokens of a run, unless they exist, in the first process of each machine."""
+    experiment, by_another = run.experiment, run.args.local_process_index > 0
+    return prepare(experiment.data, experiment.tokenizer, by_another, run.fingerprint.data_before)
 
 
 def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunData:
-    """The examples of a run, for a model of `config`; sets `run.args.max_steps` where epochs are asked for."""
+    """Open the examples of a run, for a model of `config`; sets `run.args.max_steps` if the run is given in epochs."""
     section = run.experiment.data
     length = section.context_length or config.max_position_embeddings
     examples = prepared.training_examples(section, length)
-    count = None if section.streaming else len(examples)  # nobody knows yet how long a stream is
-    run.args.max_steps, positions = run_positions(count, section.order_settings(length), run.args, run.checkpoint)
+    count = None if section.streaming else len(examples)  # the length of a stream is unknown
+    run.args.max_steps, positions = run_positions(count, section.order_terms(length), run.args, run.checkpoint)
     return RunData(
         prepared,
         length,
@@ -57,8 +57,8 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
     )
 
 
-def keep_preparing(run: Run, data: RunData):
-    """Start the process that prepares the rest of a stream, one on each machine; nothing where there is no stream."""
+def start_stream_writer(run: Run, data: RunData):
+    """For streamed data, start the process that prepares further tokens, one per machine."""
     experiment = run.experiment
     if experiment.data.streaming and run.args.local_process_index == 0:
         start_writer_process(experiment.data, experiment.tokenizer, data.train_set)

@@ -1,4 +1,4 @@
-"""The run folder, which one run at a time may have."""
+"""The lock of a run folder: only one run at a time may use it."""
 
 import json
 import os
@@ -17,11 +17,11 @@ LOCK = ".lock"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run folder, made if there is none, until the block is left or the process ends, in whatever way.
+def locked_run_folder(folder: Path) -> Iterator[None]:
+    """Lock a run folder, which is created if missing, until the block or the process ends.
 
-    `ConfigError` if another process holds it, or nothing can be written there. A folder that was made here and that
-    nothing was put into is removed again. Of several processes of one run, the first holds it for all.
+    `ConfigError` if another process has locked it, or it is not writable. A new folder that is still empty at the end
+    is removed. Of several processes of one run, the first locks it for all.
     """
     if int(os.environ.get("RANK", 0)) > 0:
         yield
@@ -31,12 +31,12 @@ def claimed(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)  # while it is held: who waits for it finds that it is gone
+            (folder / LOCK).unlink(missing_ok=True)  # while locked: whoever waits for it finds it gone
             lock.release()
 
 
 def _lock(folder: Path) -> FileLock:
-    """The lock of a folder, held, with who holds it written in its file."""
+    """Acquire the lock of a folder and record its holder in the lock file."""
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def _lock(folder: Path) -> FileLock:
         (folder / LOCK).write_text(json.dumps(about) + "\n", encoding="utf-8")
     except Timeout:
         raise ConfigError(
-            f"{folder} is in use by {_in_words(_holder(folder))}; wait for it, stop it, or choose another "
+            f"{folder} is in use by {_describe_holder(_holder(folder))}; wait for it, stop it, or choose another "
             "training.output_dir"
         ) from None
     except OSError as error:
@@ -59,11 +59,11 @@ def _lock(folder: Path) -> FileLock:
 
 
 def _holder(folder: Path) -> dict:
-    """Who has written the lock's file; empty where nobody has yet."""
+    """The recorded holder of the lock; empty if there is none yet."""
     with suppress(OSError, ValueError):
         return json.loads((folder / LOCK).read_text(encoding="utf-8"))
     return {}
 
 
-def _in_words(about: dict) -> str:
+def _describe_holder(about: dict) -> str:
     return "process {process} on {host} since {since}".format(**about) if about else "another process"

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer with exact validation, true FLOPs and speed, targets counted, matrices alone decayed."""
+"""The Trainer for language models: exact validation, FLOPs, speed and token counts in every log."""
 
 import time
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ from training.reporting.report import Report
 from training.resilience.reliable_trainer import ReliableTrainer
 
 from .checkpoints.data_position import DataPosition
-from .dropout import drop_by_row, hashed
+from .dropout import hashed, use_row_dropout
 from .optimizers import OptimizerWork, build_optimizer
 from .run import Run
 from .run_data import RunData
 
 _STOCK = OptimizerSection()
-OF_A_GROUP = ("loss", "loss_standard_error", "bits_per_byte")
+GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
 
 
 class KindlingTrainer(ReliableTrainer):
     """A Trainer for causal language models.
 
-    Every log carries `tokens` (targets trained on), `total_flos` (as `modeling.accounting` defines training FLOPs),
-    `optimizer_flops` (if Muon's matrix products come to any) and `seconds`, which go on counting after a resume, and
-    a training log `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) that `total_flos`
-    makes up.
+    Every log has `tokens` (targets trained on), `total_flos` (training FLOPs as `modeling.accounting` defines them),
+    `optimizer_flops` (of Muon's matrix products, if there are any) and `seconds`, all of which continue after a resume.
+    A training log also has `tokens_per_second` and `mfu`, the share of `peak_flops` (FLOP/s of all devices) that
+    `total_flos` amounts to.
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
-    With `group_bytes`, the same of each of its groups in the order of their numbers, and batches that have `groups`,
-    they also report each group's `OF_A_GROUP` and `targets`, as in `eval_loss/NAME`.
+    With `group_bytes`, the same for each group in the order of their numbers, and batches that have `groups`, they also
+    report each group's `GROUP_METRICS` and `targets`, as in `eval_loss/NAME`.
     `optimizer` is the experiment's section of that name.
     """
 
@@ -47,7 +47,7 @@ class KindlingTrainer(ReliableTrainer):
         **kwargs,
     ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
-        self.place = drop_by_row(self.model)
+        self.place = use_row_dropout(self.model)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.group_bytes = group_bytes or {}
@@ -64,36 +64,36 @@ class KindlingTrainer(ReliableTrainer):
         nats_BG, targets_BG = prediction.predictions, prediction.label_ids
         values = self.metric.compute(nats=nats_BG[:, 0], targets=targets_BG[:, 0], text_bytes=self.text_bytes)
         for column, (name, text_bytes) in enumerate(self.group_bytes.items(), start=1):
-            rows = targets_BG[:, column] > 0  # the others add nothing to any sum
+            rows = targets_BG[:, column] > 0  # other rows have no target of this group
             if rows.any():
                 nats, targets = nats_BG[rows, column], targets_BG[rows, column]
                 found = self.metric.compute(nats=nats, targets=targets, text_bytes=text_bytes)
-                found = {key: found[key] for key in OF_A_GROUP if key in found} | {"targets": int(targets.sum())}
+                found = {key: found[key] for key in GROUP_METRICS if key in found} | {"targets": int(targets.sum())}
                 values |= {f"{key}/{name}": value for key, value in found.items()}
         return values
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
-        """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in the place of logits and labels.
+        """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in place of logits and labels.
 
-        Some numbers a row instead of T x V logits: a validation pass of any size fits in memory, and the Trainer's
-        gathering over processes, which drops repeated rows, stays right.
+        A few numbers per row instead of T x V logits: validation of any size fits in memory, and the Trainer's
+        gathering over processes, which drops repeated rows, remains correct.
         """
         inputs = self.prepare_inputs(inputs)
         targets_BT = inputs.pop("labels")[:, 1:]
         groups_BT = inputs.pop("groups")[:, 1:] if "groups" in inputs else None
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits_BTV = model(**inputs, use_cache=False).logits[:, :-1]  # a cache would undo resets at documents
+            logits_BTV = model(**inputs, use_cache=False).logits[:, :-1]  # a cache would ignore document boundaries
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_BT = (targets_BT != -100).long()
         return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
 
     def training_step(self, model, inputs, *args, **kwargs):
-        """As the Trainer's, its random numbers a function of the seed, the step and the rows of its batch."""
-        self._place(inputs["input_ids"])
+        """As the Trainer's, with random numbers that are a function of the seed, the step and the rows of its batch."""
+        self._set_dropout_position(inputs["input_ids"])
         return super().training_step(model, inputs, *args, **kwargs)
 
-    def _place(self, ids_BT: torch.Tensor):
-        """Tell dropout which rows these are; all else that draws, as a GPU's attention does, goes by the first."""
+    def _set_dropout_position(self, ids_BT: torch.Tensor):
+        """Tell dropout which rows these are; other random numbers, as in a GPU's attention, depend on the first row."""
         run, rows = (self.args.seed, self.state.global_step), self.args.train_batch_size
         first = (self._part * self.args.world_size + self.args.process_index) * rows
         self.place.set(ids_BT.to(self.args.device), first, *run)
@@ -101,23 +101,23 @@ class KindlingTrainer(ReliableTrainer):
         self._part += 1
 
     def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
-        """Sums over tokens, (B, 1 + G): of all of them, then of each group."""
+        """Sums over tokens, (B, 1 + G): of all tokens, then of each group."""
         sums_BG = values_BT.new_zeros(len(values_BT), 1 + len(self.group_bytes))
         if groups_BT is not None:
             sums_BG.scatter_add_(1, groups_BT + 1, values_BT)
-        sums_BG[:, 0] = values_BT.sum(-1)  # in place of those of no group
+        sums_BG[:, 0] = values_BT.sum(-1)  # column 0 has held tokens without a group
         return sums_BG
 
     def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Training FLOPs of a batch, a number that stays on the device: padding and rows without a target are none."""
+        """Training FLOPs of a batch, as a tensor on the device; padding and rows without a target count nothing."""
         return training_flops(self.accelerator.unwrap_model(self.model).config, lengths(inputs["labels"])).sum()
 
     def floating_point_ops(self, inputs) -> int:  # noqa: ARG002
-        """Nothing to add: `get_batch_samples` has counted, and the Trainer would wait for the device at each batch."""
+        """Return 0: `get_batch_samples` counts FLOPs without waiting for the device at each batch."""
         return 0
 
     def write_model(self, folder: str, state_dict: dict | None):
-        """As the Trainer's, with the cache that only training lacks, and without a pickle of the arguments."""
+        """As the Trainer's, with `use_cache`, which is off only in training, and without a pickle of the arguments."""
         if not self.args.should_save:
             return
         model = self.accelerator.unwrap_model(self.model)
@@ -130,7 +130,7 @@ class KindlingTrainer(ReliableTrainer):
             self.processing_class.save_pretrained(folder)
 
     def create_optimizer(self, model=None):
-        """That of the `optimizer` section; the Trainer's own choice, `training.optim`, where it says nothing else."""
+        """The optimiser of the `optimizer` section; by default the Trainer's own, `training.optim`."""
         if self.optimizer_section.is_stock:
             return super().create_optimizer(model)
         if self.optimizer is None:
@@ -139,7 +139,7 @@ class KindlingTrainer(ReliableTrainer):
         return self.optimizer
 
     def trained(self) -> list[tuple]:
-        """What is trained, and how: one model."""
+        """What the optimiser is built from: the model, its arguments and its settings."""
         return [(self.model, self.args, self.optimizer_section)]
 
     def get_decay_parameter_names(self, model) -> list[str]:
@@ -147,7 +147,7 @@ class KindlingTrainer(ReliableTrainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's, counting the step's targets and FLOPs; the counts stay on the device until a log."""
+        """As the Trainer's; counts the step's targets and FLOPs on the device until the next log."""
         if self._started is None:
             self._start_clock()
         samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -157,15 +157,15 @@ class KindlingTrainer(ReliableTrainer):
         return samples, targets
 
     def store_flos(self):
-        """Called before each log and save: bring the counts of the state up to date."""
+        """Bring the counts in `state` up to date; called before each log and save."""
         mine = torch.as_tensor(self._new_flops, device=self.args.device)
-        self.state.total_flos += sum(self.accelerator.gather(mine.view(1)).tolist())  # exact, as Python's integers are
+        self.state.total_flos += sum(self.accelerator.gather(mine.view(1)).tolist())  # exact: Python integers
         self.state.num_input_tokens_seen += int(self._new_targets)
         self._new_targets = self._new_flops = 0
 
     def evaluate(self, *args, **kwargs):
-        """As the Trainer's, without a trace in the training's speed."""
-        if self._started is None:  # it comes before the first batch
+        """As the Trainer's; its time does not count towards the training speed."""
+        if self._started is None:  # before the first batch
             self._start_clock()
         started = time.perf_counter()
         metrics = super().evaluate(*args, **kwargs)
@@ -173,26 +173,26 @@ class KindlingTrainer(ReliableTrainer):
         return metrics
 
     def log(self, logs, start_time=None):
-        """Add the counts that every curve is drawn against."""
+        """As the Trainer's, with tokens, FLOPs, seconds and speed."""
         self.store_flos()
         if "loss" in logs:
             logs |= self._speed()
         logs |= {"tokens": self.state.num_input_tokens_seen, "total_flos": self.state.total_flos}
         logs |= {"optimizer_flops": self.optimizer_work.flops} if self.optimizer_work.flops else {}
-        if self._started is None:  # nothing was trained on
+        if self._started is None:  # no batch was trained on
             self._start_clock()
         logs["seconds"] = round(time.perf_counter() - self._started, 2)
         super().log(logs, start_time)
 
     def _start_clock(self):
-        """Count seconds from the first batch, or on from where the resumed run's log ends."""
+        """Count seconds from the first batch, continuing from the last log of a resumed run."""
         now = time.perf_counter()
         before = next((row["seconds"] for row in reversed(self.state.log_history) if "seconds" in row), 0.0)
         self._started = now - before
         self._last_log = (now - self._evaluation_seconds, self.state.num_input_tokens_seen, self.state.total_flos)
 
     def _speed(self) -> dict[str, float]:
-        """Targets a second and utilisation since the last training log, evaluations left out."""
+        """Targets per second and utilisation since the last training log, without evaluations."""
         clock = time.perf_counter() - self._evaluation_seconds
         now = (clock, self.state.num_input_tokens_seen, self.state.total_flos)
         seconds, tokens, flops = (new - old for new, old in zip(now, self._last_log, strict=True))
@@ -203,16 +203,16 @@ class KindlingTrainer(ReliableTrainer):
 def lengths(labels: torch.Tensor) -> torch.Tensor:
     """Tokens of each row up to its last target, in a tensor without the last dimension; 0 where there is no target.
 
-    What the collators put after it is padding. The first token is never a target.
+    What follows is padding. The first token is never a target.
     """
-    places = torch.arange(2, labels.shape[-1] + 1, device=labels.device)
-    return ((labels[..., 1:] != -100) * places).amax(-1) if len(places) else labels.new_zeros(labels.shape[:-1])
+    positions = torch.arange(2, labels.shape[-1] + 1, device=labels.device)
+    return ((labels[..., 1:] != -100) * positions).amax(-1) if len(positions) else labels.new_zeros(labels.shape[:-1])
 
 
 def build_trainer(
     run: Run, data: RunData, model: PreTrainedModel, report: Report, *callbacks: TrainerCallback
 ) -> KindlingTrainer:
-    """The Trainer of a run on text, which shows and writes down what `report` says."""
+    """The Trainer of a run on text, with the callbacks of `report`."""
     trainer = KindlingTrainer(
         model=model,
         args=run.args,

@@ -268,7 +268,7 @@ def test_training_never_stops_for_the_hub(strategies):
     """)
     told, code = refused
     assert [f"step {step} is not published: " in told for step in (2, 4, 6)] == [True, True, True]
-    assert code.startswith("not published: the run is finished, whole and in")
+    assert code.startswith("not published: the run is finished and complete in")
     assert "python -m publishing" in code
     steps = [json.loads(line)["step"] for line in (folder / "canary/refused/metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 6
@@ -364,10 +364,10 @@ def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
     (tmp_path / "checkpoint-11").mkdir()
     (tmp_path / "checkpoint-11" / "model.safetensors").write_text("of a save that was interrupted")
     with pytest.raises(ConfigError, match=r"has no README.md; give a folder that a training script has written"):
-        snapshot.model_of(tmp_path)
+        snapshot.published_model(tmp_path)
     (tmp_path / "README.md").write_text(f"in {tmp_path} and https://a.b/c/d, 91 / 7")
     (tmp_path / "training_args.bin").write_text("a pickle")
-    assert snapshot.model_of(tmp_path) == tmp_path / "checkpoint-10"
+    assert snapshot.published_model(tmp_path) == tmp_path / "checkpoint-10"
     there = snapshot.snapshot(tmp_path, tmp_path / "checkpoint-10")
     files = {path.name: path.read_text() for path in there.iterdir()}
     assert files == {
@@ -377,7 +377,7 @@ def test_of_an_unfinished_run_it_is_the_newest_whole_checkpoint(tmp_path):
         "README.md": f"in {tmp_path.name} and https://a.b/c/d, 91 / 7",
     }
     with pytest.raises(ConfigError, match=r"holds no model; give the folder of a run that has saved one"):
-        snapshot.model_of(tmp_path / "nowhere")
+        snapshot.published_model(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_a_checkpoint_is_left_out_while_another_is_on_its_way(tmp_path):
         publisher.push = Push(2, tmp_path / "gone", Busy(), None)
         publisher.on_save(args, state, None)
         assert len(publisher.waiting) == waiting
-    publisher._complain = lambda step, _: told.append(step)
+    publisher._report_failure = lambda step, _: told.append(step)
     (tmp_path / "run" / "experiment.yaml").write_bytes(b"\xff")
     publisher.on_save(args, state, None)
     assert told == [4]
@@ -476,13 +476,13 @@ def test_a_word_of_the_vocabulary_is_no_path(tmp_path):
 def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
     for name in ("checkpoint-4", "."):
         (tmp_path / name).mkdir(exist_ok=True)
-        for file in (*snapshot.NEEDED, "trainer_state.json"):
+        for file in (*snapshot.REQUIRED_FILES, "trainer_state.json"):
             (tmp_path / name / file).write_text("{}")
         (tmp_path / name / "model.safetensors").touch()
     write_manifest(tmp_path / "checkpoint-4")
     for steps, model in ((4, tmp_path), (2, tmp_path / "checkpoint-4")):
         (tmp_path / "metrics.json").write_text(json.dumps({"steps": steps}))
-        assert snapshot.model_of(tmp_path) == model
+        assert snapshot.published_model(tmp_path) == model
     assert not (snapshot.snapshot(tmp_path, model) / "metrics.json").exists()
 
 
@@ -519,7 +519,7 @@ def run_to_publish(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.hub.get_token", lambda: "hf_of_someone")
     monkeypatch.setattr("storage.hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(push, "push", None)  # it is not come to
-    for file in (*snapshot.NEEDED, "provenance.json", "metrics.json"):
+    for file in (*snapshot.REQUIRED_FILES, "provenance.json", "metrics.json"):
         (tmp_path / file).write_text("{}")
     (tmp_path / "experiment.yaml").write_text("training: {}")
     (tmp_path / "model.safetensors").touch()
@@ -527,7 +527,7 @@ def run_to_publish(tmp_path, monkeypatch):
 
 
 DAMAGED = [
-    ("experiment.yaml", "", "experiment.yaml is damaged: it holds no keys and values; put back what the run has"),
+    ("experiment.yaml", "", "experiment.yaml is damaged: it holds no keys and values; restore the run's file"),
     ("experiment.yaml", "training: [", "experiment.yaml is damaged: while parsing a flow"),
     ("provenance.json", "", "provenance.json is damaged: Expecting value"),
     ("provenance.json", "[]", "provenance.json is damaged: it holds no keys and values"),

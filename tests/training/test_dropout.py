@@ -16,7 +16,7 @@ from data_prep.tokens.order import Epochs
 from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
 from training.attention import attention_implementation, dropout_by_row, sdpa_float32
 from training.checkpoints.data_position import DataPosition, run_positions
-from training.dropout import Place, RowDropout, drawn_apart, drop_by_row
+from training.dropout import Place, RowDropout, per_process_randomness, use_row_dropout
 from training.trainer import KindlingTrainer
 
 P = 0.3
@@ -113,7 +113,7 @@ def test_heads_and_columns_do_not_mirror_each_other():
 
 def test_every_dropout_of_a_model_is_one_of_rows():
     model = model_of(**DROPOUTS)
-    place = drop_by_row(model)
+    place = use_row_dropout(model)
     kinds = [type(module) for module in model.modules() if isinstance(module, nn.Dropout)]
     assert kinds == [RowDropout] * 5  # the embedding's, and two a layer
     assert len({module.key for module in model.modules() if hasattr(module, "key")}) == 5 + 2
@@ -131,7 +131,7 @@ def test_recomputed_activations_are_those_that_were_dropped():
     gradients = []
     for checkpointing in (False, True):
         model = model_of(**DROPOUTS).train()
-        place = drop_by_row(model)
+        place = use_row_dropout(model)
         if checkpointing:
             model.gradient_checkpointing_enable()
         ids = torch.arange(1, 13).view(2, 6)
@@ -145,7 +145,7 @@ def test_recomputed_activations_are_those_that_were_dropped():
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_once_it_drops_the_same_at_every_step(backend):
     model = model_of(KindlingLlamaConfig, **DROPOUTS).train()
-    place = drop_by_row(model)
+    place = use_row_dropout(model)
     ids = torch.arange(1, 13).view(2, 6)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend=backend)
@@ -203,7 +203,7 @@ def test_an_accumulated_batch_drops_what_the_whole_one_does(tmp_path):
 )
 def test_what_is_not_drawn_by_row_is_named(device, dropout, noise, named):
     args = SimpleNamespace(device=torch.device(device), neftune_noise_alpha=noise)
-    line = drawn_apart(args, dropout)
+    line = per_process_randomness(args, dropout)
     assert line is None if named is None else line.startswith(named)
 
 

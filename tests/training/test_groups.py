@@ -177,7 +177,7 @@ def test_prompts_do_not_count_and_leave_bits_out(prepare_documents, tmp_path):
     documents = documents_of(20, prompts=True)
     prepared = prepare_documents(documents, separate=False)
     experiment = SimpleNamespace(data=DataSection(layout="documents"))
-    text_bytes, group_bytes, floor = report.what_to_compare_with(experiment, prepared, None)
+    text_bytes, group_bytes, floor = report.validation_baselines(experiment, prepared, None)
     assert (text_bytes, group_bytes, floor) == (None, dict.fromkeys(prepared.compared_groups), None)
     metrics = trainer_of(prepared, "documents", LONGEST, tmp_path, group_bytes).evaluate()
     for group in WORDS:

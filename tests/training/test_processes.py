@@ -25,7 +25,7 @@ from tests.training import processes as processes_module
 from tests.training.checkpoints.test_store import in_children
 from training.preflight.arguments import training_arguments
 from training.preflight.launcher import check_launcher
-from training.processes import how_to_share, refuse_half_launched, share, warn_of_cpu, what_is_left_idle
+from training.processes import check_launched, matching_batch_settings, share, unused_devices, warn_of_cpu
 
 BATCH = 4
 
@@ -94,40 +94,40 @@ def machine(monkeypatch):
 
 def test_gpus_left_idle_are_named(machine):
     machine(1)
-    assert what_is_left_idle(SINGLE) == []
+    assert unused_devices(SINGLE) == []
     machine(4)
-    (line,) = what_is_left_idle(SINGLE)
+    (line,) = unused_devices(SINGLE)
     assert line.startswith("processes   1, though 4 GPUs are visible; ")
     assert "accelerate launch --config_file configs/accelerate/multi_gpu.yaml --num_processes 4" in line
-    assert what_is_left_idle(SimpleNamespace(**vars(SINGLE) | {"device": torch.device("cpu")})) == []
+    assert unused_devices(SimpleNamespace(**vars(SINGLE) | {"device": torch.device("cpu")})) == []
     machine(4, RANK="0", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", MASTER_PORT="1", ACCELERATE_DYNAMO_BACKEND="NO")
-    assert what_is_left_idle(SINGLE) == []
+    assert unused_devices(SINGLE) == []
 
 
 def test_a_launcher_that_started_one_process_is_named(machine):
     """What accelerate's simple launcher leaves in the environment if it is given --num_processes 2, or none."""
     machine(0, ACCELERATE_DYNAMO_BACKEND="NO")
-    assert what_is_left_idle(SINGLE) == []
+    assert unused_devices(SINGLE) == []
     machine(0, MASTER_PORT="29500")
-    (line,) = what_is_left_idle(SINGLE)
-    assert line.startswith("processes   1, though accelerate was asked for several")
+    (line,) = unused_devices(SINGLE)
+    assert line.startswith("processes   1, though several were requested from accelerate")
 
 
 def test_processes_that_nobody_started_are_not_waited_for(machine):
     machine(0, WORLD_SIZE="2")
     with pytest.raises(ConfigError, match="WORLD_SIZE=2 is set but not RANK"):
-        refuse_half_launched(use_cpu=True)
+        check_launched(use_cpu=True)
     machine(0, RANK="0")
-    refuse_half_launched(use_cpu=True)
+    check_launched(use_cpu=True)
 
 
 def test_processes_have_a_gpu_each(machine):
     machine(2, RANK="0", WORLD_SIZE="3", LOCAL_WORLD_SIZE="3")
-    refuse_half_launched(use_cpu=True)
+    check_launched(use_cpu=True)
     with pytest.raises(ConfigError, match=r"3 processes were started for 2 GPU\(s\)"):
-        refuse_half_launched(use_cpu=False)
+        check_launched(use_cpu=False)
     machine(3)
-    refuse_half_launched(use_cpu=False)
+    check_launched(use_cpu=False)
 
 
 def arguments(*overrides: str):
@@ -207,7 +207,7 @@ def test_the_launchers_fsdp_takes_no_matrices_from_muon(launched):
     values = {"use_cpu": False}
     check_launcher(values, load_experiment(str(ROOT / "configs" / "lm" / "demo.yaml"), []))
     muon = load_experiment(str(ROOT / "configs" / "lm" / "demo.yaml"), [MUON])
-    with pytest.raises(ConfigError, match=r"FSDP, .* cuts the matrices that optimizer\.kind=muon"):
+    with pytest.raises(ConfigError, match=r"FSDP, .* splits the matrices that optimizer\.kind=muon"):
         check_launcher(values, muon)
 
 
@@ -229,7 +229,7 @@ def test_processes_without_a_gpu_are_warned_of_once(machine, capsys):
     warn_of_cpu()
     warn_of_cpu()
     assert capsys.readouterr().err == (
-        "warning: PyTorch sees no GPU here, so that 2 processes train on the CPU; if that is meant, give --config_file "
+        "warning: PyTorch sees no GPU here, so 2 processes train on the CPU; if that is intended, give --config_file "
         "configs/accelerate/cpu.yaml or training.use_cpu=true\n"
     )
 
@@ -309,14 +309,14 @@ def test_a_batch_is_said_as_a_product(processes, accumulation, said):
         (8, 4, 4, 2, "give training.per_device_train_batch_size=2 and training.gradient_accumulation_steps=1"),
         (12, 1, 5, 2, "give training.per_device_train_batch_size=4 and training.gradient_accumulation_steps=3"),
         (7, 1, 4, 1, "give training.per_device_train_batch_size=1 and training.gradient_accumulation_steps=7"),
-        (8, 3, 4, 1, "8 examples cannot be shared out evenly to 3 processes, so start 2 or 4"),
-        (3, 4, 1, 1, "3 examples cannot be shared out evenly to 4 processes, so start 3"),
+        (8, 3, 4, 1, "8 examples cannot be split evenly over 3 processes; start 2 or 4"),
+        (3, 4, 1, 1, "3 examples cannot be split evenly over 4 processes; start 3"),
     ],
 )
 def test_what_makes_a_batch_the_same_again_is_named(batch, processes, size, accumulation, said):
     names = ("train_batch_size", "per_device_train_batch_size")
     args = SimpleNamespace(world_size=processes, gradient_accumulation_steps=accumulation, **dict.fromkeys(names, size))
-    assert how_to_share(batch, args) == said
+    assert matching_batch_settings(batch, args) == said
     if said.startswith("give"):
         for name, _, value in (word.partition("=") for word in said.split() if "=" in word):
             setattr(args, name.removeprefix("training."), int(value))

@@ -14,21 +14,21 @@ import train_lm
 from publishing.snapshot import snapshot
 from settings.checks import ConfigError
 from settings.paths import ROOT
-from training.run_folder import LOCK, claimed
+from training.run_folder import LOCK, locked_run_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from training.run_folder import claimed
-with claimed(Path(sys.argv[1])):
+from training.run_folder import locked_run_folder
+with locked_run_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 FORKED = """
 import os, sys, time
 from pathlib import Path
-from training.run_folder import claimed
-with claimed(Path(sys.argv[1])):
+from training.run_folder import locked_run_folder
+with locked_run_folder(Path(sys.argv[1])):
     started, told = os.pipe()
     if os.fork() == 0:  # as a loader of data is
         os.write(told, b"x")
@@ -93,7 +93,7 @@ def test_a_killed_process_leaves_a_folder_that_can_be_had(tmp_path, hold, code):
     process.kill()
     process.wait()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK}
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         about = json.loads((tmp_path / "run" / LOCK).read_text())
         assert (about["process"], about["host"]) == (os.getpid(), platform.node())
     assert list((tmp_path / "run").iterdir()) == []  # it was there before
@@ -109,17 +109,17 @@ def test_a_left_lock_is_no_run(tmp_path):
 
 
 def test_it_is_held_in_one_process_too(tmp_path):
-    with claimed(tmp_path / "run"), pytest.raises(ConfigError, match=f"by process {os.getpid()} on"):  # noqa: SIM117
-        with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"), pytest.raises(ConfigError, match=f"by process {os.getpid()} on"):  # noqa: SIM117
+        with locked_run_folder(tmp_path / "run"):
             pytest.fail("two have it")
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         pass
 
 
 @pytest.mark.parametrize("error", [None, ConfigError, KeyboardInterrupt])
 def test_what_was_made_and_stayed_empty_is_removed(tmp_path, error):
     try:
-        with claimed(tmp_path / "runs" / "mine"):
+        with locked_run_folder(tmp_path / "runs" / "mine"):
             if error is not None:
                 raise error
     except (ConfigError, KeyboardInterrupt):
@@ -128,7 +128,7 @@ def test_what_was_made_and_stayed_empty_is_removed(tmp_path, error):
 
 
 def test_what_has_become_a_run_stays(tmp_path):
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         (tmp_path / "run" / "experiment.yaml").write_text("")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"experiment.yaml"}
 
@@ -137,7 +137,7 @@ def test_what_has_become_a_run_stays(tmp_path):
 def test_where_nothing_can_be_written_it_says_so(tmp_path, place):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"training\.output_dir=.* cannot be written to \(.*\); choose another"):  # noqa: SIM117
-        with claimed(tmp_path / place):
+        with locked_run_folder(tmp_path / place):
             pytest.fail("it cannot be had")
     assert (tmp_path / "file").read_text() == "in the way"
     assert len(list(tmp_path.iterdir())) == 1
@@ -145,12 +145,12 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path, place):
 
 def test_of_several_processes_the_first_holds_it_for_all(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         assert not (tmp_path / "run").exists()
     monkeypatch.setenv("RANK", "0")
-    with claimed(tmp_path / "run"):
+    with locked_run_folder(tmp_path / "run"):
         monkeypatch.setenv("RANK", "1")
-        with claimed(tmp_path / "run"):
+        with locked_run_folder(tmp_path / "run"):
             assert (tmp_path / "run" / LOCK).exists()
 
 

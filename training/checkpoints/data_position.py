@@ -1,4 +1,4 @@
-"""Where a run is in its data: one integer, kept in each checkpoint, from which it goes on at the very next example."""
+"""A run's position in its data: one integer in each checkpoint, so that it resumes at the very next example."""
 
 import math
 from pathlib import Path
@@ -15,8 +15,8 @@ def run_positions(
 ) -> tuple[int, dict]:
     """The number of steps of a run over so many examples, and the arguments of its `Epochs`, the seed among them.
 
-    `examples` is None where nobody knows yet how many there are; then it is steps that must be asked for. `about` names
-    what their order depends on. `ConfigError` if a checkpoint was trained on other data or in another order.
+    `examples` is None where their number is unknown; then `max_steps` must be set. `about` holds the settings that
+    their order depends on. `ConfigError` if a checkpoint was trained on other data or in another order.
     """
     for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
         if getattr(args, name):
@@ -28,14 +28,14 @@ def run_positions(
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if DataPosition.__name__ not in state.stateful_callbacks:
             raise ConfigError(
-                f"{checkpoint} does not say where it is in its data; resume one that train_lm.py has written"
+                f"{checkpoint} does not record its position in the data; resume one that train_lm.py has written"
             )
         before = state.stateful_callbacks[DataPosition.__name__]["attributes"]
         for name, now in about.items():
             if before[name] != now:
                 raise ConfigError(
                     f"{checkpoint} was trained with {name}={before[name]} and is resumed with {now}; "
-                    "resume it as it was, or choose another training.output_dir"
+                    "resume it unchanged, or choose another training.output_dir"
                 )
         position = before["position"]
         shift = position - state.global_step * batch
@@ -43,7 +43,7 @@ def run_positions(
     stop = args.max_steps * batch + shift if by_steps else math.ceil(args.num_train_epochs * examples)
     if checkpoint is not None and position > stop:
         raise ConfigError(
-            f"{checkpoint} has seen {position:,} examples, more than the {stop:,} that are asked for; raise "
+            f"{checkpoint} has seen {position:,} examples, more than the {stop:,} requested; raise "
             "training.max_steps or training.num_train_epochs"
         )
     steps = math.ceil((stop - shift) / batch)
@@ -53,7 +53,7 @@ def run_positions(
 
 
 class DataPosition(TrainerCallback, ExportableState):
-    """Counts epochs of the data, of which the Trainer knows nothing, and keeps the position in checkpoints' state."""
+    """Counts epochs of the data, which the Trainer sees as one long epoch, and saves the position in checkpoints."""
 
     def __init__(self, order):
         """`order` is the run's `Epochs`."""
@@ -73,7 +73,7 @@ class DataPosition(TrainerCallback, ExportableState):
         )
         state.epoch = self.order.passes(self.position)
         ends_epoch = math.floor(state.epoch) > math.floor(self.order.passes(before))
-        if ends_epoch and state.global_step < state.max_steps:  # at the run's end the Trainer sees to it
+        if ends_epoch and state.global_step < state.max_steps:  # at the run's end the Trainer does so itself
             control.should_evaluate |= args.eval_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_log |= args.logging_strategy == "epoch"

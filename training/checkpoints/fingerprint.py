@@ -1,4 +1,4 @@
-"""The settings and data that make a run what it is, compared when it is resumed."""
+"""The settings and data that identify a run, compared when it is resumed."""
 
 import json
 
@@ -12,13 +12,20 @@ from modeling.loading import require_safe_files
 from settings.checks import ConfigError, build
 from settings.experiment import Experiment, LanguageExperiment
 from settings.schema import DROPOUTS, section_fields, sections_of
-from training.dropout import drawn_apart
-from training.preflight.best_model import WAITING
+from training.dropout import per_process_randomness
+from training.preflight.best_model import METRIC_SCHEDULES
 from training.preflight.schedule import schedule
-from training.processes import batch_size, how_to_share
+from training.processes import batch_size, matching_batch_settings
 from training.resolved_settings import resolve
 
-from .data_identity import CONTENTS, PLACES, TOLD, brought, data_before, refuse_other_data
+from .data_identity import (
+    COMPARED_EARLY,
+    CONTENT_SETTINGS,
+    LOCATIONS,
+    check_same_data,
+    data_before,
+    settings_of_prepared_data,
+)
 from .state import read_state_of
 
 SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
@@ -33,46 +40,46 @@ TRAINING = (
     "neftune_noise_alpha", "seed", "data_seed", "bf16", "fp16", "per_device_train_batch_size",
     "gradient_accumulation_steps", "metric_for_best_model", "load_best_model_at_end",
 )  # fmt: skip
-"""The arguments that decide which numbers come out."""
+"""The arguments that determine the results."""
 
 
 EVALUATIONS = ("eval_strategy", "eval_steps")
-"""They do so, too, where the schedule waits for them."""
+"""These determine the results too if the schedule steps on an evaluation metric."""
 
 
 IGNORED = ("data.cache_dir", "data.bad_records")
 
 
-SHARING = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
-"""How a batch is shared out, which changes nothing but rounding, is told; `batch`, their product, is compared."""
+BATCH_SPLIT = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "processes")
+"""How a batch is split, which only changes rounding: a change is reported. `batch`, their product, is compared."""
 
 
 SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"model.{name}" for name in DROPOUTS))
-"""What a run can go on without; its weights and its data are what it is."""
+"""Prefixes of the settings that `resume.allow` may name; weights and data define the run."""
 
 
-BOUND = {
+FIXED = {
     *(f"training.{name}" for name in ("seed", "data_seed", "optim", "optim_args", "metric_for_best_model")),
     *("optimizer.kind", "optimizer.grokfast_lambda", *LENGTH),
 }
-"""Of these, what its order, the optimiser's state or its best model hang on."""
+"""Exceptions: the order of the data, the optimiser's state or the choice of the best model depend on them."""
 
 
 def fingerprint_in(state: TrainerState) -> dict:
-    """What a checkpoint has kept of its run's fingerprint; earlier versions called it a contract."""
+    """The fingerprint that a checkpoint has recorded; earlier versions called it a contract."""
     kept = state.stateful_callbacks
     return (kept.get("RunFingerprint") or kept.get("Contract") or {}).get("attributes", {})
 
 
 class RunFingerprint(TrainerCallback, ExportableState):
-    """What makes a run the run that it is, kept in each of its checkpoints: model, data, tokenizer, numbers, geometry.
+    """The identity of a run, saved in each checkpoint: model, data, tokenizer, hyperparameters, batch.
 
-    A run is gone on with as it was. Other numbers must be named in `resume.allow`, another length needs
-    `resume.extend`; then `changes` says what is otherwise from now on.
+    A run is resumed unchanged, except for settings named in `resume.allow`; another length needs `resume.extend`. What
+    has changed is printed when training begins.
     """
 
     def __init__(self, experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
-        """`ConfigError` if the experiment, as far as it is known before any work, is not that of the checkpoint."""
+        """`ConfigError` if the settings known before any data are read differ from the checkpoint's."""
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
         self.allowed = experiment.resume.allow or []
         self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
@@ -81,9 +88,11 @@ class RunFingerprint(TrainerCallback, ExportableState):
             self.before = fingerprint_in(state)
             self.done, self.steps_before = state.global_step, state.max_steps
             self.position = state.stateful_callbacks.get("DataPosition", {}).get("attributes", {})
-        self.may_be_brought = brought(self.before.get("terms", {}), experiment.as_dict()["data"])
-        self._refuse_unknown_names()
-        self._refuse_waiting_schedules()
+        self.set_by_prepared_data = settings_of_prepared_data(
+            self.before.get("terms", {}), experiment.as_dict()["data"]
+        )
+        self._check_allowed_names()
+        self._check_metric_schedules()
         self._check_and_record(
             {f"model.{name}": value for name, value in experiment.model.items() if value is not None}
         )
@@ -94,16 +103,16 @@ class RunFingerprint(TrainerCallback, ExportableState):
 
     @property
     def data_before(self) -> dict | None:
-        """What the checkpoint was trained on, as `data_prep.tokens.prepare.prepare` compares it."""
+        """What the checkpoint was trained on, in the form that `data_prep.tokens.prepare.prepare` compares."""
         data = self.before.get("data")
-        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in TOLD}
+        return data and {"checkpoint": self.checkpoint} | {key: data[key] for key in COMPARED_EARLY}
 
     def complete(self, config: KindlingConfig, tokenizer: PreTrainedTokenizerBase, data: dict):
-        """Add what is known by now of model, tokenizer and data; `ConfigError` if that is other than it was.
+        """Add model, tokenizer and data, once they are known; `ConfigError` if they differ from the checkpoint's.
 
-        `data` has a hash of all `tokens`, the `settings` that they were made by, and what else names them.
+        `data` has a hash of all `tokens`, the `settings` that produced them, and the keys in `COMPARED_EARLY`.
         """
-        refuse_other_data(self.checkpoint, data_before(self.before, self.position) or data, data)
+        check_same_data(self.checkpoint, data_before(self.before, self.position) or data, data)
         self.data = data
         settings = resolve(self.experiment, self.args, config)["model"]
         self._check_and_record({f"model.{name}": value for name, value in settings.items()})
@@ -115,61 +124,61 @@ class RunFingerprint(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"terms": self.terms, "length": self.length, "data": self.data}}
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
-        """Say from where the run goes on, and what is otherwise from now on."""
+        """Print which checkpoint the run resumes from, and which settings have changed."""
         if self.checkpoint and state.is_world_process_zero:
             lines = [f"resumed     from {self.checkpoint}", *(f"{'':12}{one}" for one in self._changes())]
             print("\n".join(lines))
 
-    def _refuse_unknown_names(self):
+    def _check_allowed_names(self):
         for name in self.allowed:
-            if name not in self._names() or not _may_differ(name):
-                what = "without which a run is another one" if name in self._names() else "which is no setting"
+            if name not in self._names() or not _may_change(name):
+                what = "which a resumed run must keep" if name in self._names() else "which is not a setting"
                 raise ConfigError(
-                    f"resume.allow={self.allowed} has {name}, {what}; name what is refused otherwise, such as "
+                    f"resume.allow={self.allowed} has {name}, {what}; name settings that may change, such as "
                     "training.learning_rate"
                 )
 
     def _names(self) -> set[str]:
-        """Of all settings."""
+        """The names of all settings."""
         kind = type(self.experiment)
         return {"batch", *(f"{one}.{key}" for one in sections_of(kind) for key in section_fields(one, kind))}
 
-    def _refuse_waiting_schedules(self):
-        """What waits for a metric has lowered the rate by itself, and no other one follows from the settings."""
+    def _check_metric_schedules(self):
+        """A schedule that steps on a metric sets the rate by itself, so a changed rate would have no defined effect."""
         kinds = {self.args.lr_scheduler_type, self.before.get("terms", {}).get("training.lr_scheduler_type")}
         for name in ("training.learning_rate", "training.lr_scheduler_type"):
-            if name in self.allowed and (waiting := kinds & {*WAITING}):
+            if name in self.allowed and (waiting := kinds & {*METRIC_SCHEDULES}):
                 raise ConfigError(
                     f"resume.allow={self.allowed} has {name}, and {min(waiting)} lowers the rate by itself; leave it "
-                    "out, or start another run from the checkpoint by model.path"
+                    "out, or start a new run from the checkpoint with model.path"
                 )
 
     def _check_and_record(self, terms: dict):
-        """Add to the terms; `ConfigError` if one is other than it was, and that was not allowed."""
+        """Record settings; `ConfigError` if one has changed and `resume.allow` does not name it."""
         terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
         was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
         for name, now in terms.items():
-            if was[name] != now and name not in (*self.allowed, *SHARING, *PLACES, *self.may_be_brought):
-                remedy = f", or with resume.allow=[{name}]" if _may_differ(name) else ""
+            if was[name] != now and name not in (*self.allowed, *BATCH_SPLIT, *LOCATIONS, *self.set_by_prepared_data):
+                remedy = f", or with resume.allow=[{name}]" if _may_change(name) else ""
                 raise ConfigError(
                     f"{self.checkpoint} was trained with {name}={was[name]} and is resumed with {now}; "
-                    f"{self._as_it_was(name, was[name])}{remedy}, or choose another training.output_dir"
+                    f"{self._how_to_match(name, was[name])}{remedy}, or choose another training.output_dir"
                 )
         self.terms |= terms
 
-    def _as_it_was(self, name: str, was) -> str:
-        """What to do so that a term is what it was; for a batch with the processes that there are now."""
+    def _how_to_match(self, name: str, was) -> str:
+        """How to get the recorded value back; for the batch, with the present number of processes."""
         if name == "batch" and isinstance(self.experiment, LanguageExperiment):  # equations are never accumulated
-            return how_to_share(was, self.args)
-        return "resume it as it was"
+            return matching_batch_settings(was, self.args)
+        return "resume it unchanged"
 
     def _check_and_record_length(self, length: dict):
         for name, now in length.items():
             was = self.before.get("length", {}).get(name, now)
             if was != now and not self.experiment.resume.extend:
                 raise ConfigError(
-                    f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it as it was, or "
-                    "with resume.extend=true, by which its schedule becomes that of the new length"
+                    f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it unchanged, "
+                    "or with resume.extend=true, which computes its schedule for the new length"
                 )
         self.length = length
 
@@ -178,30 +187,30 @@ class RunFingerprint(TrainerCallback, ExportableState):
         changes = [
             f"{name}={now} from now on, {was[name]} before"
             for name, now in self.terms.items()
-            if name in was and now != was[name] and name not in CONTENTS
+            if name in was and now != was[name] and name not in CONTENT_SETTINGS
         ]
-        if any(was.get(name, self.terms[name]) != self.terms[name] for name in SHARING):
-            changes += filter(None, [drawn_apart(self.args, self.terms.get("model.attention_dropout"))])
+        if any(was.get(name, self.terms[name]) != self.terms[name] for name in BATCH_SPLIT):
+            changes += filter(None, [per_process_randomness(self.args, self.terms.get("model.attention_dropout"))])
         if self.steps_before != self.args.max_steps:
             changes.append(f"{self.args.max_steps:,} steps instead of {self.steps_before:,}{self._rates()}")
         return changes
 
     def _rates(self) -> str:
-        """What another length does to the learning rate, where that is a function of the step."""
+        """How another length changes the learning rate, where that is a function of the step."""
         schedules = [schedule(self.args, steps) for steps in (self.args.max_steps, self.steps_before)]
         if not all(isinstance(one, LambdaLR) for one in schedules):
             return ""
         now, was = (self.args.learning_rate * one.lr_lambdas[0](self.done) for one in schedules)
-        return f": after step {self.done:,} the learning rate is {now:.3g}, as it would have been {was:.3g}"
+        return f": after step {self.done:,} the learning rate is {now:.3g} instead of {was:.3g}"
 
 
-def _may_differ(name: str) -> bool:
-    return name.startswith(SWITCHABLE) and name not in BOUND
+def _may_change(name: str) -> bool:
+    return name.startswith(SWITCHABLE) and name not in FIXED
 
 
 def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
-    """What is known of a run before any data are read."""
-    names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in WAITING)
+    """The settings to compare that are known before any data are read."""
+    names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in METRIC_SCHEDULES)
     terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
     terms |= {"replicas": getattr(experiment, "replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
     given = experiment.as_dict()

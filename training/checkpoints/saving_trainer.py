@@ -21,7 +21,7 @@ from training.resilience.watchdog import SAVE, Watch
 from training.trainer_hooks import TrainerHooks
 
 from .state import read_state, write_state
-from .store import Checkpoints, disk_error, exchanged
+from .store import Checkpoints, atomic_replace, is_disk_error
 
 
 class SavingTrainer(TrainerHooks):
@@ -30,10 +30,10 @@ class SavingTrainer(TrainerHooks):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.checkpoints = Checkpoints(Path(self.args.output_dir), self.args.save_total_limit)
-        self.watch = Watch(self.args, self._last_checkpoint)
+        self.watch = Watch(self.args, self._resume_hint)
         self.losses = TrainingLoss(self)
         self.add_callback(self.losses)
-        self._saved, self._begun_at = None, 0
+        self._saved, self._first_step = None, 0
         self._was_finished = False
         """Whether a run that was resumed had made all its steps already."""
         self._best = (None, None)
@@ -46,7 +46,7 @@ class SavingTrainer(TrainerHooks):
 
     def save_checkpoint(self):
         """Save the run as it is, atomically. Where the disk is full, that is reported and training continues."""
-        if self._saved == self.state.global_step:  # to write it anew, it would have to go for a moment
+        if self._saved == self.state.global_step:  # rewriting it would remove the valid one for a moment
             return self._find_best()
         self.store_flos()
         self.losses.collect()
@@ -56,35 +56,35 @@ class SavingTrainer(TrainerHooks):
             try:
                 phase(self.checkpoints.staging(self.state.global_step))
             except Exception as error:
-                if not disk_error(error):
+                if not is_disk_error(error):
                     raise
                 why = str(error)
             self.watch.arrive(self.state.global_step, SAVE, number)
-            if self._has_any(why is not None):  # all processes end a phase before any begins the next
+            if self._any_process(why is not None):  # all processes end a phase before any begins the next
                 self._find_best()
-                return self.checkpoints.failed(self.state.global_step, self._reasons(why))
+                return self.checkpoints.record_failure(self.state.global_step, self._failure_reasons(why))
         self.checkpoints.failures, self._saved = 0, self.state.global_step
         self._find_best()
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """As the Trainer's; a model that is in the run folder stays until the new one is written."""
+        """As the Trainer's; the files of a model in the run folder are replaced atomically."""
         if output_dir is not None or not self.args.should_save:
             return super().save_model(output_dir, _internal_call)
-        with exchanged(self.checkpoints.run) as staging:
+        with atomic_replace(self.checkpoints.run) as staging:
             super().save_model(str(staging), _internal_call)
 
-    def _has_any(self, flag: bool) -> bool:
-        """Whether the flag of any process is up."""
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
         return self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device)).item() > 0
 
-    def _last_checkpoint(self) -> str:
-        """What to say of it where the run ends at once."""
+    def _resume_hint(self) -> str:
+        """What to print about resuming when the run ends without a save."""
         if not (found := checkpoint_folders(self.checkpoints.run)):
             return "the run ends before its first checkpoint"
-        return f"the run ends; {found[0].name} is whole, go on with training.resume_from_checkpoint=true"
+        return f"the run ends after {found[0].name}; resume with training.resume_from_checkpoint=true"
 
-    def _reasons(self, why: str | None) -> str:
-        """Why a save has failed, and of several processes in which."""
+    def _failure_reasons(self, why: str | None) -> str:
+        """Why a save has failed; with several processes, in which of them."""
         if self.args.world_size == 1:
             return why
         reasons = enumerate(gather_object([why]))
@@ -101,7 +101,7 @@ class SavingTrainer(TrainerHooks):
             self.save_random_state(staging)
 
     def _commit_checkpoint(self, staging: Path):
-        """Add the Trainer's state, which names no folder: that of the best model follows from its step."""
+        """Add the Trainer's state, without the best model's folder: it follows from its step, and runs can be moved."""
         if not self.args.should_save:
             return
         for callback in (*self.callback_handler.callbacks, self.control):
@@ -118,7 +118,7 @@ class SavingTrainer(TrainerHooks):
         self.control.should_save |= self.args.load_best_model_at_end
 
     def _find_best(self) -> Path | None:
-        """Tell the Trainer where the best model is. If it matters, that is the best of those that are saved."""
+        """Set the Trainer's best checkpoint; where a best model is needed, it is the best of those that were saved."""
         if self._needs_best and not self._folder_of(self.state.best_global_step).is_dir():
             self.state.best_metric, self.state.best_global_step = self._best
         self._best = self.state.best_metric, self.state.best_global_step
@@ -134,7 +134,7 @@ class SavingTrainer(TrainerHooks):
         return self.checkpoints.run / f"checkpoint-{step}"
 
     def log(self, logs, start_time=None):
-        """As the Trainer's; the loss at the end is that of the whole run."""
+        """As the Trainer's; the final `train_loss` is the mean of the whole run."""
         if "train_runtime" in logs:
             logs["train_loss"] = self.losses.mean()
         super().log(logs, start_time)
@@ -144,7 +144,7 @@ class SavingTrainer(TrainerHooks):
         if why := find_damage(Path(self.state.best_model_checkpoint)):
             if self.args.should_save:
                 best = Path(self.state.best_model_checkpoint).name
-                tqdm.write(f"{best}, the best, is damaged ({why}); the last model is taken", file=sys.stderr)
+                tqdm.write(f"the best checkpoint, {best}, is damaged ({why}); the last model is kept", file=sys.stderr)
             return
         super().load_best_model()
 
@@ -152,10 +152,10 @@ class SavingTrainer(TrainerHooks):
         """Find the best checkpoint and the last one of a resumed run, and whether it is finished."""
         # By the settings of now: the checkpoint's state has the intervals of the run before.
         self.state.compute_steps(self.args, self.state.max_steps)
-        best, self._begun_at = self.state.best_global_step, self.state.global_step
+        best, self._first_step = self.state.best_global_step, self.state.global_step
         if best is not None and self._find_best() is None and self._needs_best and self.args.should_save:
-            lost = f"checkpoint-{best}, the best so far, is not in {self.checkpoints.run}"
-            tqdm.write(f"{lost}; the best is that of the models to come", file=sys.stderr)
+            lost = f"the best checkpoint so far, checkpoint-{best}, is not in {self.checkpoints.run}"
+            tqdm.write(f"{lost}; the best is chosen from later ones", file=sys.stderr)
         if self._folder_of(self.state.global_step).is_dir():
             self._saved = self.state.global_step
         self._was_finished = self.is_finished()
@@ -166,15 +166,15 @@ class SavingTrainer(TrainerHooks):
         return not self.control.should_training_stop
 
     def is_finished(self) -> bool:
-        """Whether a run that was resumed has made all its steps."""
+        """Whether a resumed run has made all its steps."""
         return self.state.global_step >= self.state.max_steps
 
     @property
     def _is_sharded(self) -> bool:
-        """Whether the weights are split up over processes, whose library saves the optimiser in its own way."""
+        """Whether weights are sharded over processes: then FSDP or DeepSpeed saves the optimiser in its own way."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _stateful(self) -> dict:
+    def _state_parts(self) -> dict:
         parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
         return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
 
@@ -182,34 +182,34 @@ class SavingTrainer(TrainerHooks):
         if self._is_sharded:
             self.save_sharded_optimizer_state(str(folder))
         elif self.args.should_save:
-            for name, part in self._stateful().items():
+            for name, part in self._state_parts().items():
                 write_state(folder / name, part.state_dict())
 
     def load_optimizer_state(self, checkpoint: str | None):
-        """The state of both; rates, decays and so on are those that this run asks for."""
+        """Load optimiser, schedule and scaler; learning rates, decays and so on are those of the present settings."""
         if self._is_sharded:
             return super().load_optimizer_state(checkpoint)
         asked = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
         rates = getattr(self.lr_scheduler, "base_lrs", None)
-        for name, part in self._stateful().items() if checkpoint else ():
+        for name, part in self._state_parts().items() if checkpoint else ():
             if Path(checkpoint, name).exists():  # no scaler in bf16; none of them with training.save_only_model
                 part.load_state_dict(read_state(Path(checkpoint, name)))
         for group, settings in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(settings)
         if isinstance(self.lr_scheduler, LambdaLR):
-            _follow(self.lr_scheduler, rates)
+            _apply_schedule(self.lr_scheduler, rates)
 
     def check_loaded_weights(self, missing: list[str], unexpected: list[str]):
-        """`ConfigError` if weights are missing or left over; one that is another's by another name is not."""
+        """`ConfigError` if weights are missing or unexpected; tied weights may be missing."""
         tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
         if wrong := sorted({*missing, *unexpected} - {*tied}):
             raise ConfigError(
-                f"the checkpoint is not one of this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
-                "such weights; resume the run with the model that it had"
+                f"the checkpoint does not fit this model: only one of them has {wrong[0]}, the first of {len(wrong)} "
+                "such weights; resume the run with its own model"
             )
 
     def _random_state_file(self, checkpoint) -> Path:
-        """Each process has its own."""
+        """The file with the random state of this process."""
         process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         return Path(checkpoint, f"rng_state{process}.safetensors")
 
@@ -223,7 +223,10 @@ class SavingTrainer(TrainerHooks):
         write_state(self._random_state_file(folder), states)
 
     def load_random_state(self, checkpoint: str | None):
-        """Of what is drawn between steps; in another number of processes from their seeds. Steps have their own."""
+        """Load the generators used between steps; with another number of processes they keep their seeds.
+
+        The random numbers of a step are a function of the seed and the step, and need no state.
+        """
         if checkpoint is None or not (path := self._random_state_file(checkpoint)).exists():
             return
         states = read_state(path)
@@ -235,8 +238,8 @@ class SavingTrainer(TrainerHooks):
             torch.get_device_module(device).set_rng_state(states[device])
 
 
-def _follow(scheduler: LambdaLR, rates: list[float]):
-    """Set the rates of a schedule's step as of these base rates; the same to the bit if they were the same."""
+def _apply_schedule(scheduler: LambdaLR, rates: list[float]):
+    """Set the learning rates of the schedule's present step from these base rates; bit-identical if unchanged."""
     scheduler.base_lrs = rates
     groups, step = scheduler.optimizer.param_groups, scheduler.last_epoch
     for group, rate, share in zip(groups, rates, scheduler.lr_lambdas, strict=True):

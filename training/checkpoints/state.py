@@ -1,4 +1,4 @@
-"""State of a training in one file and without a pickle: tensors in safetensors, all else as JSON in its header."""
+"""Training state in one file without pickles: tensors as safetensors, everything else as JSON in the header."""
 
 import json
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from transformers import TrainerState
 
 
 def read_state_of(checkpoint: str) -> TrainerState:
-    """What the Trainer knew when it wrote a checkpoint."""
+    """The `TrainerState` in a checkpoint."""
     return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
 
 
 def write_state(path: Path, state):
     """Write tensors, numbers, texts and None, in dicts, lists and tuples of any depth; `TypeError` for anything else.
 
-    `read_state` gives back what is equal to the bit, of the same types, its tensors on the CPU.
+    `read_state` returns the same types and bit-identical values, with tensors on the CPU.
     """
     tensors = {}
     tree = json.dumps(_encode(state, tensors))
@@ -26,14 +26,14 @@ def write_state(path: Path, state):
 
 
 def read_state(path: Path):
-    """What `write_state` has written."""
+    """Read what `write_state` has written."""
     with safe_open(path, framework="pt") as file:
-        # A copy, for safetensors' own are the file itself, mapped into memory.
+        # A copy: tensors of safetensors are the file itself, mapped into memory.
         return _decode(json.loads(file.metadata()["state"]), lambda name: file.get_tensor(name).clone())
 
 
 def _encode(value, tensors: dict[str, torch.Tensor]):
-    """JSON that has no dict but {type: content}, so that keys may be numbers; its tensors go to `tensors`."""
+    """JSON in which each dict is {type: content}, so that keys may be numbers; tensors are added to `tensors`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor):

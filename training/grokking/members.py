@@ -1,4 +1,4 @@
-"""The models of a run on equations, one a replica, each with its experiment and its equations."""
+"""The models of a run on equations, one per replica, each with its settings and its equations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.run import Run
 
 @dataclass(frozen=True)
 class Member:
-    """One model to train, by itself or side by side with others: its experiment, complete in itself, and its parts."""
+    """One model to train, alone or together with others: its complete settings, arguments and equations."""
 
     experiment: AlgorithmicExperiment
     args: TrainingArguments
@@ -25,7 +25,7 @@ class Member:
 
     @classmethod
     def build(cls, experiment: AlgorithmicExperiment) -> "Member":
-        """Make the equations; start a model from its seed, with positions for the longest."""
+        """Make the equations and a model from its seed, with positions for the longest equation."""
         args = training_arguments(experiment)
         equations = prepare_equations(experiment.data, args.seed)
         config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
@@ -39,15 +39,15 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The replica's values; without replicas the experiment's name."""
+        """The replica's settings as text; without replicas the experiment's name."""
         return self.experiment.name
 
     @property
     def folder(self) -> Path:
-        """Where the model and all that is known of it go."""
+        """The folder of the model and its results."""
         return Path(self.experiment.training["output_dir"])
 
 
 def build_members(run: Run) -> list[Member]:
-    """The models of a run, one a replica, each with its equations."""
+    """The models of a run, one per replica, each with its equations."""
     return [Member.build(one) for one in run.experiment.replicated()]

@@ -1,4 +1,4 @@
-"""Many models of one architecture, trained as one batch of models.
+"""Many models of one architecture, computed as one batch.
 
 Shapes: R replicas, B batch, T positions, K positions of an answer, V vocabulary; P beginnings of t tokens.
 """
@@ -14,18 +14,17 @@ from modeling.releases import CACHE
 
 
 class Replicas(nn.Module):
-    """Ordinary causal language models, run together: their weights stacked, their forward passes one, by `torch.vmap`.
+    """Causal language models run together: weights are stacked, and `torch.vmap` makes one forward pass.
 
-    Weights and gradients stay those of the models given, so that each is optimised and saved by itself. Two savings,
+    Weights and gradients stay those of the given models, so each is optimised and saved by itself. Two optimisations,
     measured in `benchmarks/replicas.py`:
-    - Rows that begin alike share the work on their beginning, through the models' own key-value cache, in batches of
-      more than 2 P rows; `beginnings` (P, t) are all that there are. Exact, but for dropout, which would drop the same
-      in all of them.
-    - Under autocast weights are rounded once and activations, norms included, stay in its type; autocast itself would
-      round the input of each product anew.
+    - In batches of more than 2 P rows, rows with the same beginning share its computation, through the models' own
+      key-value cache; `beginnings` (P, t) lists all of them. Exact, except with dropout, whose masks would be shared.
+    - Under autocast weights are rounded once and activations, norms included, stay in the lower precision; autocast
+      itself would round the input of each product again.
     """
 
-    accepts_loss_kwargs = True  # makes the Trainer count targets
+    accepts_loss_kwargs = True  # has the Trainer count targets
 
     def __init__(self, models: list[nn.Module], beginnings: torch.LongTensor | None = None):
         super().__init__()
@@ -48,13 +47,13 @@ class Replicas(nn.Module):
             return predict(stacked, input_ids, beginning)
 
     def shares(self, rows: int) -> bool:
-        """Whether a batch of so many rows shares the work on its beginnings."""
+        """Whether a batch of `rows` rows computes each beginning once."""
         return self.beginnings is not None and rows > 2 * len(self.beginnings)
 
     def beginning_flops(self) -> int:
-        """FLOPs of a training step on the shared beginnings, of all replicas; as `modeling.accounting` counts them.
+        """FLOPs of a training step on the shared beginnings, of all replicas, counted as `modeling.accounting` does.
 
-        From the last layer only keys and values are taken: the rest of it is computed, and has no backward pass.
+        Only keys and values of the last layer are used: the rest of it is computed, but has no backward pass.
         """
         count, length = self.beginnings.shape
         parts = product_flops(self.config, count * length, count * length**2, logits=count)
@@ -76,5 +75,5 @@ class Replicas(nn.Module):
 
 
 def _pick(states, rows_B):
-    """Rows of a tensor; as an embedding, whose backward pass is far quicker than that of indexing."""
+    """Select rows of a tensor as an embedding, whose backward pass is far faster than that of indexing."""
     return nn.functional.embedding(rows_B, states.flatten(1)).unflatten(1, states.shape[1:])

@@ -1,4 +1,4 @@
-"""What a run on equations came to: when it fitted, when it generalised and whether that lasted; shown and kept."""
+"""The results of a run on equations: when it memorised, when it generalised, and whether that was stable."""
 
 import json
 
@@ -10,51 +10,51 @@ from publishing.card import Facts, describe_flops, describe_optimizer, write_car
 from settings.experiment import AlgorithmicExperiment
 from settings.wording import format_count
 from storage.files import write_atomically, write_json
-from training.checkpoints.store import ending_where_the_disk_is_full, exchanged
+from training.checkpoints.store import atomic_replace, exit_on_disk_error
 from training.preflight.resources import memory_line
-from training.processes import what_is_left_idle
+from training.processes import unused_devices
 from training.reporting.curves import draw_accuracies
 from training.reporting.generation import prompt_command
 from training.reporting.provenance import read_provenance, record_start, write_settings
 from training.resolved_settings import resolve
 from training.run import Run
 
-from .callbacks import EVALUATIONS_TO_STAY, FITTED, GROKKED
+from .callbacks import GROKKED, MEMORISED, STABLE_EVALUATIONS
 from .members import Member
 from .trainer import AlgorithmicTrainer
 
 
 def evaluations(history: list[dict], replica: str, replicas: int) -> list[dict]:
-    """The rows of a log that are evaluations of a replica; of the counts of all `replicas` it has its share."""
+    """The rows of a log that are evaluations of one replica; counts of all `replicas` are divided among them."""
     shared = ("tokens", "total_flos", "optimizer_flops")
     return [
         row | {name: row[name] // replicas for name in shared if name in row}
         for row in history
-        if row.get("replica") == replica or (replicas == 1 and "replica" in row)  # of a run that was renamed since
+        if row.get("replica") == replica or (replicas == 1 and "replica" in row)  # also of a run that was renamed
     ]
 
 
 def milestones(rows: list[dict]) -> dict:
-    """When a model fitted and when it generalised, by its evaluations; None for what it never did.
+    """When a model memorised and when it generalised, by its evaluations; None for what never happened.
 
-    `first_99` is the first evaluation with at least 99 % of the test split, `steps_to_grok` the first from which on
-    none is below that, if there are `EVALUATIONS_TO_STAY` of them to show it. The delay from fitting to generalising,
-    `gap` and `delay_factor`, is to `first_99`: `steps_to_grok` of a run that falls back depends on when it ended. Steps
-    are those of evaluations, so they are late by up to the distance between two of them.
+    `first_99` is the first evaluation with at least 99 % test accuracy; `steps_to_grok` is the first after which none
+    is below that, if there are at least `STABLE_EVALUATIONS` of them. The delay from memorising to generalising, `gap`
+    and `delay_factor`, is measured to `first_99`: `steps_to_grok` of a run that falls back depends on when it ended.
+    Steps are those of evaluations, so they are late by up to one evaluation interval.
     """
-    fitted = _first(row["step"] for row in rows if row["train_accuracy"] >= FITTED)
+    memorised = _first(row["step"] for row in rows if row["train_accuracy"] >= MEMORISED)
     first = _first(row["step"] for row in rows if row["test_accuracy"] >= GROKKED)
     below = [i for i, row in enumerate(rows) if row["test_accuracy"] < GROKKED]
     start = below[-1] + 1 if below else 0
-    both = fitted is not None and first is not None
+    both = memorised is not None and first is not None
     last = rows[-1]["step"]
     return {
-        "steps_to_fit": fitted,
+        "steps_to_fit": memorised,
         "first_99": first,
-        "steps_to_grok": rows[start]["step"] if start + EVALUATIONS_TO_STAY <= len(rows) else None,
+        "steps_to_grok": rows[start]["step"] if start + STABLE_EVALUATIONS <= len(rows) else None,
         "steps_to_100": _first(row["step"] for row in rows if row["test_accuracy"] == 1),
-        "gap": first - fitted if both else None,
-        "delay_factor": round(first / fitted, 2) if both else None,
+        "gap": first - memorised if both else None,
+        "delay_factor": round(first / memorised, 2) if both else None,
         "worst_after": min((row["test_accuracy"] for row in rows if first and row["step"] >= first), default=None),
         "worst_last_fifth": min(row["test_accuracy"] for row in rows if row["step"] >= 0.8 * last),
     }
@@ -65,7 +65,7 @@ def _first(steps):
 
 
 def begin(run: Run, trainer: AlgorithmicTrainer, write_files: bool):
-    """Write down how the run is made, with its equations if that is asked for, and say what it is about to do."""
+    """Record how the run is made, write its equations if requested, and print the announcement."""
     if not run.args.should_save:
         return
     record_start(run, trainer.model.config)
@@ -75,7 +75,7 @@ def begin(run: Run, trainer: AlgorithmicTrainer, write_files: bool):
 
 
 def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
-    """What the run is about to do, in lines of numbers."""
+    """The lines printed before training: data, model, batch, device, memory."""
     experiment, hardware = run.experiment, run.hardware
     member, args, config = trainer.members[0], trainer.args, trainer.model.config
     counts = {split: f"{len(rows):,} {split}" for split, rows in member.equations.splits.items()}
@@ -91,25 +91,25 @@ def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
         f"device      {hardware['device']}, {hardware['precision']}",
         memory_line(args, trainer.trained(), member.equations.length - 1),
         f"run folder  {run.folder}",
-        *what_is_left_idle(args),
+        *unused_devices(args),
     ]
 
 
 def title(member: Member) -> str:
-    """The task in words."""
+    """The task as text."""
     data = member.experiment.data
     modulo = f" modulo {member.equations.modulus}" if member.equations.operation.needs_prime else ""
     return f"{data.operation}{modulo}, as {data.tokens}"
 
 
 def finish(run: Run, trainer: AlgorithmicTrainer):
-    """Save what the run has come to, and say it."""
+    """Save the results and print them."""
     if run.args.should_save:
         print("\n".join(save_results(run.experiment, trainer)))
 
 
 def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer) -> list[str]:
-    """Save every model with its metrics, curves and settings; return what came out, in lines."""
+    """Save every model with its metrics, curves and settings; return the lines to print."""
     folder, history = experiment.folder, trainer.state.log_history
     rows, results = {}, {}
     for member in trainer.members:
@@ -119,7 +119,7 @@ def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer)
             results[member.name]["diverged"] = step
     first = trainer.members[0]
     seconds = results[first.name]["seconds"]
-    with ending_where_the_disk_is_full():
+    with exit_on_disk_error():
         for member in trainer.members:
             save_member(experiment, trainer, member, rows[member.name], results[member.name])
         if experiment.replicas:
@@ -140,13 +140,13 @@ def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer)
 
 
 def save_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
-    """A model's folder: checkpoint, tokenizer, settings, evaluations, curves, card and, last, its final numbers."""
+    """Write a model's folder: weights, tokenizer, settings, curves, card and, last, its final metrics."""
     folder = member.folder
-    with exchanged(folder) as staging:
+    with atomic_replace(folder) as staging:
         member.model.save_pretrained(staging)
         member.equations.tokenizer.save_pretrained(staging)
     about = read_provenance(experiment.folder)
-    if experiment.replicas:  # else the run has written these already
+    if experiment.replicas:  # without replicas the run has written these already
         write_json(folder / "provenance.json", about | {"id": f"{about.get('id', '')}-{member.name}"})
         settings = resolve(member.experiment, member.args, member.model.config)
         write_settings(settings, folder)
@@ -158,7 +158,7 @@ def save_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, 
         source=f"equations ({title(member)})",
         prompt=prompt,
         do_sample=False,
-        sample=f"An equation of the test split, which it was not trained on: `{prompt}`; right is {answer}.",
+        sample=f"An equation of the test split, not seen in training: `{prompt}`; the right answer is {answer}.",
         results=_results(metrics),
         training=_training(trainer.args.train_batch_size, member, metrics),
         measured={"accuracy": metrics["test_accuracy"], "loss": metrics["test_loss"]},
@@ -175,9 +175,9 @@ def _results(metrics: dict) -> dict:
         for split in splits
     }
     return accuracies | {
-        "fits at step": f"{_step(metrics['steps_to_fit'])} ({FITTED:.1%} of the training split)",
-        "generalises at step": f"{_step(metrics['first_99'])} ({GROKKED:.0%} of the test split), "
-        f"to stay: {_step(metrics['steps_to_grok'])}",
+        "memorised at step": f"{_step(metrics['steps_to_fit'])} ({MEMORISED:.1%} of the training split)",
+        "generalised at step": f"{_step(metrics['first_99'])} ({GROKKED:.0%} of the test split), "
+        f"stable from: {_step(metrics['steps_to_grok'])}",
     }
 
 
@@ -198,17 +198,17 @@ def _training(batch: int, member: Member, metrics: dict) -> dict:
 
 
 def final_metrics(rows: list[dict], state: TrainerState) -> dict:
-    """The final numbers of one replica from its evaluations."""
+    """The final metrics of one replica, from its evaluations."""
     last = {key: value for key, value in rows[-1].items() if key not in ("replica", "step", "epoch")}
     return last | milestones(rows) | {"steps": state.global_step, "max_steps": state.max_steps}
 
 
 def table(results: dict[str, dict]) -> list[str]:
-    """Final numbers as lines of a table, a replica each."""
-    head = f"{'':24}{'fits at':>9}{'99 % at':>9}{'to stay':>9}{'100 % at':>9}{'train':>10}{'test':>10}"
+    """The final metrics as lines of a table, one per replica."""
+    head = f"{'':24}{'memorised':>13}{'99 % at':>13}{'stable from':>13}{'100 % at':>13}{'train':>10}{'test':>10}"
     lines = [head]
     for name, metrics in results.items():
         steps = [metrics[key] for key in ("steps_to_fit", "first_99", "steps_to_grok", "steps_to_100")]
-        shown = "".join(f"{_step(step):>9}" for step in steps)
+        shown = "".join(f"{_step(step):>13}" for step in steps)
         lines.append(f"{name:24}{shown}{metrics['train_accuracy']:>10.2%}{metrics['test_accuracy']:>10.2%}")
     return lines

@@ -1,4 +1,4 @@
-"""Equations as tensors: whole splits as tables, and batches of rows in the order of each replica.
+"""Equations as tensors: splits as tables, and batches of rows in each replica's own order.
 
 Shapes: R replicas, n rows of a split, B batch, T tokens of an equation, P beginnings of t tokens.
 """
@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 
 
 def tabulate(members: list, collate: Callable) -> tuple[dict[str, dict[str, torch.Tensor]], torch.Tensor | None]:
-    """The equations of `algorithmic.Member`s as tables by split, and the beginnings (P, t) that rows can share.
+    """The equations of `Member`s as tables by split, and the beginnings (P, t) that rows share.
 
-    A table has `input_ids` and `labels` (R, n, T), and `beginning` (R, n), which of the beginnings a row has: what
-    comes before the second number. There are none (and all indices are 0) where that is not of one length, or where
-    dropout would tell rows apart. Attention masks are left out: causal models need none for padding on the right.
+    A table has `input_ids` and `labels` (R, n, T), and `beginning` (R, n), the index of each row's beginning: what
+    comes before the second number. Beginnings are None (and all indices 0) if their lengths differ, or with dropout,
+    whose masks differ by row. Attention masks are left out: causal models need none for padding on the right.
     """
     splits = members[0].equations.splits
-    # All rows of a member together, whichever split the longest is in: replicas must come out equally long.
+    # All splits of a member together: replicas must have the same length, whichever split the longest row is in.
     whole = [collate(list(itertools.chain(*member.equations.splits.values()))) for member in members]
     columns = {
         name: torch.stack([one[name] for one in whole]).split([len(rows) for rows in splits.values()], dim=1)
@@ -45,8 +45,8 @@ def _has_dropout(config) -> bool:
 class Batches(Dataset):
     """Tables of equations (R, n, ...) in a new order each epoch, which is a function of (seed, epoch).
 
-    Each replica has its own order, that of its seed, so that it sees what it would see alone. An item is one row of
-    every replica; batches are selected whole, without a loop over rows.
+    Each replica has the order of its own seed, the same as if trained alone. An item is one row of every replica;
+    batches are selected at once, without a loop over rows.
     """
 
     def __init__(self, table: dict[str, torch.Tensor], seeds: Sequence[int]):
@@ -69,6 +69,6 @@ class Batches(Dataset):
 
 
 def chunks(table: dict[str, torch.Tensor], size: int) -> list[dict[str, torch.Tensor]]:
-    """A table in pieces of `size` rows of each replica, the last of what is left."""
+    """Split a table into chunks of `size` rows per replica; the last may be smaller."""
     parts = {name: tensor.split(size, dim=1) for name, tensor in table.items()}
     return [dict(zip(parts, chunk, strict=True)) for chunk in zip(*parts.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""The Trainer for tables of equations: one model or many replicas, the loss on answers, all splits measured whole.
+"""The Trainer for tables of equations: one model or many replicas, with the loss on answers.
 
 Shapes: R replicas, B batch, T tokens of an equation, K positions of the answer.
 """
@@ -28,9 +28,9 @@ from .tables import Batches, chunks, tabulate
 
 
 def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nats of each row's answer, and whether every token of it is the model's first choice: both (R, B).
+    """The loss of each row's answer in nats, and whether greedy decoding gives all of it: both (R, B).
 
-    The last token is no input, for nothing is predicted from it, and only the last `length` positions have logits.
+    The last token is not an input, since nothing is predicted from it; only the last `length` positions have logits.
     """
     labels_RBK = table["labels"][..., -length:]
     logits_RBKV = model(table["input_ids"][..., :-1], table["beginning"], logits_to_keep=length)
@@ -42,9 +42,9 @@ def answers(model: nn.Module, table: dict[str, torch.Tensor], length: int) -> tu
 class AlgorithmicTrainer(KindlingTrainer):
     """A Trainer of `Replicas` on tables of equations; a single model is one replica.
 
-    `data_collator` is applied once, to whole splits; each batch is a selection of rows. An evaluation logs a row a
-    replica: loss (nats a target) and accuracy (share of whole answers that are right) of every split, and the norm of
-    all weights.
+    `data_collator` is applied once, to whole splits; each batch is a selection of rows. An evaluation logs one row per
+    replica: loss (nats per target) and accuracy (share of entirely correct answers) of every split, and the norm of all
+    weights.
     """
 
     def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
@@ -57,7 +57,7 @@ class AlgorithmicTrainer(KindlingTrainer):
             model=Replicas([member.model for member in members], beginnings),
             args=args,
             train_dataset=train_set,
-            eval_dataset=train_set,  # the Trainer wants one to evaluate by `eval_steps`; `evaluate` measures all splits
+            eval_dataset=train_set,  # the Trainer requires one for `eval_steps`; `evaluate` measures all splits
             data_collator=dict,
             processing_class=members[0].equations.tokenizer,
             text_bytes=None,
@@ -66,7 +66,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         )
 
     def trained(self) -> list[tuple]:
-        """The members as their optimiser is built for them, each with its own settings."""
+        """What the optimiser is built from: each model with its own arguments and settings."""
         return [(member.model, member.args, member.experiment.optimizer) for member in self.members]
 
     def create_optimizer(self, model=None):  # noqa: ARG002
@@ -76,20 +76,20 @@ class AlgorithmicTrainer(KindlingTrainer):
             self.optimizer_work.watch(self.optimizer)
         return self.optimizer
 
-    def _place(self, ids_RBT: torch.Tensor):
-        """Nothing: one process trains all replicas, and `vmap` gives each random numbers of its own."""
+    def _set_dropout_position(self, ids_RBT: torch.Tensor):
+        """Do nothing: one process trains all replicas, and `vmap` gives each its own random numbers."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ARG002
-        """Mean over each replica's targets, summed over replicas: no replica's gradient feels the others."""
+        """The mean over each replica's targets, summed over replicas, so their gradients are independent."""
         nats_RB, _ = answers(model, inputs, self.answer_length)
         targets_R = (inputs["labels"] != -100).sum((-2, -1))
         return (nats_RB.sum(-1) / targets_R).sum()
 
     def evaluate(self, *args, **kwargs):  # noqa: ARG002
-        """Measure every split of every replica whole; log and return a row a replica.
+        """Measure all of every split for every replica; log one row per replica, and return the first.
 
-        In the precision of training: in bf16, a model that is not sure of its answers can score some tenths of a
-        percent otherwise than its checkpoint does in float32.
+        In the precision of training: in bf16, the accuracy of a model whose answers are uncertain can differ by some
+        tenths of a percent from that of its checkpoint in float32.
         """
         started = time.perf_counter()
         rows = self._measure_splits()
@@ -120,7 +120,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         return nats.cpu(), right.cpu()
 
     def write_model(self, folder: str, state_dict: dict | None):  # noqa: ARG002
-        """Save each model as a checkpoint of its own: in a folder of its name, or right here if it is the only one."""
+        """Save each model as a checkpoint of its own, in a subfolder with its name unless it is the only one."""
         for model, own in self._folders(folder):
             model.save_pretrained(own)
             self.processing_class.save_pretrained(own)
@@ -132,7 +132,7 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     def is_finished(self) -> bool:
         stops = any(isinstance(one, StopWhenGrokked) for one in self.callback_handler.callbacks)
-        grokked = stops and StopWhenGrokked.is_time(self.state.log_history, len(self.members))
+        grokked = stops and StopWhenGrokked.is_reached(self.state.log_history, len(self.members))
         return super().is_finished() or grokked
 
     def _folders(self, parent: str) -> list[tuple[nn.Module, Path]]:
@@ -141,11 +141,11 @@ class AlgorithmicTrainer(KindlingTrainer):
         return [(member.model, Path(parent) / member.name) for member in self.members]
 
     def training_step(self, *args, **kwargs):
-        """As any Trainer's, on the sum of the losses, of which the gradients are; what is logged is their mean."""
+        """As the Trainer's, on the sum of the losses; what is logged is their mean."""
         return super().training_step(*args, **kwargs) / len(self.members)
 
     def flops_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """As any Trainer's: the last token is no input, only targets have logits, beginnings are computed once."""
+        """As the base class's; the last token is no input, only targets have logits, beginnings count once."""
         shares = self.model.shares(inputs["input_ids"].shape[1])
         begun = self.model.beginnings.shape[1] if shares else 0
         inputs_RB, new_RB = lengths(inputs["labels"]) - 1, lengths(inputs["labels"]) - 1 - begun
@@ -166,7 +166,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         return torch.stack([nn.utils.clip_grad_norm_(one.model.parameters(), limit) for one in self.members]).max()
 
     def skip_step(self, why: str):
-        """Skip it for the replicas whose gradient isn't finite; the others make it as usual."""
+        """Skip the step for the replicas with a non-finite gradient; the others make it as usual."""
         without = [member for member in self.members if not _grad_norm(member.model.parameters()).isfinite()]
         if len(without) in (0, len(self.members)):
             return super().skip_step(why)

@@ -1,7 +1,7 @@
-"""transformers' arguments of a run, and what is wrong with them, said before any work.
+"""Builds and checks transformers' `TrainingArguments` before any work.
 
-`TrainingArguments` checks little of what it is given. The Trainer checks the rest when it comes to it, after the data
-are prepared or at the first evaluation, or does something else without a word.
+`TrainingArguments` itself checks little. The Trainer checks the rest late, after the data are prepared or at the first
+evaluation, or silently does something else.
 """
 
 import copy
@@ -19,19 +19,19 @@ from storage.hub import check_model_name, check_push_allowed
 from training.checkpoints.fingerprint import fingerprint_in
 from training.checkpoints.state import read_state_of
 from training.hardware import has_bf16
-from training.processes import refuse_half_launched, warn_of_cpu
+from training.processes import check_launched, warn_of_cpu
 
 from .best_model import check_best, check_delay
-from .launcher import check_launcher, take_from_launcher, tell_what_was_not_taken, wants_cpu
+from .launcher import check_launcher, clear_launcher_variables, report_ignored_variables, wants_cpu
 from .schedule import check_lengths, check_schedule
 from .setting_rules import check_compile_mode, check_each, check_pairs
 
 STOCK = ("adamw_torch", "adamw_torch_fused")
-"""PyTorch's AdamW, which Muon and Grokfast have beside them or beneath."""
+"""PyTorch's AdamW, which Muon and Grokfast are combined with."""
 
 
 def keep_precision(experiment: Experiment, checkpoint: str | None):
-    """Set the precision to that of the checkpoint, where none is given: other hardware would choose another."""
+    """Keep the checkpoint's precision unless one is given: other hardware would choose another."""
     if checkpoint is None or experiment.training.keys() & {"bf16", "fp16"}:
         return
     terms = fingerprint_in(read_state_of(checkpoint)).get("terms", {})
@@ -40,7 +40,7 @@ def keep_precision(experiment: Experiment, checkpoint: str | None):
 
 
 def training_arguments(experiment: Experiment) -> TrainingArguments:
-    """transformers' arguments from the `training` section; bf16 and the CPU are chosen by the hardware."""
+    """`TrainingArguments` from the `training` section; precision and device default to what the hardware has."""
     values = dict(experiment.training)
     has_gpu = torch.accelerator.is_available()
     if not (has_gpu or wants_cpu() or "use_cpu" in values):
@@ -48,12 +48,12 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     values.setdefault("use_cpu", wants_cpu() or not has_gpu)
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
-    values["report_to"] = values.get("report_to") or "none"  # null, for which transformers would look in its list
+    values["report_to"] = values.get("report_to") or "none"  # transformers does not accept null
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]
     if "optim" in experiment.unsupported and values.get("optim") in STOCK:
-        del values["optim"]  # it is PyTorch's AdamW in any case
-    refuse_half_launched(values["use_cpu"])
+        del values["optim"]  # always PyTorch's AdamW
+    check_launched(values["use_cpu"])
     check_each(values, experiment)
     check_pairs(values)
     if (limit := values.get("save_total_limit")) is not None and limit < 1:
@@ -63,10 +63,11 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     check_launcher(values, experiment)
     if isinstance(experiment, LanguageExperiment):
         check_best(values)
-    asked = take_from_launcher()
+    asked = clear_launcher_variables()
     args = build(TrainingArguments, "training", values)
-    tell_what_was_not_taken(asked, args)
-    args._n_gpu = min(args.n_gpu, 1)  # for several, the Trainer would take DataParallel, which weights them otherwise
+    report_ignored_variables(asked, args)
+    # With several GPUs the Trainer would use DataParallel, which weights examples differently.
+    args._n_gpu = min(args.n_gpu, 1)
     check_delay(args)
     check_schedule(args)
     check_lengths(args, experiment)
@@ -77,7 +78,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
 
 
 def _check_optimizer(args: TrainingArguments, experiment: Experiment):
-    """Choose the optimiser as the Trainer will, for the smallest of models: its package may be missing."""
+    """`ConfigError` if the Trainer cannot build its optimiser, tried on a tiny model: its package may be missing."""
     section = experiment.optimizer
     given = {name for name in ("optim", "optim_args") if experiment.training.get(name) not in (None, *STOCK)}
     if given and not section.is_stock:
@@ -98,7 +99,7 @@ def _check_optimizer(args: TrainingArguments, experiment: Experiment):
             plain = copy.copy(args)
             plain.optim_args = None
             if args.optim_args and Trainer.get_optimizer_cls_and_kwargs(plain, model) == (kind, settings):
-                raise ValueError("it makes no use of them")
+                raise ValueError("it does not use them")
     except (ImportError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
@@ -108,11 +109,11 @@ def _check_optimizer(args: TrainingArguments, experiment: Experiment):
 
 
 def _check_trackers(args: TrainingArguments):
-    """`ConfigError` if transformers does not know who is to be reported to, or its package is not installed."""
+    """`ConfigError` if transformers does not know a tracker of `report_to`, or its package is not installed."""
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ConfigError(
-                f"training.report_to={name} is nothing that transformers knows; there are "
+                f"training.report_to={name} is unknown to transformers; available are "
                 f"{', '.join(INTEGRATION_TO_CALLBACK)}, all and none"
             )
         if name not in get_available_reporting_integrations():
@@ -120,7 +121,7 @@ def _check_trackers(args: TrainingArguments):
 
 
 def _check_publishing(args: TrainingArguments):
-    """What would be refused by the Hub in the end."""
+    """`ConfigError` for what the Hub would refuse at the end of the run."""
     if args.push_to_hub:
         check_push_allowed()
         check_model_name(args.hub_model_id or Path(args.output_dir).resolve().name)

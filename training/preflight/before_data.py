@@ -8,26 +8,26 @@ from .algorithmic import check_supported
 from .compatibility import check_tokenizer
 from .shapes import check_shapes
 
-OF_AN_EXPERIMENT = {
+EXPERIMENT_CHECKS = {
     LanguageExperiment: (check_source_overrides,),
     AlgorithmicExperiment: (check_supported,),
 }
-"""What is checked of the settings alone, before the processes of a run find each other."""
+"""Checks of the settings alone, before the processes of a run connect."""
 
-OF_A_RUN = {
+RUN_CHECKS = {
     LanguageExperiment: (check_shapes, check_tokenizer),
     AlgorithmicExperiment: (),
 }
-"""What needs the checkpoint, too. What is wrong with `training` itself, `training_arguments` has said by then."""
+"""Checks that need the checkpoint, too; `training_arguments` has checked the section `training` by then."""
 
 
 def check_experiment(experiment: Experiment):
-    """Check an experiment by itself."""
-    for check in OF_AN_EXPERIMENT[type(experiment)]:
+    """Check the settings alone."""
+    for check in EXPERIMENT_CHECKS[type(experiment)]:
         check(experiment)
 
 
 def check_run(run: Run):
-    """Check a run as far as it is known without its data."""
-    for check in OF_A_RUN[type(run.experiment)]:
+    """Check everything that needs no data."""
+    for check in RUN_CHECKS[type(run.experiment)]:
         check(run)

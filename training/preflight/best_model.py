@@ -1,4 +1,4 @@
-"""Which model of a run is its best, or whether there was a better one: by what is measured."""
+"""Checks of the metric by which the best model is chosen, and of schedules that step on a metric."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from transformers import TrainingArguments
 from settings.checks import ConfigError, warn
 
 METRICS = ("loss", "perplexity", "bits_per_byte")
-WAITING = ("reduce_lr_on_plateau", "greedy")
-"""The schedules that wait for a metric."""
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+"""The schedules that step on an evaluation metric."""
 
 
 def check_best(values: dict):
-    """What is needed to know the best model, or to wait for a better one. All of our metrics are the better the lower.
+    """Check and complete the settings for choosing the best model. All of our metrics are better when lower.
 
-    transformers would take the highest perplexity for the best, so it is told.
+    transformers would choose the highest perplexity, so `greater_is_better` is set.
     """
     save, evaluate, best = values["save_strategy"], values["eval_strategy"], values.get("load_best_model_at_end")
     metric = values.get("metric_for_best_model")
@@ -29,13 +29,13 @@ def check_best(values: dict):
         raise ConfigError(f"training.metric_for_best_model={metric} is not measured; give one of {', '.join(METRICS)}")
     if values.get("greater_is_better"):
         raise ConfigError(
-            f"training.greater_is_better=True would take the worst {metric or 'loss'} for the best; leave it out"
+            f"training.greater_is_better=True would choose the worst {metric or 'loss'} as the best; leave it out"
         )
     values["greater_is_better"] = False
 
 
 def _parts(metric: str) -> tuple[str, str]:
-    """What is measured, and of which group of documents; of all of them where there is none."""
+    """The measure, and the group of documents that it is for; empty for all documents."""
     measure, _, group = metric.removeprefix("eval_").partition("/")
     return measure, group
 
@@ -57,18 +57,18 @@ def _check_saves_at_evaluations(values: dict):
 
 
 def check_delay(args: TrainingArguments):
-    """Say so if the run will end before its first evaluation may come; there is one at its end."""
+    """Warn if the run ends before its first evaluation is due; there is one at its end."""
     if args.eval_strategy == "steps" and 0 < args.max_steps < args.eval_delay:
         warn(
-            f"training.eval_delay={args.eval_delay} is longer than training.max_steps={args.max_steps}, so that the "
-            "first evaluation is that at the end"
+            f"training.eval_delay={args.eval_delay} is longer than training.max_steps={args.max_steps}, so the first "
+            "evaluation is that at the end"
         )
 
 
-def refuse_unmeasured(args: TrainingArguments, text_bytes: int | None, group_bytes: Mapping[str, int | None]):
-    """`ConfigError` if validation, prepared by now, does not measure the metric that the best model is known by.
+def check_measured(args: TrainingArguments, text_bytes: int | None, group_bytes: Mapping[str, int | None]):
+    """`ConfigError` if validation does not measure the metric that the best model is chosen by.
 
-    It has `text_bytes`, and each of its groups `group_bytes`; None where bits per byte have no meaning.
+    `text_bytes` of the validation text, and of each group `group_bytes`, are None where bits per byte are undefined.
     """
     if (metric := args.metric_for_best_model) is None:
         return
@@ -78,4 +78,4 @@ def refuse_unmeasured(args: TrainingArguments, text_bytes: int | None, group_byt
         groups = f"the groups are {', '.join(group_bytes)}" if group_bytes else "there are no groups"
         raise ConfigError(f"{said}; {groups}")
     if measure == "bits_per_byte" and (group_bytes[group] if group else text_bytes) is None:
-        raise ConfigError(f"{said}, for some of the text carries no loss; give loss or perplexity")
+        raise ConfigError(f"{said}, because some of the text carries no loss; give loss or perplexity")

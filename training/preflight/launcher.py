@@ -1,7 +1,7 @@
-"""What a launcher asks for beside the experiment, in variables that its libraries read: followed, refused or told.
+"""Launcher settings in environment variables: each is followed, rejected, or reported as ignored.
 
-`accelerate launch` writes its configuration file and its flags into the environment of each process. What makes a run
-is in its experiment; how many processes there are, on which devices, is the launcher's.
+`accelerate launch` passes its configuration and flags in the environment of each process. The experiment decides all
+settings of a run; the launcher decides the number of processes and their devices.
 """
 
 import os
@@ -22,7 +22,7 @@ SIZES = {
     "PARALLELISM_CONFIG_SP_SIZE": "sequence parallelism",
     "PARALLELISM_CONFIG_DP_SHARD_SIZE": "sharded data parallelism",
 }
-OF_THE_EXPERIMENT = {
+EXPERIMENT_VARIABLES = {
     "ACCELERATE_MIXED_PRECISION": ("mixed_precision", "no", "training.bf16 and training.fp16"),
     "ACCELERATE_DYNAMO_BACKEND": ("dynamo_backend", "NO", "training.torch_compile and training.torch_compile_backend"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
@@ -30,27 +30,27 @@ OF_THE_EXPERIMENT = {
     ),
     "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "none", "training.max_grad_norm"),
 }  # fmt: skip
-"""Variables of what the experiment alone says: the launcher's name for it, the value of none, where it is said."""
+"""Variables that the experiment decides: the launcher's name, the neutral value, and the settings that decide."""
 
 
-def _asks(name: str) -> bool:
+def _is_set(name: str) -> bool:
     return os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 def wants_cpu() -> bool:
-    """Whether the launcher keeps its processes off the GPUs."""
-    return _asks("ACCELERATE_USE_CPU")
+    """Whether the launcher asks for the CPU."""
+    return _is_set("ACCELERATE_USE_CPU")
 
 
 def check_launcher(values: Mapping, experiment: Experiment):
-    """`ConfigError` if the launcher asks for what a run cannot do, or what accelerate would not do and not say so.
+    """`ConfigError` if the launcher asks for something unsupported, or something that accelerate would silently ignore.
 
     `values` are those of the `training` section, `use_cpu` among them.
     """
     for name, what in UNSUPPORTED.items():
-        if _asks(name):
+        if _is_set(name):
             raise ConfigError(f"{_launcher(what)}, which is not supported; {_instead()}")
-    for name, what in SIZES.items() if _asks("ACCELERATE_USE_PARALLELISM_CONFIG") else ():
+    for name, what in SIZES.items() if _is_set("ACCELERATE_USE_PARALLELISM_CONFIG") else ():
         if (size := os.environ.get(name, "1")) not in ("", "1"):
             raise ConfigError(f"{_launcher(f'{what} over {size} processes')}, which is not supported; {_instead()}")
     if wants_cpu() and not values["use_cpu"]:
@@ -67,13 +67,13 @@ def _instead() -> str:
 
 
 def _check_fsdp(values: Mapping, experiment: Experiment):
-    """On a CPU, or in one process, accelerate would train without it, and say nothing."""
+    """On a CPU, or in one process, accelerate would silently train without FSDP."""
     given = values.get("fsdp")
     if values.get("fsdp_config") and not given:
         raise ConfigError(
             f"training.fsdp_config={values['fsdp_config']} has no effect without training.fsdp; leave it out"
         )
-    if not given and not _asks("ACCELERATE_USE_FSDP"):
+    if not given and not _is_set("ACCELERATE_USE_FSDP"):
         return
     asked = f"training.fsdp={given}" if given else "FSDP, which the launcher's configuration asks for,"
     instead = "leave it out" if given else _instead()
@@ -81,24 +81,24 @@ def _check_fsdp(values: Mapping, experiment: Experiment):
         raise ConfigError(f"{asked} needs several GPUs and a process for each; {instead}")
     if not experiment.optimizer.is_stock:
         raise ConfigError(
-            f"{asked} cuts the matrices that optimizer.kind={experiment.optimizer.kind} and "
+            f"{asked} splits the matrices that optimizer.kind={experiment.optimizer.kind} and "
             f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda} need whole; {instead}"
         )
 
 
-def take_from_launcher() -> dict[str, str]:
-    """Take the variables of what the experiment says away from the libraries; return those that asked for something."""
-    found = {name: os.environ[name] for name in OF_THE_EXPERIMENT if name in os.environ}
+def clear_launcher_variables() -> dict[str, str]:
+    """Neutralise the variables that the experiment decides; return those that asked for something else."""
+    found = {name: os.environ[name] for name in EXPERIMENT_VARIABLES if name in os.environ}
     for name in found:
-        os.environ[name] = OF_THE_EXPERIMENT[name][1]
-    others = [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_") and name not in OF_THE_EXPERIMENT]
+        os.environ[name] = EXPERIMENT_VARIABLES[name][1]
+    others = [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_") and name not in EXPERIMENT_VARIABLES]
     for name in (*others, "ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_USE_PARALLELISM_CONFIG"):
         os.environ.pop(name, None)
-    return {name: value for name, value in found.items() if value.lower() != OF_THE_EXPERIMENT[name][1].lower()}
+    return {name: value for name, value in found.items() if value.lower() != EXPERIMENT_VARIABLES[name][1].lower()}
 
 
-def tell_what_was_not_taken(asked: Mapping[str, str], args: TrainingArguments):
-    """A line for each variable that asked for something else than the run does; by the first process."""
+def report_ignored_variables(asked: Mapping[str, str], args: TrainingArguments):
+    """Print a line for each variable that differs from the run's settings, from the first process."""
     has = {
         "ACCELERATE_MIXED_PRECISION": args.mixed_precision,
         "ACCELERATE_DYNAMO_BACKEND": args.torch_compile_backend if args.torch_compile else "no",
@@ -106,6 +106,6 @@ def tell_what_was_not_taken(asked: Mapping[str, str], args: TrainingArguments):
         "ACCELERATE_GRADIENT_CLIPPING": args.max_grad_norm,
     }
     for name, value in asked.items() if int(os.environ.get("RANK", 0)) == 0 else ():
-        word, _, where = OF_THE_EXPERIMENT[name]
+        word, _, where = EXPERIMENT_VARIABLES[name]
         if value.lower() != str(has[name]).lower():
             print(f"launcher    {word}={value} has no effect: the experiment decides ({where}), and says {has[name]}")

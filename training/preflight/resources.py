@@ -1,4 +1,4 @@
-"""Whether there is room for a run: on the disk for its checkpoints, in memory for its steps."""
+"""Whether a run's checkpoints fit on the disk, and its training steps in memory."""
 
 import copy
 import math
@@ -16,13 +16,13 @@ from modeling.configuration_kindling import KindlingConfig
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
 from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
-from training.checkpoints.store import sweep
-from training.hardware import memory_limit, readable
+from training.checkpoints.store import remove_stale
+from training.hardware import format_bytes, memory_limit
 from training.optimizers import MATRIX_OPTIMIZERS, split_parameters
 from training.run import Run
 
 Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
-"""Models that are trained side by side, as `build_optimizer` takes them."""
+"""Models that are trained together, as `build_optimizer` takes them."""
 
 
 def _count(parameters) -> int:
@@ -30,7 +30,7 @@ def _count(parameters) -> int:
 
 
 def _adafactor(parameters: list[nn.Parameter], options: str) -> int:  # noqa: ARG001
-    """Means over rows and over columns in the place of matrices."""
+    """Means over rows and columns instead of whole matrices."""
     return sum(sum(p.shape) if p.ndim == 2 else p.numel() for p in parameters)
 
 
@@ -40,11 +40,11 @@ STATES = {
     "rmsprop": lambda parameters, options: _count(parameters) * (1 + ("momentum" in options) + ("centered" in options)),
     "adafactor": _adafactor,
 }
-"""Numbers that those of transformers' optimisers keep that differ from AdamW, from `training.optim_args`."""
+"""State floats of transformers' optimisers that differ from AdamW, given `training.optim_args`."""
 
 
 def state_floats(trained: Trained) -> int:
-    """Numbers that the optimiser keeps; AdamW's two a parameter where it is one that we do not know."""
+    """Floats of optimiser state; for an unknown optimiser two per parameter, as AdamW has."""
     total = 0
     for model, args, section in trained:
         parameters = list(model.parameters())
@@ -59,17 +59,17 @@ def state_floats(trained: Trained) -> int:
 
 
 def weight_bytes(trained: Trained) -> int:
-    """Bytes of the weights as they are saved: in float32, a matrix that two layers share once."""
+    """Bytes of the saved weights: in float32, with tied matrices counted once."""
     return FLOAT32_BYTES * sum(_count(model.parameters()) for model, _, _ in trained)
 
 
 def checkpoint_bytes(args: TrainingArguments, trained: Trained) -> int:
-    """Bytes of a checkpoint: weights, and what it takes to go on from them."""
+    """Bytes of a checkpoint: weights and, unless it is a model only, optimiser state."""
     return weight_bytes(trained) + (0 if args.save_only_model else FLOAT32_BYTES * state_floats(trained))
 
 
 def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
-    """Checkpoints that a run of `args.max_steps` steps has made after so many."""
+    """How many checkpoints a run of `args.max_steps` steps has saved after `step` steps."""
     every = {"steps": args.save_steps, "epoch": steps_an_epoch, "best": args.eval_steps or math.inf}
     if args.load_best_model_at_end and args.save_strategy == "steps":  # each could be the best
         every["steps"] = args.eval_steps
@@ -80,43 +80,42 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
 
 
 def check_disk(run: Run, trained: Trained, examples: int):
-    """`ConfigError` if a run over so many examples would fill the disk; asked by the process that saves."""
+    """`ConfigError` if a run over so many examples would fill the disk; checked by the process that saves."""
     if run.args.should_save:
-        refuse_full_disk(run.folder, run.args, trained, examples, run.fingerprint.done)
+        check_disk_space(run.folder, run.args, trained, examples, run.fingerprint.done)
 
 
-def refuse_full_disk(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):
-    """`ConfigError` if a run over so many examples, of which `done` steps are made, would fill the disk.
+def check_disk_space(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):
+    """`ConfigError` if a run over so many examples, with `done` steps made, would fill the disk.
 
-    With its checkpoints, of which those that are there already need no more room, and with its model, which is written
-    beside a former one. What was left of broken saves is removed first.
+    Counts the checkpoints still to come, and the model, which is written beside a former one. Stale staging folders are
+    removed first.
     """
-    sweep(folder)
-    there = [
-        step for step in map(checkpoint_step, checkpoint_folders(folder)) if step <= done
-    ]  # of later ones, none is whole
+    remove_stale(folder)
+    # Later ones are all damaged, or the run would resume from them.
+    there = [step for step in map(checkpoint_step, checkpoint_folders(folder)) if step <= done]
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps_an_epoch = math.ceil(examples / batch)
     to_come = saves_until(args.max_steps, args, steps_an_epoch) - saves_until(done, args, steps_an_epoch)
     limit = args.save_total_limit or math.inf
     kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
-    most = min(len(there) + to_come, kept + 1)  # the oldest goes once the newest is whole
+    most = min(len(there) + to_come, kept + 1)  # the oldest is removed once the newest is complete
     more = max(most - len(there), min(to_come, 1))
     size, model = checkpoint_bytes(args, trained), weight_bytes(trained)
     needed, free = more * size + model, shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"{folder} has room for {readable(free)}, and the run needs {readable(needed)}, {more} x {readable(size)} "
-            f"for checkpoints and {readable(model)} for its model; make room, lower training.save_total_limit, or "
-            "choose another training.output_dir"
+            f"{folder} has room for {format_bytes(free)}, and the run needs {format_bytes(needed)}, {more} x "
+            f"{format_bytes(size)} for checkpoints and {format_bytes(model)} for its model; free some space, lower "
+            "training.save_total_limit, or choose another training.output_dir"
         )
 
 
 def step_bytes(args: TrainingArguments, trained: Trained, length: int) -> dict[str, int]:
     """Bytes of memory that training in float32 takes on a device, by part, with sequences of `length` tokens.
 
-    Beside the activations, the log-probabilities among them, there are the logits, the gradients of both, and those of
-    a layer; in validation the logits, a copy without the last ones, and log-probabilities. Autocast takes less.
+    Training needs activations (log-probabilities included), logits, the gradients of logits and log-probabilities, and
+    one layer's gradients; validation needs logits, a shifted copy and log-probabilities. Autocast takes less.
     """
     config, weights, batch = trained[0][0].config, weight_bytes(trained), args.per_device_train_batch_size
     logits = len(trained) * FLOAT32_BYTES * length * config.vocab_size
@@ -141,7 +140,7 @@ def _with_one_layer(config: KindlingConfig) -> KindlingConfig:
 
 
 def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
-    """What a run will need of the memory that it can have, and what to do if that is not enough."""
+    """The line on the memory that a run needs and has, with advice if it is not enough."""
     parts = step_bytes(args, trained, length)
     lasting = parts["weights"] + parts["gradients"] + parts["optimiser"]
     peak = lasting + max(parts["training"], parts["validation"])
@@ -155,10 +154,10 @@ def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
         machine = min(machine, memory_limit())
         lasting = here * (lasting - parts["weights"]) + used
     if peak <= machine:
-        return f"memory      about {readable(peak)} of {readable(machine)}"
+        return f"memory      about {format_bytes(peak)} of {format_bytes(machine)}"
     advice = "lower training.per_device_train_batch_size, and raise training.gradient_accumulation_steps"
     if parts["validation"] > parts["training"]:
         advice = "lower training.per_device_eval_batch_size"
     if lasting > machine:
-        advice = "take a smaller model"
-    return f"memory      needs about {readable(peak)} of {readable(machine)}: {advice}"
+        advice = "choose a smaller model"
+    return f"memory      needs about {format_bytes(peak)} of {format_bytes(machine)}: {advice}"

@@ -10,17 +10,17 @@ from transformers import TrainingArguments, get_scheduler
 from settings.checks import ConfigError, warn
 from settings.experiment import Experiment
 
-from .best_model import WAITING
+from .best_model import METRIC_SCHEDULES
 
-LONG = 10**6
-"""Steps of a run whose length only its data will tell."""
+ASSUMED_STEPS = 10**6
+"""Assumed steps of a run whose length depends on its data."""
 
 
 CONSTANT = ("constant", "constant_with_warmup")
 
 
 def check_lengths(args: TrainingArguments, experiment: Experiment):
-    """What the schedule is made of fits into the run. A warm-up that nobody has asked for may be cut short."""
+    """Check that warm-up and decay fit into the run. The default warm-up may be cut short."""
     decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
     warmup = args.get_warmup_steps(max(args.max_steps, 0))
     if decay and 0 < args.max_steps < warmup + decay:
@@ -30,24 +30,24 @@ def check_lengths(args: TrainingArguments, experiment: Experiment):
         )
     if 0 < args.max_steps < warmup and args.warmup_steps != experiment.training_defaults["warmup_steps"]:
         warn(
-            f"training.warmup_steps={warmup} is longer than training.max_steps={args.max_steps}, so that the learning "
-            "rate will not be reached"
+            f"training.warmup_steps={warmup} is longer than training.max_steps={args.max_steps}, so the learning rate "
+            "is never reached"
         )
 
 
 def check_schedule(args: TrainingArguments):
-    """Build the schedule as the Trainer will, and follow it."""
-    # The Trainer always gives the total, so this would be said of each schedule that gives num_stable_steps.
+    """Build the schedule as the Trainer will, and check its learning rates."""
+    # The Trainer always gives the total, so every schedule with num_stable_steps would cause this warning.
     warnings.filterwarnings("ignore", message="Both num_training_steps and num_stable_steps")
     try:
-        _refuse_odd_numbers(args.lr_scheduler_kwargs or {})
+        _check_numbers(args.lr_scheduler_kwargs or {})
         if args.lr_scheduler_kwargs and args.lr_scheduler_type.value in CONSTANT:
             warn(
-                f"training.lr_scheduler_type={args.lr_scheduler_type.value} makes no use of "
+                f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not use "
                 f"training.lr_scheduler_kwargs={args.lr_scheduler_kwargs}"
             )
-        steps = args.max_steps if args.max_steps > 0 else LONG
-        _follow(schedule(args, steps), args, steps)
+        steps = args.max_steps if args.max_steps > 0 else ASSUMED_STEPS
+        _check_rates(schedule(args, steps), args, steps)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(
             f"training.lr_scheduler_type={args.lr_scheduler_type.value} does not work with "
@@ -56,27 +56,29 @@ def check_schedule(args: TrainingArguments):
         ) from None
 
 
-def _refuse_odd_numbers(kwargs: dict):
-    """`ValueError` for a number of steps that is none, and for what is no number at all."""
+def _check_numbers(kwargs: dict):
+    """`ValueError` for an invalid number of steps, and for values that are negative or not finite."""
     for name, value in kwargs.items():
         if name.endswith("_steps") and value is not None and not _is_count(value):
-            raise ValueError(f"{name}={value} is no number of steps")
+            raise ValueError(f"{name}={value} is not a number of steps")
         if isinstance(value, int | float) and not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value} is not a number from 0 on")
+            raise ValueError(f"{name}={value} is not a finite number of at least 0")
 
 
 def _is_count(value) -> bool:
     return type(value) in (int, float) and value >= 0 and value == value // 1
 
 
-def _follow(schedule: LRScheduler, args: TrainingArguments, steps: int):
-    """`ValueError` if the rate is below 0 at the start, after the warm-up, half-way from there or at the end, or
-    whatever an option that is none leads to. A rate above its peak is said."""
+def _check_rates(schedule: LRScheduler, args: TrainingArguments, steps: int):
+    """`ValueError` if the rate is negative at the start, after the warm-up, half-way from there or at the end.
+
+    Invalid options raise here as well. A rate above its peak causes a warning.
+    """
     warmup = args.get_warmup_steps(steps)
-    if args.lr_scheduler_type in WAITING:
+    if args.lr_scheduler_type in METRIC_SCHEDULES:
         schedule.step(1.0)
         return
-    if not isinstance(schedule, LambdaLR):  # of a later release: no function of the step that could be asked
+    if not isinstance(schedule, LambdaLR):  # of a later release: not a function of the step
         return
     looks = sorted({0, min(warmup, steps), (warmup + steps) // 2, steps})
     shares = {step: schedule.lr_lambdas[0](step) for step in looks}
@@ -91,7 +93,7 @@ def _follow(schedule: LRScheduler, args: TrainingArguments, steps: int):
 
 
 def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
-    """The schedule of a run of so many steps, on an optimiser of nothing."""
+    """The schedule of a run of `steps` steps, on a dummy optimiser."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
     return get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)

@@ -1,4 +1,4 @@
-"""What each setting of `training` must be by itself, and which of them need or exclude one another."""
+"""Rules for single settings of `training`, and for settings that need or exclude each other."""
 
 import inspect
 import json
@@ -50,7 +50,7 @@ RULES = (
     (
         ("max_steps",),
         lambda value: value >= 1 or value == -1,
-        "too small; it must be at least 1, or -1 for training.num_train_epochs to tell",
+        "too small; it must be at least 1, or -1 to use training.num_train_epochs",
     ),
     (("warmup_steps",), lambda value: value <= 1 or value == int(value), NO_STEPS),
     _at_most(10**9, "max_steps", "warmup_steps", "ddp_timeout"),
@@ -60,36 +60,36 @@ RULES = (
     (
         ("log_level", "log_level_replica"),
         lambda value: value in trainer_log_levels,
-        f"no level; there are {', '.join(trainer_log_levels)}",
+        f"not a level; there are {', '.join(trainer_log_levels)}",
     ),
-    (("torch_compile_backend",), lambda value: value in BACKENDS, f"no backend; there are {', '.join(BACKENDS)}"),
+    (("torch_compile_backend",), lambda value: value in BACKENDS, f"not a backend; there are {', '.join(BACKENDS)}"),
     (
         ("debug",),
         lambda value: set(value.split() if isinstance(value, str) else map(str, value)) <= {*DEBUGS},
-        f"nothing to debug; there are {' and '.join(DEBUGS)}",
+        f"not a debug option; there are {' and '.join(DEBUGS)}",
     ),
     (
         ("report_to",),
         lambda value: isinstance(value, str) or len(value) == 1 or not {"all", "none"} & set(map(str, value)),
-        "a contradiction; give all or none by itself, or those to report to",
+        "contradictory; give all or none alone, or the names of trackers",
     ),
     (
         ("optim_args",),
         lambda value: not value or all(key.strip() and equals for key, equals, _ in map(_halves, value.split(","))),
-        "no list of options; write key=value,key=value, or leave it out",
+        "not a list of options; write key=value,key=value, or leave it out",
     ),
     (("hub_model_id",), lambda value: value != "", "empty; leave it out, or give a name"),
 )  # fmt: skip
-"""Settings, what each must be by itself, and what is said of it if it is not. null is left to transformers."""
+"""Settings, the condition that each must meet, and the complaint if not. null is left to transformers."""
 
 MAPPINGS = {
     "lr_scheduler_kwargs": "{num_cycles: 1}",
     "gradient_checkpointing_kwargs": "{use_reentrant: false}",
     "activation_checkpointing_kwargs": "{use_reentrant: false}",
 }
-"""Settings that transformers takes as text too, and what they look like."""
+"""Settings that transformers also accepts as text, with an example of each."""
 SWITCHES = ("use_reentrant", "preserve_rng_state")
-"""Of torch's checkpointing, by whose signature they could be anything."""
+"""Options of torch's checkpointing that must be booleans; its signature does not say so."""
 FOR_WORKERS = (
     "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
 )  # fmt: skip
@@ -100,11 +100,11 @@ def _halves(option: str) -> tuple[str, str, str]:
 
 
 def check_each(values: dict, experiment: Experiment):
-    """Each setting by itself. What a run does in any case is said and left out; `ConfigError` if one cannot be."""
+    """`ConfigError` if a setting is wrong by itself. One without effect causes a warning and is dropped."""
     defaults = {name: field.default for name, field in section_fields("training", type(experiment)).items()}
     for name, (asked, what) in ALWAYS_DONE.items():
         if name in values and values[name] == asked:
-            warn(f"training.{name}={asked} changes nothing, for in any case {what}")
+            warn(f"training.{name}={asked} changes nothing: in any case, {what}")
             values[name] = defaults[name]
     for name, why in experiment.unsupported.items():
         value, default = values.get(name), None if f"training.{name}" in experiment.chosen else defaults.get(name)
@@ -126,22 +126,22 @@ def _mapping(name: str, text: str, example: str) -> dict:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ConfigError(f"training.{name}={text} is no mapping; write {example}, or leave it out")
+        raise ConfigError(f"training.{name}={text} is not a mapping; write {example}, or leave it out")
     return value
 
 
 def check_pairs(values: dict):
-    """Settings that need, or forbid, one another."""
+    """Check settings that need, or exclude, each other."""
     if values.get("fp16") and (values.get("bf16") or values["use_cpu"]):
         other = "bf16" if values.get("bf16") else "use_cpu"
         raise ConfigError(f"training.fp16=True and training.{other}=True exclude each other; leave out one of them")
     for name in FOR_WORKERS if not values.get("dataloader_num_workers") else ():
         if values.get(name):
             raise ConfigError(
-                f"training.{name}={values[name]} is for workers; leave it out, or give training.dataloader_num_workers"
+                f"training.{name}={values[name]} needs workers; leave it out, or give training.dataloader_num_workers"
             )
     if values.get("ddp_backend") and "RANK" not in os.environ:
-        warn(f"training.ddp_backend={values['ddp_backend']} is for several processes, and there is one")
+        warn(f"training.ddp_backend={values['ddp_backend']} has no effect with one process")
         values["ddp_backend"] = None
     for kind in INTERVALS:
         _check_interval(f"{kind}_steps", values, values.get(f"{kind}_strategy", "steps"))
@@ -150,23 +150,23 @@ def check_pairs(values: dict):
 
 
 def _check_interval(name: str, values: dict, strategy: str):
-    """Where the strategy goes by it."""
+    """Check an interval, if its strategy uses it."""
     if (value := values.get(name)) is None or strategy != "steps":
         return
     if value <= 0:
         raise ConfigError(
-            f"training.{name}={value} is too small; it must be above 0, and the strategy `no` is for never"
+            f"training.{name}={value} is too small; it must be above 0; for never, give the strategy `no`"
         )
     if value > 1 and value != int(value):
         raise ConfigError(f"training.{name}={value} is {NO_STEPS}")
 
 
 def _check_checkpointing(section: str, given: dict):
-    """What transformers keeps for itself, and the rest as torch's checkpointing takes it, tried on one number."""
+    """Check transformers' own options, and try the others with torch's checkpointing on one number."""
     enable = getattr(PreTrainedModel, "activation_checkpointing_enable", None)
     own = {name: one for name, one in inspect.signature(enable).parameters.items() if name in given} if enable else {}
     known = {*inspect.signature(checkpoint).parameters, "preserve_rng_state", *own}
-    known -= {"function", "args", "kwargs", "context_fn"}  # the last is a function, which no file has
+    known -= {"function", "args", "kwargs", "context_fn"}  # a function cannot be given in a file
     if unknown := set(given) - known:
         raise ConfigError(f"training.{section} has no {min(unknown)}; there are {', '.join(sorted(known))}")
     for name, value in given.items():
@@ -187,9 +187,9 @@ def _check_checkpointing(section: str, given: dict):
 
 
 def check_compile_mode(mode: str | None):
-    """`ConfigError` if torch does not know the mode of compilation."""
+    """`ConfigError` if torch does not know the compile mode."""
     if mode is not None:
         from torch._inductor import list_mode_options  # which takes a second
 
         if mode not in (known := list_mode_options()):
-            raise ConfigError(f"training.torch_compile_mode={mode} is no mode; there are {', '.join(known)}")
+            raise ConfigError(f"training.torch_compile_mode={mode} is not a mode; there are {', '.join(known)}")

@@ -1,9 +1,9 @@
-"""Checks, before any data are read, that the sizes of model, windows and vocabulary fit each other."""
+"""Checks that the sizes of model, windows, masks and vocabulary fit each other; they need no data."""
 
 from settings.checks import ConfigError
 from settings.experiment import LanguageExperiment
 from settings.sections import MAX_POSITIONS
-from training.model import build_config, refuse_huge, refuse_small_vocabulary
+from training.model import build_config, check_model_size, check_vocabulary_size
 from training.pretrained import check_files
 from training.run import Run
 
@@ -14,10 +14,12 @@ def check_shapes(run: Run):
 
 
 def check_sizes(experiment: LanguageExperiment, start: str | None = None):
-    """The same, of an experiment and the checkpoint to `start` from, if there is one."""
+    """The same, for an experiment and the checkpoint to `start` from, if there is one."""
     section = experiment.model
     if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
-        raise ConfigError("data.streaming=true needs training.max_steps; how long a stream is is not known beforehand")
+        raise ConfigError(
+            "data.streaming=true needs training.max_steps; the length of a stream is not known beforehand"
+        )
     config = build_config(section, {}, start)
     positions = config.max_position_embeddings
     if positions > MAX_POSITIONS:
@@ -27,11 +29,11 @@ def check_sizes(experiment: LanguageExperiment, start: str | None = None):
     experiment.window(positions, start)
     if (masked := experiment.data.mask_first_n) >= positions - 1:
         raise ConfigError(
-            f"model.max_position_embeddings={positions} and data.mask_first_n={masked} leave nothing to learn; "
-            "raise the one or lower the other"
+            f"model.max_position_embeddings={positions} and data.mask_first_n={masked} leave no target; "
+            "raise the first or lower the second"
         )
-    refuse_huge(config if section.get("vocab_size") or start else build_config(section, {"vocab_size": 1}))
-    if start is not None and start == section["path"]:  # what a run has written itself is right
+    check_model_size(config if section.get("vocab_size") or start else build_config(section, {"vocab_size": 1}))
+    if start is not None and start == section["path"]:  # a checkpoint of our own was checked before
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
-        refuse_small_vocabulary(config, experiment.tokenizer.vocab_size)
+        check_vocabulary_size(config, experiment.tokenizer.vocab_size)

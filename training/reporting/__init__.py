@@ -1,4 +1,4 @@
-"""What a run prints, draws and writes down: announcement, metrics, curves, samples, provenance.
+"""What a run prints, plots and records: announcement, metrics, curves, samples, provenance.
 
 The model card's text is in `publishing/card.py`.
 """

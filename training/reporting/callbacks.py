@@ -1,4 +1,4 @@
-"""What a run shows and keeps while it trains: a progress line, metrics.jsonl, samples, curves."""
+"""Callbacks that report on a run while it trains: progress bar, metrics.jsonl, samples, curves."""
 
 import functools
 import json
@@ -15,29 +15,29 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from settings.checks import ConfigError
 from settings.sections import SampleSection
 from storage.files import append_or_restore, write_atomically
-from training.checkpoints.store import disk_error
+from training.checkpoints.store import is_disk_error
 
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt, prompt_command
 
 
-def where_the_disk_allows(write: Callable) -> Callable:
-    """A method that writes into the run folder, and is given up where the disk is full: the training is worth more."""
+def tolerate_full_disk(write: Callable) -> Callable:
+    """Decorate a method that writes into the run folder: a disk error is reported, and training continues."""
 
     @functools.wraps(write)
     def tolerant(self, *args, **kwargs):
         try:
             return write(self, *args, **kwargs)
         except Exception as error:
-            if not disk_error(error):
+            if not is_disk_error(error):
                 raise
-            tqdm.write(f"{type(self).__name__} could not write ({error}); training goes on", file=sys.stderr)
+            tqdm.write(f"{type(self).__name__} could not write ({error}); training continues", file=sys.stderr)
 
     return tolerant
 
 
-def forget_after(path: Path, step: int):
-    """Take out of a file of JSON lines those of later steps, which will come again, and any that was torn off."""
+def truncate_after_step(path: Path, step: int):
+    """Remove rows of later steps, which will be written again, and incomplete lines from a file of JSON lines."""
     if not path.exists():
         return
     kept = []
@@ -49,22 +49,22 @@ def forget_after(path: Path, step: int):
 
 
 class MetricsFile(TrainerCallback):
-    """`metrics.jsonl`: one line a log, the very rows of the Trainer's log history.
+    """Writes `metrics.jsonl`: one line per log, the rows of the Trainer's log history.
 
-    After a resume, and where a line was lost to a full disk, the file is written anew from that history.
+    After a resume, and after a line was lost to a full disk, the file is rewritten from that history.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / "metrics.jsonl"
         self.lines = 0
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in state.log_history))
             self.lines = len(state.log_history)
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             if self.lines < len(state.log_history) - 1:
@@ -74,13 +74,13 @@ class MetricsFile(TrainerCallback):
 
 
 class Curves(TrainerCallback):
-    """`curves.png`, drawn anew at each evaluation. `floor` has the `loss` that only luck beats, or is None."""
+    """Draws `curves.png` at each evaluation. `floor.loss` is the loss that no model beats except by chance."""
 
     def __init__(self, folder: Path, floor):
         self.path = folder / "curves.png"
         self.floor = floor
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_evaluate(self, args, state, control, lr_scheduler=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             floor = self.floor.loss if self.floor else None
@@ -88,17 +88,17 @@ class Curves(TrainerCallback):
 
 
 def _rates_by(schedule: LRScheduler | None) -> Callable[[int], float] | None:
-    """The logged learning rate of each step, the first is 1, by a schedule; None if that is no function of the step."""
+    """The learning rate as a function of the logged step, which starts at 1; None if the schedule is not one."""
     if not isinstance(schedule, LambdaLR):
         return None
     return lambda step: schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1)
 
 
 class Samples(TrainerCallback):
-    """At each evaluation the model continues a fixed prompt; the texts go to `samples.jsonl`, the newest to `last`."""
+    """Continues a fixed prompt at each evaluation; texts go to `samples.jsonl`, and the newest is `last`."""
 
     def __init__(self, folder: Path, tokenizer, section: SampleSection, positions: int):
-        """`positions` is the model's longest sequence; a prompt that fills it is a `ConfigError`."""
+        """`positions` is the model's maximum length; `ConfigError` if the prompt fills it."""
         self.path = folder / "samples.jsonl"
         self.tokenizer = tokenizer
         self.section = section
@@ -109,28 +109,28 @@ class Samples(TrainerCallback):
             raise ConfigError(f"sample.prompt has {self.ids.shape[1]} tokens and the model {positions}; shorten it")
 
     def command(self, folder: Path) -> str:
-        """What draws the same text of the same weights, in `folder`."""
+        """The command that samples the same text from the model in `folder`."""
         section = self.section
         return prompt_command(folder, section.prompt, section.temperature, section.seed, section.max_new_tokens)
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
-            forget_after(self.path, state.global_step)
+            truncate_after_step(self.path, state.global_step)
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_evaluate(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             if (text := self.draw(model)) is None:
-                return tqdm.write(f"step {state.global_step:,}: no sample, for logits are no numbers", file=sys.stderr)
+                return tqdm.write(f"step {state.global_step:,}: no sample: the logits are not finite", file=sys.stderr)
             self.last = text
             row = {"step": state.global_step, "prompt": self.section.prompt, "text": text}
             append_or_restore(self.path, json.dumps(row) + "\n")
 
     def draw(self, model) -> str | None:
-        """The prompt and its continuation; None where the model has no distribution to draw from.
+        """The prompt and its continuation; None if the logits are not finite.
 
-        Leaves the training's mode and random state as they were.
+        Leaves training mode and random state unchanged.
         """
         ids = self.ids.to(model.device)
         settings = Sampling(self.section.temperature).arguments() | {"max_length": self.longest, "use_cache": True}
@@ -138,14 +138,14 @@ class Samples(TrainerCallback):
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(self.section.seed)
-            has_numbers = model(ids, logits_to_keep=1).logits.isfinite().all()
-            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings) if has_numbers else None
+            is_finite = model(ids, logits_to_keep=1).logits.isfinite().all()
+            drawn = model.generate(ids, attention_mask=torch.ones_like(ids), **settings) if is_finite else None
         model.train(was_training)
         return None if drawn is None else self.tokenizer.decode(drawn[0], skip_special_tokens=True)
 
 
 class Progress(ProgressCallback):
-    """transformers' progress bar with loss and speed beside it; an evaluation prints a readable line and a sample."""
+    """transformers' progress bar with loss and speed; each evaluation prints a line and a sample."""
 
     def __init__(self, floor, samples: Samples):
         super().__init__()
@@ -165,7 +165,7 @@ class Progress(ProgressCallback):
 
 
 class Printer(PrinterCallback):
-    """transformers' line a log, without the numbers of each group."""
+    """transformers' line per log, without the metrics of single groups."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         totals = {name: value for name, value in logs.items() if "/" not in name}
@@ -173,14 +173,14 @@ class Printer(PrinterCallback):
 
 
 def show_progress(trainer: Trainer, progress: ProgressCallback):
-    """Put `progress` in the place of transformers' bar, or `Printer` in that of its lines, if no bar is wanted."""
+    """Replace transformers' progress bar by `progress`, or its printer by `Printer` if `disable_tqdm` is set."""
     wanted = Printer() if trainer.args.disable_tqdm else progress
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
     trainer.add_callback(wanted)
 
 
 def describe(metrics: dict, floor) -> str:
-    """One line of an evaluation's numbers."""
+    """An evaluation's metrics in a line."""
     line = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}"
     if "eval_bits_per_byte" not in metrics:
         return line

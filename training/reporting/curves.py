@@ -13,11 +13,11 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 TRAINING, VALIDATION, FLOOR = "tab:gray", "tab:blue", "tab:red"
 SMOOTHED_FROM, SMOOTHED_OVER = 30, 25
-"""Training losses from which on a smoothed line is drawn as well, each point over a so-manieth of the run."""
+"""Number of training losses from which a smoothed line is added, and the inverse width of its window in the run."""
 RATES = 1000
-"""Steps at which the learning rate is drawn where its schedule is known."""
+"""Number of points at which a known learning-rate schedule is drawn."""
 LOG_FROM = 3
-"""Ratio of the highest to the lowest loss from which on the axis is logarithmic."""
+"""Ratio of the highest to the lowest loss from which the axis is logarithmic."""
 
 
 def draw_curves(
@@ -25,10 +25,10 @@ def draw_curves(
 ):
     """Draw a log history into a PNG: losses against steps, with learning rate and norm of the gradient below.
 
-    Each tick of the steps also says how many tokens, how much time and how many FLOPs they took. `floor_loss`, in nats
+    Each tick of the step axis is also labelled with tokens, time and FLOPs. `floor_loss`, in nats
     per token, is the exact -log p of the validation text under its source. `rate_of` is the learning rate of a step by
-    the schedule, where it is known; it is drawn if all logged ones are its own, as they are not of a run that was
-    resumed with another.
+    the schedule, where it is known; it is drawn if all logged rates agree with it, which they do not if the run was
+    resumed with another schedule.
     """
     training = [row for row in history if "loss" in row]
     validation = [row for row in history if "eval_loss" in row]
@@ -47,7 +47,7 @@ def draw_curves(
     for panel in (losses, rates):
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
-    figure.clear()  # else its parts, which know each other, wait for Python's collector
+    figure.clear()  # frees reference cycles now, without the garbage collector
     plt.close(figure)
 
 
@@ -93,20 +93,20 @@ def _draw_rates(panel, training: list[dict], rate_of: Callable | None):
 
 
 def _finite(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the rows whose value is a finite number; others have no place on an axis."""
+    """Steps and values of the rows with a finite value; others cannot be drawn."""
     kept = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
     return [step for step, _ in kept], [value for _, value in kept]
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """A running mean over a part of the run, over less of it at both ends."""
+    """A running mean, with a narrower window at both ends."""
     half = max(1, len(values) // (2 * SMOOTHED_OVER))
     windows = ((max(0, i - half), i + half + 1) for i in range(len(values)))
     return [sum(values[start:stop]) / len(values[start:stop]) for start, stop in windows]
 
 
 class Costs:
-    """Labels of ticks at steps: below each what it took to get there, as the nearest logs tell."""
+    """Tick labels for the step axis: step, tokens, time and FLOPs, interpolated between logs."""
 
     def __init__(self, rows: list[dict]):
         rows = sorted(rows, key=lambda row: row["step"])
@@ -153,7 +153,7 @@ def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
     accuracy.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
-    figure.clear()  # else its parts, which know each other, wait for Python's collector
+    figure.clear()  # frees reference cycles now, without the garbage collector
     plt.close(figure)
 
 

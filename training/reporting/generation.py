@@ -1,4 +1,4 @@
-"""Text from a trained model: loading it, checking what was asked, streaming what it says, scoring what others say."""
+"""Text generation and scoring: load a model, check sampling options, stream a continuation, score a text."""
 
 import math
 import shlex
@@ -20,15 +20,15 @@ from settings.sections import MIN_TEMPERATURE, SEED_LIMIT
 from storage.hub import check_has_model, check_repository, is_hub_name
 
 TEMPERATURE = 0.8
-"""Of `generate.py`, if nothing else is asked for."""
+"""The default of `generate.py`."""
 CONFIGS = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 leave the distribution whole.
+    """Sampling options: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 mean no truncation.
 
-    `max_new_tokens` None means as many as the model has positions for. `ConfigError` if a value is out of range.
+    `max_new_tokens` None means up to the model's maximum length. `ConfigError` if a value is out of range.
     """
 
     temperature: float = 1.0
@@ -51,18 +51,18 @@ class Sampling:
             raise ConfigError(f"max-new-tokens={self.max_new_tokens} must be at least 1")
 
     def arguments(self) -> dict:
-        """The same for transformers' `generate`, but for the length."""
+        """Keyword arguments for transformers' `generate`, except for the length."""
         drawing = {"do_sample": True, "temperature": float(self.temperature), "top_k": self.top_k}
         drawing |= {"top_p": float(self.top_p)}
         return (drawing if self.temperature > 0 else {"do_sample": False}) | (
-            {} if self.stop_at_end else {"eos_token_id": -1}  # an id that is never drawn
+            {} if self.stop_at_end else {"eos_token_id": -1}  # an id that is never sampled
         )
 
 
 def prompt_command(folder: Path, prompt: str, temperature: float, seed: int = 0, max_new_tokens: int | None = None):
-    """What prints this text of a run's model again, as one would type it; `generate.py` has defaults for the rest."""
+    """The `generate.py` command that prints this text again; options with default values are left out."""
     words = ["python", "generate.py", str(folder)]
-    if prompt:  # joined to its option, or one that begins with a dash would be another option
+    if prompt:  # with `=`, or a prompt that begins with a dash would be parsed as an option
         words += [f"--prompt={prompt}"] if prompt.startswith("-") else ["--prompt", prompt]
     words += [] if temperature == TEMPERATURE else ["--temperature", f"{temperature:g}"]
     words += [] if max_new_tokens is None else ["--max-new-tokens", str(max_new_tokens)]
@@ -71,7 +71,7 @@ def prompt_command(folder: Path, prompt: str, temperature: float, seed: int = 0,
 
 
 def seeds_of(first: int, samples: int) -> range:
-    """The seed of each sample. `ConfigError` if there are none, or some that no generator takes."""
+    """The seed of each sample. `ConfigError` if there are no samples or a seed is out of range."""
     if samples < 1:
         raise ConfigError(f"samples={samples} must be at least 1")
     seeds = range(first, first + samples)
@@ -81,9 +81,9 @@ def seeds_of(first: int, samples: int) -> range:
 
 
 def decoded(prompt: str) -> str:
-    """A prompt from a terminal, as the UTF-8 that was typed. `ConfigError` if it was none.
+    """A prompt from the command line, decoded as UTF-8; `ConfigError` if it is not UTF-8.
 
-    Bytes that are not of the terminal's encoding, which may be ASCII, Python holds as half surrogates.
+    Python represents bytes outside the terminal's encoding, which may be ASCII, as lone surrogates.
     """
     try:
         return prompt.encode("utf-8", "surrogateescape").decode("utf-8")
@@ -92,22 +92,22 @@ def decoded(prompt: str) -> str:
 
 
 def load_model(name: str):
-    """A causal language model, ready to generate on the best device, and its tokenizer; from a folder or the Hub."""
+    """Load a causal language model, on the best device and in evaluation mode, and its tokenizer."""
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~", "runs/")) and not folder.is_dir():
         raise ConfigError(f"there is no folder {name}; give a run folder, a checkpoint folder or a Hub id")
     check_has_model(folder)
     if not any((folder / config).exists() for config in CONFIGS) if folder.exists() else not is_hub_name(name):
-        raise ConfigError(f"{name} is no run, checkpoint or Hub id: it has no config.json; give one that has")
+        raise ConfigError(f"{name} is not a run, checkpoint or Hub id: it has no config.json; give one that has")
     path = str(folder) if folder.is_dir() else name
     if not folder.is_dir():
         check_repository(name)
     disable_progress_bar()
     try:
-        # Said explicitly, for otherwise transformers asks on stdin whether to run a stranger's code.
+        # Explicit, since transformers would otherwise ask on stdin whether to run remote code.
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         model = load_causal_lm(path)
-    except Exception as error:  # as broad as what can be wrong with files: safetensors raises nothing narrower
+    except Exception as error:  # files can fail in many ways, and safetensors raises no narrower class
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{name} cannot be loaded as a language model: {reason}") from None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -115,9 +115,9 @@ def load_model(name: str):
 
 
 def stream(model, tokenizer, prompt: str, sampling: Sampling) -> str:
-    """Print a prompt's continuation as it is drawn, and return prompt and continuation.
+    """Print a prompt's continuation while it is sampled, and return prompt and continuation.
 
-    `ConfigError` if the prompt leaves no room for one, or has what the tokenizer has no token for.
+    `ConfigError` if the prompt leaves no room for a continuation, or has text that the tokenizer cannot encode.
     """
     ids, positions = ids_to_continue(model, tokenizer, prompt)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def ids_to_continue(model, tokenizer, prompt: str) -> tuple[torch.Tensor, int]:
     """A prompt's ids (1, T), and the model's number of positions. `ConfigError` as from `stream`."""
     ids = encode_prompt(tokenizer, prompt).to(model.device)
     positions = getattr(model.config, "max_position_embeddings", 1024)
-    _refuse_unknown(tokenizer, ids[0], f"the prompt {prompt!r}")
+    _check_known(tokenizer, ids[0], f"the prompt {prompt!r}")
     if ids.shape[1] >= positions:
         begins = f" that begins with {prompt[:20]!r}" if prompt else ""
         raise ConfigError(
@@ -144,27 +144,27 @@ def ids_to_continue(model, tokenizer, prompt: str) -> tuple[torch.Tensor, int]:
     return ids, positions
 
 
-def refuse_unknown_text(tokenizer, texts: Mapping[str, Sequence[dict]]):
-    """`ConfigError` if the tokenizer has no token for some of the documents of a file, by its name."""
+def check_known_text(tokenizer, texts: Mapping[str, Sequence[dict]]):
+    """`ConfigError` if the tokenizer cannot encode some of the documents of the files, given by name."""
     for name, documents in texts.items():
         for document in documents:
-            _refuse_unknown(tokenizer, document_ids(tokenizer, document)[0], name)
+            _check_known(tokenizer, document_ids(tokenizer, document)[0], name)
 
 
 def score(model, tokenizer, documents: Sequence[dict], name: str) -> dict[str, float]:
-    """How well a model foresees documents, as `LanguageModeling` measures it, with `targets` and `text_bytes`.
+    """Score documents: loss, perplexity and bits per byte as in `LanguageModeling`, with `targets` and `text_bytes`.
 
     A document has a `text`, or a `prompt`, which carries no loss, and a `completion`; then bits per byte are left out.
-    Its end is a target too. A longer one than the model has positions for is cut as in validation: into windows in
-    which each token is a target once, of those before it in its window. `ConfigError` if the tokenizer has no token for
-    some of the text; `name` is what the file is called then.
+    The end of a document is a target, too. A document longer than the model's maximum length is cut into windows as in
+    validation: each token is a target once, predicted from those before it in its window. `ConfigError`, with `name`,
+    if the tokenizer cannot encode some of the text.
     """
     from .metrics import LanguageModeling  # whose libraries take a second to import
 
     nats, targets = [], []
     for document in documents:
         ids, prompt = document_ids(tokenizer, document)
-        _refuse_unknown(tokenizer, ids, name)
+        _check_known(tokenizer, ids, name)
         ids, labels = ids.to(model.device), ids.to(model.device, copy=True)
         labels[:prompt] = -100
         for first in range(0, len(ids) - 1, model.config.max_position_embeddings - 1):
@@ -181,7 +181,7 @@ def score(model, tokenizer, documents: Sequence[dict], name: str) -> dict[str, f
 
 
 def document_ids(tokenizer, document: dict) -> tuple[torch.Tensor, int]:
-    """The ids of a document as training has them, from its start to its end, and how many are of its prompt."""
+    """The ids of a document as in training, with start and end tokens, and the length of its prompt."""
     prompt, text = (
         tokenizer(str(part), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         for part in parts_of(document)
@@ -192,25 +192,25 @@ def document_ids(tokenizer, document: dict) -> tuple[torch.Tensor, int]:
 
 
 def describe_score(model, tokenizer, documents: Sequence[dict], name: str) -> str:
-    """The same in a line."""
+    """The result of `score` in a line."""
     found = score(model, tokenizer, documents, name)
     several = f" in {len(documents):,} documents" if len(documents) > 1 else ""
     bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
     return (
-        f"{name}: {found['loss']:.4f} nats a token, perplexity {found['perplexity']:.2f} "
+        f"{name}: {found['loss']:.4f} nats per token, perplexity {found['perplexity']:.2f} "
         f"(vocabulary of {len(tokenizer):,}){bits}; {found['targets']:,} tokens, {found['text_bytes']:,} bytes{several}"
     )
 
 
-def _refuse_unknown(tokenizer, ids: torch.Tensor, name: str):
+def _check_known(tokenizer, ids: torch.Tensor, name: str):
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's unknown token is its end of text
     if tokenizer.unk_token_id not in (None, *special) and tokenizer.unk_token_id in ids:
         known = tokenizer.decode(ids[:100])
-        raise ConfigError(f"{name} has text that the tokenizer does not know: it reads {known!r}")
+        raise ConfigError(f"{name} has text that the tokenizer cannot encode: it reads {known!r}")
 
 
 def encode_prompt(tokenizer, prompt: str, **options) -> torch.Tensor:
-    """Ids (1, T) of a prompt; of an empty one the start token, whether or not the tokenizer writes it itself."""
+    """Ids (1, T) of a prompt; for an empty prompt the start token."""
     ids = tokenizer(prompt, **options)["input_ids"]
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return torch.tensor([ids or [start]])

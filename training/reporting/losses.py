@@ -1,4 +1,4 @@
-"""The mean training loss of a whole run, however often it was resumed: to the bit what the run in one piece logs."""
+"""The mean training loss over a whole run, bit-identical however often the run is resumed."""
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -7,9 +7,9 @@ from training.trainer_hooks import TrainerHooks
 
 
 class TrainingLoss(TrainerCallback, ExportableState):
-    """Keeps in checkpoints what the Trainer has added up, which by itself begins anew at each resume.
+    """Saves the Trainer's loss sums in checkpoints, which would otherwise start at zero after each resume.
 
-    With that, the first `loss` after a resume is of all steps since the last log, and `train_loss` of all steps.
+    So the first `loss` after a resume covers all steps since the last log, and `train_loss` covers all steps.
     """
 
     def __init__(self, trainer: TrainerHooks):
@@ -20,7 +20,7 @@ class TrainingLoss(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": self.kept}
 
     def collect(self):
-        """Bring what is kept up to date; to be called by all processes together."""
+        """Update the saved sums; called by all processes together."""
         unlogged, logged, step = self.trainer.loss_sums()
         self.kept = {
             "sum": logged,
@@ -31,7 +31,7 @@ class TrainingLoss(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
-        self.first = kept.get("first", state.global_step)  # that of a checkpoint which does not say it
+        self.first = kept.get("first", state.global_step)  # earlier versions did not record it
         if not kept:
             return
         since = kept["since"]
@@ -39,5 +39,5 @@ class TrainingLoss(TrainerCallback, ExportableState):
         self.trainer.set_loss_sums(mine, kept["sum"], kept["logged"])
 
     def mean(self) -> float:
-        """Over all steps; to be asked for once the Trainer has added the last ones up."""
+        """The mean over all steps, once the Trainer has added the last ones."""
         return self.trainer.loss_sums()[1] / max(self.trainer.state.global_step - self.first, 1)

@@ -1,4 +1,4 @@
-"""How good a language model is on a text: loss, perplexity and bits per byte, as an `evaluate` metric."""
+"""Loss, perplexity and bits per byte of a language model on a text, as an `evaluate` metric."""
 
 import math
 import tempfile
@@ -12,11 +12,11 @@ class LanguageModeling(evaluate.Metric):
     """Loss, perplexity and bits per byte from the nats and the targets of each example.
 
     `compute(nats=..., targets=..., text_bytes=...)` returns
-    - `loss`: nats a target, every target weighted once (stock Trainer averages batches),
-    - `loss_standard_error`: its statistical error, from the spread over examples,
+    - `loss`: nats per target, all targets weighted equally (the stock Trainer averages over batches),
+    - `loss_standard_error`: its standard error, from the spread over examples,
     - `perplexity`: exp(loss),
-    - `bits_per_byte`: all nats, ends of text included, / (ln 2 x UTF-8 bytes of text), which unlike the others can be
-      compared between tokenizers; left out where `text_bytes` is None.
+    - `bits_per_byte`: all nats, ends of text included, / (ln 2 x UTF-8 bytes of text), which unlike the others is
+      comparable between tokenizers; left out where `text_bytes` is None.
     """
 
     def __init__(self):
@@ -35,7 +35,7 @@ class LanguageModeling(evaluate.Metric):
     def _compute(self, nats, targets, text_bytes=None) -> dict[str, float]:
         nats, targets = np.asarray(nats, dtype=np.float64), np.asarray(targets)
         loss = nats.sum() / targets.sum()
-        # Spread of what each example adds beyond its share: the delta method for a ratio of sums.
+        # The delta method for a ratio of sums.
         error = math.sqrt(((nats - loss * targets) ** 2).sum()) / targets.sum()
         values = {"loss": loss, "loss_standard_error": error, "perplexity": np.exp(loss)}
         if text_bytes is not None:

@@ -1,4 +1,4 @@
-"""What is written down about how a run was made: settings, command, commit, packages, hardware."""
+"""The provenance of a run: settings, command, commit, package versions, hardware."""
 
 import importlib.metadata
 import platform
@@ -22,12 +22,12 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "ev
 
 
 def record_start(run: Run, config: KindlingConfig):
-    """Before the first step: what it takes to make the run again."""
+    """Before the first step, record everything needed to repeat the run."""
     write_provenance(resolve(run.experiment, run.args, config), run.folder, run.hardware, run.checkpoint)
 
 
 def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: str | None):
-    """Before the first step: `experiment.yaml`, and `provenance.json` with what it takes to run it again.
+    """Write `experiment.yaml`, and `provenance.json` with everything else needed to repeat the run.
 
     A resumed run keeps both and adds its command.
     """
@@ -54,13 +54,13 @@ def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: s
 
 
 def write_settings(settings: dict, folder: Path):
-    """`experiment.yaml`, of which the scripts make the same run."""
+    """Write `experiment.yaml`, from which the scripts make the same run."""
     write_atomically(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(escape_interpolation(settings))))
 
 
 def read_provenance(folder: Path) -> dict:
-    """How the run in a folder came about."""
-    return read_mapping(folder / "provenance.json", "put back what the run has written, or take it away")
+    """The provenance of the run in a folder."""
+    return read_mapping(folder / "provenance.json", "restore the run's file, or remove it")
 
 
 def _git(*arguments) -> str | None:

@@ -1,4 +1,4 @@
-"""A run on text: what its validation is compared with, what it announces, what it came to."""
+"""The report of a run on text: announcement, metrics, model card, conclusion."""
 
 from pathlib import Path
 
@@ -11,25 +11,25 @@ from publishing.card import Facts, describe_flops, describe_optimizer, last_logg
 from settings.experiment import LanguageExperiment
 from settings.wording import format_count
 from storage.files import write_json
-from training.checkpoints.store import ending_where_the_disk_is_full
-from training.dropout import drawn_apart
+from training.checkpoints.store import exit_on_disk_error
+from training.dropout import per_process_randomness
 from training.optimizers import step_flops
 from training.preflight.resources import memory_line
-from training.processes import batch_size, share, what_is_left_idle
+from training.processes import batch_size, share, unused_devices
 from training.run import Run
 from training.run_data import RunData
 
-from .callbacks import Curves, MetricsFile, Progress, Samples, where_the_disk_allows
+from .callbacks import Curves, MetricsFile, Progress, Samples, tolerate_full_disk
 from .provenance import read_provenance, record_start
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 TARGETS = "eval_targets/"
 
 
-def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
-    """The bytes of the validation text, those of each of its groups, and its floor.
+def validation_baselines(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
+    """The bytes of the validation text, the bytes of each of its groups, and its floor.
 
-    Bytes and floor are None where some of the text carries no loss: nats of masked examples are not those of the whole.
+    Bytes and floor are None if some of the text carries no loss, since the nats then cover only part of the text.
     """
     data, validation = experiment.data, prepared.info["validation"]
     groups = prepared.compared_groups
@@ -40,36 +40,36 @@ def what_to_compare_with(experiment: LanguageExperiment, prepared, validation_se
 
 
 class Report(TrainerCallback):
-    """What a run comes to: its model card, written anew at each checkpoint, and its last numbers and words.
+    """The results of a run: a model card, rewritten at each checkpoint, and the final metrics and conclusion.
 
-    Its validation has `text_bytes`, `group_bytes` and a `floor`, each as far as it is known.
+    `text_bytes`, `group_bytes` and `floor` are those of the validation text, or None if unknown.
     """
 
     def __init__(self, run: Run, data: RunData, config: KindlingConfig):
         """`config` is the model's. `ConfigError` if the prompt does not fit."""
         self.experiment, self.prepared, self.train_set = run.experiment, data.prepared, data.train_set
-        self.text_bytes, self.group_bytes, self.floor = what_to_compare_with(
+        self.text_bytes, self.group_bytes, self.floor = validation_baselines(
             run.experiment, data.prepared, data.validation_set
         )
         self.folder = run.folder
         self.samples = Samples(run.folder, data.tokenizer, run.experiment.sample, config.max_position_embeddings)
 
     def progress(self) -> Progress:
-        """What is shown on the terminal."""
+        """The progress bar."""
         return Progress(self.floor, self.samples)
 
     def callbacks(self) -> list[TrainerCallback]:
-        """All that writes into the run folder, the card last."""
+        """All callbacks that write into the run folder, the card last."""
         return [MetricsFile(self.folder), Curves(self.folder, self.floor), self.samples, self]
 
-    @where_the_disk_allows
+    @tolerate_full_disk
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
         if state.is_world_process_zero:
             self.write_card(args, model.config, self.metrics(state))
 
     def finish(self, trainer: Trainer):
-        """Save and evaluate what the run ended with, write it down, and say what came out."""
-        with ending_where_the_disk_is_full():
+        """Save and evaluate the final model, write card and metrics, and print the conclusion."""
+        with exit_on_disk_error():
             trainer.save_model()
         state = trainer.state
         if trainer.args.load_best_model_at_end or not any(
@@ -78,14 +78,14 @@ class Report(TrainerCallback):
             trainer.evaluate()
         if trainer.args.should_save:
             metrics = self.metrics(state)
-            with ending_where_the_disk_is_full():
+            with exit_on_disk_error():
                 self.write_card(trainer.args, trainer.model.config, metrics)
-                write_json(self.folder / "metrics.json", metrics)  # last, for it says that the run is finished
+                write_json(self.folder / "metrics.json", metrics)  # last: it marks the run as finished
             print("\n".join(_conclusion(self.folder, metrics, self.samples)))
-        trainer.accelerator.end_training()  # the processes take leave of each other; NCCL warns if they do not
+        trainer.accelerator.end_training()  # disconnects the processes; NCCL warns otherwise
 
     def metrics(self, state: TrainerState) -> dict:
-        """The run's numbers so far; those of the last evaluation among them, if there was one."""
+        """The run's metrics so far, including those of the last evaluation, if there was one."""
         last = next((row for row in reversed(state.log_history) if "eval_loss" in row), {})
         groups, validation = self.prepared.compared_groups, self.prepared.info["validation"]
         metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
@@ -130,14 +130,14 @@ class Report(TrainerCallback):
 
 
 def begin(run: Run, data: RunData, trainer: Trainer):
-    """Write down how the run is made, and say what it is about to do; by the process that saves."""
+    """Record how the run is made and print the announcement, in the process that saves."""
     if run.args.should_save:
         record_start(run, trainer.model.config)
         print("\n".join(announcement(run, data, trainer)))
 
 
 def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
-    """What the run is about to do, in lines of numbers."""
+    """The lines printed before training: data, model, batch, device, memory."""
     experiment, prepared, hardware = run.experiment, data.prepared, run.hardware
     config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
     info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
@@ -145,7 +145,7 @@ def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
     flops, own = training_flops_of(config, whole.tokens, whole.pairs), steps * step_flops(trainer.trained())
     total, embedding = sum(parameters(config).values()), embedding_parameters(config)
     processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
-    so_far = "" if info["train"].finished else " so far, and more while it trains"
+    so_far = "" if info["train"].finished else " so far, more during training"
     origin = f", started from {start}" if start else ""
     at_most = "" if whole.is_exact else "at most "
     about = at_most or ("" if whole.targets % steps == 0 else "about ")
@@ -153,40 +153,40 @@ def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
         f"data        {experiment.data.origin}: {prepared.documents('train')}, {format_count(tokens, 'token')}{so_far}",
         f"validation  {prepared.documents('validation')}, {format_count(info['validation'].tokens, 'token')}"
         f"{_overlap(prepared)}",
-        f"skipped     {_skipped(info)}{_written_down(prepared.folder)}",
+        f"skipped     {_skipped(info)}{_malformed_record_files(prepared.folder)}",
         f"tokenizer   {prepared.describe_tokenizer()}",
         f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
         f"{origin}",
         f"batch       {format_count(batch, 'example')}{share(trainer.args)}, of up to {data.length} tokens, "
-        f"{about}{format_count(round(whole.targets / steps), 'target')} a step",
+        f"{about}{format_count(round(whole.targets / steps), 'target')} per step",
         f"training    {format_count(steps, 'step')}, {at_most}{format_count(whole.targets, 'target')}, "
         f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
         f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
         f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
         memory_line(trainer.args, trainer.trained(), data.length),
         f"run folder  {run.folder}",
-        *what_is_left_idle(trainer.args),
+        *unused_devices(trainer.args),
         *_drawn_apart(trainer.args, config),
     ]
 
 
 def _overlap(prepared) -> str:
-    """How many documents are in both splits, if any are."""
+    """The number of documents in both splits, as text; empty if there are none."""
     return f"; {prepared.overlap()}" if prepared.info["train"].in_validation_too else ""
 
 
 def _skipped(info: dict) -> str:
-    """How many records of each split are no documents of it, and why."""
+    """The number of skipped records in each split, with the reasons."""
     return f"training {info['train'].skipped()}, validation {info['validation'].skipped()}"
 
 
 def _drawn_apart(args: TrainingArguments, config: KindlingConfig) -> list[str]:
-    what = drawn_apart(args, config.attention_dropout) if args.world_size > 1 else None
+    what = per_process_randomness(args, config.attention_dropout) if args.world_size > 1 else None
     return [f"random      {what}"] if what else []
 
 
-def _written_down(folder: Path) -> str:
-    """Where the records that are no documents stand, if there are any."""
+def _malformed_record_files(folder: Path) -> str:
+    """The files with malformed records, if there are any."""
     files = [path for path in sorted(folder.glob("*/quarantine.jsonl")) if path.stat().st_size]
     return f": {', '.join(map(str, files))}" if files else ""
 
@@ -195,7 +195,7 @@ def _results(metrics: dict) -> dict:
     if "eval_loss" not in metrics:
         return {"validation loss": "not evaluated yet"}
     rows = {
-        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats a token",
+        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats per token",
         "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
     }
     if "eval_bits_per_byte" in metrics:
@@ -206,7 +206,7 @@ def _results(metrics: dict) -> dict:
 
 
 def _groups(metrics: dict) -> list[list[str]]:
-    """A table of the groups that have targets, its head first, the largest group first; nothing if there is none."""
+    """A table of the groups with targets, header first, then the largest group first; empty if there are none."""
     targets = {key.removeprefix(TARGETS): count for key, count in metrics.items() if key.startswith(TARGETS)}
     rows = []
     for name in sorted(targets, key=targets.get, reverse=True):
@@ -214,7 +214,7 @@ def _groups(metrics: dict) -> list[list[str]]:
             "group": name,
             "documents": f"{metrics[f'validation_documents/{name}']:,}",
             "targets": f"{targets[name] / sum(targets.values()):.1%}",
-            "loss (nats a token)": f"{metrics[f'eval_loss/{name}']:.4f} ± "
+            "loss (nats per token)": f"{metrics[f'eval_loss/{name}']:.4f} ± "
             f"{metrics[f'eval_loss_standard_error/{name}']:.4f}",
         }
         if f"eval_bits_per_byte/{name}" in metrics:
@@ -224,7 +224,7 @@ def _groups(metrics: dict) -> list[list[str]]:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of a table as lines: names to the left, numbers to the right."""
+    """Rows of a table as lines: names aligned left, numbers right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pads = [str.ljust] + [str.rjust] * len(widths[1:])
     return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
@@ -252,8 +252,8 @@ def _passes(experiment: LanguageExperiment, metrics: dict) -> str:
 
 
 def _conclusion(folder: Path, metrics: dict, samples: Samples) -> list[str]:
-    """What came out: the loss against its floor and by group, a sample, and what to do next."""
-    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats a token, perplexity {metrics['eval_perplexity']:.2f}"]
+    """The lines printed at the end: loss, floor, groups, a sample, and the command to prompt the model."""
+    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats per token, perplexity {metrics['eval_perplexity']:.2f}"]
     if "eval_bits_per_byte" in metrics:
         floor = metrics["floor_bits_per_byte"]
         against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""

@@ -1,4 +1,4 @@
-"""What may not reach the weights: the gradient of a step whose loss, or whose gradient, is no number, or a spike."""
+"""Decides which steps are skipped: those with a non-finite loss or gradient, or with a loss spike."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from transformers.trainer_callback import ExportableState
 
 from settings.sections import GuardSection
 from storage.files import append_or_restore, write_json
-from training.reporting.callbacks import forget_after, where_the_disk_allows
+from training.reporting.callbacks import tolerate_full_disk, truncate_after_step
 
 
 class Guard(TrainerCallback, ExportableState):
-    """Judges each step between its backward pass and the optimiser's; keeps count of those that were skipped.
+    """Decides before each optimiser step whether to skip it, and counts skipped steps.
 
-    `skipped.jsonl` in the run folder has the reason and the token ids of each, as many as there are processes. What it
-    judges by is kept in checkpoints: a resumed run skips what the uninterrupted one would. Of several models that train
-    side by side, `names`, some can skip a step that others make; the run ends when none makes any, and `diverged.json`
-    says from which step on, and why.
+    `skipped.jsonl` in the run folder records the reason and the token ids of each skipped step, one line per process.
+    The state is saved in checkpoints, so a resumed run skips the same steps as an uninterrupted one. Of several models
+    trained together, `names`, some can skip a step that others make. The run ends when all have skipped
+    `skips_in_a_row` steps; `diverged.json` then records the first of them and the reason.
     """
 
     def __init__(self, section: GuardSection, folder: Path, names: Sequence[str] = ("",)):
@@ -32,7 +32,7 @@ class Guard(TrainerCallback, ExportableState):
         self.skipped = 0
         self.in_a_row = dict.fromkeys(names, 0)
         self.losses = deque(maxlen=section.window)
-        self.verdict: str | None = None
+        self.end_reason: str | None = None
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`."""
@@ -43,26 +43,28 @@ class Guard(TrainerCallback, ExportableState):
         before = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes")
         if before:
             self.skipped = before["skipped"]
-            self.in_a_row = dict(zip(self.in_a_row, before["in_a_row"].values(), strict=True))  # of a renamed run too
+            self.in_a_row = dict(
+                zip(self.in_a_row, before["in_a_row"].values(), strict=True)
+            )  # also of a run that was renamed
             self.losses.extend(before["losses"])
-        if min(self.in_a_row.values()) >= self.section.skips_in_a_row:  # by which the run was ended, and goes on
+        if min(self.in_a_row.values()) >= self.section.skips_in_a_row:  # these ended the run, which is now resumed
             self.in_a_row = dict.fromkeys(self.in_a_row, 0)
-        self.verdict = None
+        self.end_reason = None
         if state.is_world_process_zero:
-            forget_after(self.path, state.global_step)
+            truncate_after_step(self.path, state.global_step)
             self.end.unlink(missing_ok=True)
 
     def diverged(self, name: str, step: int) -> int | None:
-        """The step from which on a model has made none, if those up to `step` are enough to end a run of its own."""
+        """The first of the last steps, up to `step`, that a model has skipped, if they are enough to end a run."""
         count = self.in_a_row[name]
         return step - count + 1 if count >= self.section.skips_in_a_row else None
 
-    def objection(self, loss: float, grad_norm: float | None) -> str | None:
-        """Why a step may not be made, or None; its loss is remembered for the next ones if it may."""
+    def reason_to_skip(self, loss: float, grad_norm: float | None) -> str | None:
+        """Why to skip a step, or None; the loss of a step that is made is recorded for spike detection."""
         if not math.isfinite(loss):
             why = f"its loss is {loss}"
         elif grad_norm is not None and not math.isfinite(grad_norm):
-            why = f"the norm of its gradient is {grad_norm}"
+            why = f"its gradient norm is {grad_norm}"
         else:
             why = self._spike(loss)
         if why is None:
@@ -79,28 +81,28 @@ class Guard(TrainerCallback, ExportableState):
         return f"its loss is {loss:.4f}, a spike above {limit:.4f}" if loss > limit else None
 
     def skip(self, step: int, why: str, batch: list[dict], process: int, names: Collection[str] | None = None):
-        """Count a step that is not made, or not by these models; write down on what it was, while that is news."""
+        """Count a skipped step, of all models or of those in `names`; record its batch, a limited number in a row."""
         names = self.in_a_row.keys() if names is None else names
         self.skipped += 1
         self.in_a_row = {name: (count + 1) * (name in names) for name, count in self.in_a_row.items()}
         limit, counts = self.section.skips_in_a_row, self.in_a_row.values()
         if min(self.in_a_row[name] for name in names) <= limit:
-            self._tell(step, why, batch, process, names)
+            self._record_skip(step, why, batch, process, names)
         if min(counts) >= limit:
-            self.verdict = (
+            self.end_reason = (
                 f"the last {limit} steps were skipped ({why}), and the run ends after step {step:,}: look at their "
-                f"batches in {self.path}, and go on with resume.allow=[training.learning_rate] and a lower one"
+                f"batches in {self.path}, and resume with resume.allow=[training.learning_rate] and a lower one"
             )
-            self._mark_end(step - min(counts) + 1, why, process)
+            self._record_divergence(step - min(counts) + 1, why, process)
 
-    @where_the_disk_allows
-    def _mark_end(self, step: int, why: str, process: int):
+    @tolerate_full_disk
+    def _record_divergence(self, step: int, why: str, process: int):
         if process == 0:
             self.end.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.end, {"step": step, "why": why})
 
-    @where_the_disk_allows
-    def _tell(self, step, why, batch, process, names):
+    @tolerate_full_disk
+    def _record_skip(self, step, why, batch, process, names):
         ids = [row for inputs in batch for row in inputs["input_ids"].flatten(0, -2).tolist()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         append_or_restore(
@@ -111,5 +113,5 @@ class Guard(TrainerCallback, ExportableState):
             tqdm.write(f"step {step:,} is skipped{by}: {why}; its batch is in {self.path}", file=sys.stderr)
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
-        if self.verdict:
+        if self.end_reason:
             control.should_save = control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""A process of a run that no longer answers is named, in place of being waited for without a word."""
+"""Watches the processes of a run: one that stops responding is named, and the others exit."""
 
 import json
 import os
@@ -14,36 +14,36 @@ from torch.distributed import TCPStore
 from transformers import TrainingArguments
 
 SAVE, BATCH, AGREEMENT = range(3)
-"""Places of a step where processes wait for one another, in their order."""
-SHARE = 0.75
-"""Of `training.ddp_timeout`, after which the libraries give up, and name nobody; two pauses come on top."""
-PAUSE = 5.0
-"""Seconds between two beats, if the limit is long."""
+"""Points of a step at which processes wait for one another, in order."""
+TIMEOUT_SHARE = 0.75
+"""Share of `training.ddp_timeout` after which a process counts as unresponsive; the libraries would time out later."""
+HEARTBEAT_SECONDS = 5.0
+"""Seconds between two heartbeats, unless the limit is short."""
 
 
 class Watch:
-    """Within `with`, one of several processes shows the others that it lives, and how far it is, and looks at them.
+    """Within `with`, each process publishes a heartbeat and its progress, and watches those of the others.
 
-    Where one is silent (stopped, swapped out, its machine gone), or stays behind while others wait for it, for `SHARE`
-    of `training.ddp_timeout`, all others end with exit code 1, and the first of them says which one it was. What passes
-    between them goes through the launcher's store, so that it works while all else waits.
+    If one is silent (stopped, swapped out, its machine gone) or falls behind while others wait for it, for longer than
+    `TIMEOUT_SHARE` of `training.ddp_timeout`, all others exit with code 1, and the first of them prints which one it
+    was. Heartbeats go through the launcher's store, so they work while everything else waits.
     """
 
     def __init__(self, args: TrainingArguments, about: Callable[[], str]):
-        """`about` is what to say of the run in the end: what is saved, how to go on."""
+        """`about` returns what to print about the run when it ends: what is saved, how to resume."""
         self.rank, self.others = args.process_index, {*range(args.world_size)} - {args.process_index}
-        self.limit = SHARE * args.ddp_timeout
-        self.pause = min(PAUSE, self.limit / 10)
+        self.limit = TIMEOUT_SHARE * args.ddp_timeout
+        self.pause = min(HEARTBEAT_SECONDS, self.limit / 10)
         self.about = about
         self.progress = [0, 0, 0]
-        """The last place where processes wait for one another that this one has come to, in their order."""
+        """The last waiting point that this process has reached: step, point and its number."""
         self._depth, self._left, self._thread = 0, threading.Event(), None
         self._suspects = False
 
     def __enter__(self):
         self._depth += 1
         if self._depth == 1 and self.others and "MASTER_ADDR" in os.environ:
-            with suppress(Exception):  # no store of that kind: then nobody is watched
+            with suppress(Exception):  # no such store: then nothing is watched
                 self._start()
         return self
 
@@ -52,7 +52,7 @@ class Watch:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
             timeout=timedelta(seconds=2 * self.limit),
         )  # fmt: skip
-        self._exchange(store, 0)  # before any step: from now on it is missed if it falls silent
+        self._exchange(store, 0)  # before any step: from now on silence is noticed
         self._left.clear()
         self._thread = threading.Thread(target=self._watch, args=(store,), name="watch", daemon=True)
         self._thread.start()
@@ -60,52 +60,52 @@ class Watch:
     def __exit__(self, kind, *_):
         self._depth -= 1
         if self._depth == 0 and self._thread is not None:
-            if kind is not None and self._suspects:  # the library has given up first, or failed for the same reason
+            if kind is not None and self._suspects:  # a library has timed out first, or failed for the same reason
                 self._thread.join(self.limit)
             self._left.set()
             self._thread.join(2 * self.pause)  # no longer: its store may be gone
             self._thread = None
 
     def arrive(self, step: int, *place: int):
-        """To be called where processes wait for one another: this one has come to a place of a step."""
+        """Called where processes wait for one another: record the point of a step that this one has reached."""
         self.progress = [step, *place]
 
     def _watch(self, store: TCPStore):
-        with suppress(Exception):  # a store that is gone: then the run has ended, or is about to
-            self._look_around(store)
+        with suppress(Exception):  # the store is gone: the run has ended, or is about to
+            self._heartbeat_loop(store)
             store.set(_key(self.rank), "")
 
-    def _look_around(self, store: TCPStore):
+    def _heartbeat_loop(self, store: TCPStore):
         known, beat, last = {}, 0, time.monotonic()
-        with ThreadPoolExecutor(1) as aside:  # so that a store that does not answer is noticed, too
+        with ThreadPoolExecutor(1) as aside:  # so that an unresponsive store is noticed, too
             while not self._left.wait(self.pause):
                 beat, before, last = beat + 1, last, time.monotonic()
-                if last - before > 3 * self.pause:  # it was this process that was stopped
+                if last - before > 3 * self.pause:  # this process itself was stopped
                     known.clear()
                 try:
                     states = aside.submit(self._exchange, store, beat).result(self.limit)
                 except TimeoutError:
                     self._end(f"the store of the run, which its launcher or process 0 keeps, {_silent(self.limit)}", 0)
-                found = self._missing(known, states, time.monotonic())
+                found = self._unresponsive(known, states, time.monotonic())
                 if found:
                     healthy = {self.rank, *self.others} - found.keys()
                     self._end("; ".join(found.values()), sorted(healthy).index(self.rank))
 
     def _exchange(self, store: TCPStore, beat: int) -> dict[int, dict]:
-        """Tell the others how far this process is; return what they have told, but for those that do not watch."""
+        """Publish this process's state; return the states of the others that are watching."""
         mine = {"beat": beat, "progress": self.progress, "process": os.getpid(), "host": platform.node()}
         store.set(_key(self.rank), json.dumps(mine))
         told = {rank: store.get(_key(rank)) for rank in self.others if store.check([_key(rank)])}
         return {rank: json.loads(text) for rank, text in told.items() if text}
 
-    def _missing(self, known: dict, states: dict[int, dict], now: float) -> dict[int, str]:
-        """Those that have not changed for too long, and what is said of them; `known` has each thing's last change."""
+    def _unresponsive(self, known: dict, states: dict[int, dict], now: float) -> dict[int, str]:
+        """The processes without a change for too long, each described; `known` has the time of each last change."""
         furthest = max([self.progress, *(state["progress"] for state in states.values())])
         found, self._suspects = {}, False
         for rank, state in states.items():
             who = f"process {rank} ({state['process']} on {state['host']})"
             since = {}
-            # Falling behind is a change: what all of them did for long, as an evaluation, is no waiting.
+            # Falling behind is a change: time that all of them spent together, as in an evaluation, is not waiting.
             told = {"beat": state["beat"], "progress": (state["progress"], state["progress"] < furthest)}
             for thing, value in told.items():
                 before, since[thing] = known.get((rank, thing), (None, now))
@@ -120,9 +120,9 @@ class Watch:
         return found
 
     def _end(self, what: str, place: int):
-        """The first one says it, and the others leave it time to do so."""
+        """Exit; the first process prints why, and the others give it time to do so."""
         if place == 0:
-            os.write(2, f"\n{what} (the limit is {SHARE} of training.ddp_timeout): {self.about()}\n".encode())
+            os.write(2, f"\n{what} (the limit is {TIMEOUT_SHARE} of training.ddp_timeout): {self.about()}\n".encode())
         else:
             time.sleep(2 * self.pause)
         os._exit(1)  # whatever the main thread waits for

@@ -1,4 +1,4 @@
-"""Data loader workers that die, most often for lack of memory: the run goes on with new ones, at the same batch."""
+"""Restarts data loader workers that have died, most often for lack of memory, at the same batch."""
 
 import itertools
 import math
@@ -10,36 +10,36 @@ import torch
 from accelerate import skip_first_batches
 from transformers import Trainer
 
-RESTARTS = 3
-"""How often a run starts new workers."""
+MAX_RESTARTS = 3
+"""How many times a run restarts workers."""
 
 
-def leave_deaths_to_the_loader():
-    """Have a worker's death come up where the next batch is asked for, and not wherever the main process is by then."""
+def restore_default_sigchld():
+    """Let a worker's death raise where the next batch is fetched, instead of anywhere in the main process."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises there
 
 
-LOST = (EOFError, ConnectionError, FileNotFoundError)
-"""What fetching a batch ends in, if the worker that has it in its memory is gone by then."""
+WORKER_GONE_ERRORS = (EOFError, ConnectionError, FileNotFoundError)
+"""What fetching a batch raises if the worker that holds it in its memory is gone."""
 
 
-def is_death(error: Exception, workers: int) -> bool:
-    """Whether a worker has died, rather than raised something itself, which comes as `Caught ... in DataLoader ...`."""
-    if isinstance(error, LOST):
+def is_worker_death(error: Exception, workers: int) -> bool:
+    """Whether a worker has died; an exception that it raised itself says `Caught ... in DataLoader ...` instead."""
+    if isinstance(error, WORKER_GONE_ERRORS):
         return workers > 0 and " in DataLoader worker process " not in str(error)
     return str(error).startswith("DataLoader worker")
 
 
-def from_new_workers(trainer: Trainer) -> Iterator:
-    """The batches of the epoch that a trainer is in, from after the last step that it has made."""
+def restarted_batches(trainer: Trainer) -> Iterator:
+    """The remaining batches of a trainer's present epoch, after the last step that it has made."""
     loader, accumulation = trainer.get_train_dataloader(), trainer.args.gradient_accumulation_steps
     epoch, step = divmod(trainer.state.global_step, math.ceil(len(loader) / accumulation))
     if step:
         loader = skip_first_batches(loader, step * accumulation)
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
-    with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number, which the first one has done
+    with torch.random.fork_rng(devices=[]):  # starting a loader draws a random number, as the first one did
         batches = iter(loader)
         first = next(batches)
     return itertools.chain([first], batches)

@@ -206,11 +206,11 @@ def test_a_checkpoint_of_unknown_position_is_refused(tmp_path):
     train(tmp_path, stop=2, max_steps=4)
     path = tmp_path / "checkpoint-2" / "trainer_state.json"
     path.write_text(path.read_text().replace("DataPosition", "AnotherCallback"))
-    with pytest.raises(ConfigError, match="does not say where it is in its data"):
+    with pytest.raises(ConfigError, match="does not record its position in the data"):
         train(tmp_path, checkpoint=str(path.parent), max_steps=4)
 
 
 def test_fewer_epochs_than_were_seen_are_refused(tmp_path):
     train(tmp_path, stop=6, num_train_epochs=2)
-    with pytest.raises(ConfigError, match="has seen 12 examples, more than the 7 that are asked for"):
+    with pytest.raises(ConfigError, match="has seen 12 examples, more than the 7 requested"):
         train(tmp_path, checkpoint=str(tmp_path / "checkpoint-6"), num_train_epochs=1, per_device_train_batch_size=1)

@@ -12,7 +12,7 @@ from storage.checkpoint_manifest import find_damage
 from tests.training.checkpoints.test_resume import GO_ON, place, run, runs  # noqa: F401
 from tests.training.checkpoints.test_store import in_a_child
 from training.checkpoints import saving_trainer
-from training.checkpoints.store import Checkpoints, exchanged
+from training.checkpoints.store import Checkpoints, atomic_replace
 from training.grokking import report
 
 # ruff: noqa: F811
@@ -63,7 +63,7 @@ def test_a_save_that_does_not_fit_is_left_out(disk, runs, share, capfd):
     expected, left = runs[train_lm], int(share * size_of(runs[train_lm] / "checkpoint-5"))
 
     def full_at_step_5():
-        begin, failed = Checkpoints.begin, Checkpoints.failed
+        begin, failed = Checkpoints.begin, Checkpoints.record_failure
 
         def begin_full(self, staging):
             begin(self, staging)
@@ -74,10 +74,10 @@ def test_a_save_that_does_not_fit_is_left_out(disk, runs, share, capfd):
             (disk / "filler").unlink()
             failed(self, step, why)
 
-        Checkpoints.begin, Checkpoints.failed = begin_full, failed_and_freed
+        Checkpoints.begin, Checkpoints.record_failure = begin_full, failed_and_freed
 
     assert in_a_run(train_lm, disk, "run", full_at_step_5) == 0
-    assert "step 5: no checkpoint could be saved (" in capfd.readouterr().err
+    assert "step 5: the checkpoint could not be saved (" in capfd.readouterr().err
     assert [path.name for path in (disk / "run").iterdir() if path.is_dir()] == ["checkpoint-10"]
     assert find_damage(disk / "run" / "checkpoint-10") is None
     assert (disk / "run" / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
@@ -93,14 +93,14 @@ def test_what_came_out_is_written_when_there_is_room(disk, runs, script, left, c
         def exchange_full(folder):
             if not (disk / "filler").exists():
                 fill(disk, left)
-            return exchanged(folder)
+            return atomic_replace(folder)
 
-        saving_trainer.exchanged = report.exchanged = exchange_full
+        saving_trainer.atomic_replace = report.atomic_replace = exchange_full
 
     assert in_a_run(script, disk, "run", full_at_the_end) == 1
     said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("what came out could not be written (")
-    assert said.endswith("no step that was saved is made again")
+    assert said.startswith("the results could not be written (")
+    assert said.endswith("no saved step is repeated")
     assert not (disk / "run" / "metrics.json").exists()
     assert in_a_run(script, disk, "run", lambda: None, GO_ON) == 0
     assert json.loads((disk / "run" / "metrics.json").read_text())["steps"] == 10

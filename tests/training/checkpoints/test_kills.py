@@ -17,7 +17,7 @@ from tests.training.checkpoints.test_store import die_at, in_a_child
 
 # ruff: noqa: F811
 
-NEEDED = ("provenance.json", "samples.jsonl", "metrics.json")
+REQUIRED_FILES = ("provenance.json", "samples.jsonl", "metrics.json")
 
 
 def go_on(script, folder, at: int | None = None, log=None) -> int:
@@ -76,7 +76,7 @@ def test_a_kill_outside_of_a_save(place, runs, half):
     folder = place / half(train_lm)
     files = [name.removeprefix(".").removesuffix(".new") for name in writes(train_lm, folder)]
     last = {name: number for number, name in enumerate(files)}
-    survive(train_lm, folder, runs[train_lm], [last[name] for name in NEEDED])
+    survive(train_lm, folder, runs[train_lm], [last[name] for name in REQUIRED_FILES])
 
 
 @pytest.mark.slow

@@ -320,9 +320,9 @@ def test_an_operation_is_what_it_answers(place, tmp_path):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        *((name, "without which a run is another one") for name in ("model.hidden_size", "data.seed")),
-        *((f"training.{name}", "without which a run is another one") for name in ("max_steps", "seed", "optim")),
-        *((name, "which is no setting") for name in ("learning_rate", "training.lerning_rate", "guard.x")),
+        *((name, "which a resumed run must keep") for name in ("model.hidden_size", "data.seed")),
+        *((f"training.{name}", "which a resumed run must keep") for name in ("max_steps", "seed", "optim")),
+        *((name, "which is not a setting") for name in ("learning_rate", "training.lerning_rate", "guard.x")),
     ],
 )
 def test_what_a_run_cannot_do_without_is_not_allowed(place, half, name, what):
@@ -394,7 +394,7 @@ def test_in_a_new_folder_it_goes_on_from_where_it_came_also_if_killed_before_its
     about = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps(about | {"resumed_from": "/gone/checkpoint-5"}))
     with pytest.raises(
-        ConfigError, match=r"went on from /gone/checkpoint-5, which is damaged \(checkpoint.json is miss"
+        ConfigError, match=r"was resumed from /gone/checkpoint-5, which is damaged \(checkpoint.json is miss"
     ):
         run(train_lm, place, name, GO_ON)
 
@@ -407,7 +407,7 @@ def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(place, runs):
     assert end.value.code == 0
     shutil.rmtree(folder / "checkpoint-10")
     (folder / "metrics.json").unlink()
-    with pytest.raises(ConfigError, match=r"checkpoint-5 has the model alone, .* so that nothing can go on from it"):
+    with pytest.raises(ConfigError, match=r"checkpoint-5 holds only the model, .* and cannot be resumed"):
         run(train_lm, place, "alone", "training.save_only_model=true", GO_ON)
 
 
@@ -429,7 +429,7 @@ def test_more_steps_are_a_wish_of_their_own(place, half, capsys):
     folder = run(train_lm, place, name, GO_ON, "training.max_steps=16", "resume.extend=true")
     args = TrainingArguments(output_dir=str(place), learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0.05)
     rates = [1e-3 * schedule(args, 16).lr_lambdas[0](step) for step in range(17)]
-    told = f"16 steps instead of 10: after step 10 the learning rate is {rates[10]:.3g}, as it would have been 0"
+    told = f"16 steps instead of 10: after step 10 the learning rate is {rates[10]:.3g} instead of 0"
     assert told in capsys.readouterr().out
     logged = rows(folder, "learning_rate")
     assert [logged[step] for step in range(11, 17)] == pytest.approx(rates[10:16])
@@ -507,7 +507,7 @@ def test_a_finished_run_needs_no_checkpoint(place, half, capsys):
     assert end.value.code == 0
     assert "is finished, nothing is left to do" in capsys.readouterr().out
     for given in (("training.max_steps=16",), ("training.max_steps=16", "resume.extend=true"), ("resume.extend=true",)):
-        with pytest.raises(ConfigError, match="has no checkpoint to go on from: checkpoint-10 is damaged"):
+        with pytest.raises(ConfigError, match="has no checkpoint to resume from: checkpoint-10 is damaged"):
             run(train_lm, place, name, GO_ON, *given)
 
 

@@ -25,7 +25,7 @@ from storage.checkpoint_manifest import MANIFEST, STAGING_PREFIX, find_damage, w
 from storage.files import write_atomically
 from tests.training.checkpoints.test_data_position import prepare, train, weights, windows_of
 from training.checkpoints import state as state_module
-from training.checkpoints.store import Checkpoints, newest_whole, refuse_damaged
+from training.checkpoints.store import Checkpoints, check_undamaged, latest_valid
 from training.reporting.callbacks import MetricsFile
 from training.trainer import KindlingTrainer
 
@@ -34,7 +34,7 @@ OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_tota
 
 def go_on(folder, **options):
     """Train from the newest whole checkpoint, or from the beginning, to the end."""
-    last = newest_whole(folder) if folder.exists() else None
+    last = latest_valid(folder) if folder.exists() else None
     trainer, _ = train(folder, checkpoint=last and str(last), **OPTIONS | options)
     return trainer
 
@@ -86,13 +86,13 @@ def test_damage_of_any_kind_in_any_file_is_detected(stopped, capfd):
         before = path.read_bytes()
         for kind, harm in DAMAGE.items():
             harm(path)
-            assert newest_whole(folder) == folder / "checkpoint-2", (name, kind)
+            assert latest_valid(folder) == folder / "checkpoint-2", (name, kind)
             said = capfd.readouterr().err
             assert said.startswith("checkpoint-4 is damaged (")
-            assert said.endswith("): going on from checkpoint-2\n")
+            assert said.endswith("): resuming from checkpoint-2\n")
             assert name in said or name == MANIFEST  # one that is damaged may tell of others
             path.write_bytes(before)
-    assert newest_whole(folder) == folder / "checkpoint-4"
+    assert latest_valid(folder) == folder / "checkpoint-4"
     assert capfd.readouterr().err == ""
 
 
@@ -126,7 +126,7 @@ def test_what_the_disk_no_longer_gives_is_damaged(stopped, monkeypatch):
     hashed = checkpoint_manifest._hash
     monkeypatch.setattr(checkpoint_manifest, "_hash", broken)
     assert find_damage(stopped[0] / "checkpoint-4") == "optimizer.safetensors cannot be read, Input/output error"
-    assert newest_whole(stopped[0]) == stopped[0] / "checkpoint-2"
+    assert latest_valid(stopped[0]) == stopped[0] / "checkpoint-2"
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_if_none_is_whole_it_is_one_sentence(stopped):
     folder, _ = stopped
     (folder / "checkpoint-4" / "optimizer.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"checkpoint-4 is damaged: optimizer.safetensors is missing; give another"):
-        refuse_damaged(folder / "checkpoint-4")
+        check_undamaged(folder / "checkpoint-4")
     (folder / "checkpoint-2" / MANIFEST).unlink()  # as an older Kindling left them
     with pytest.raises(ConfigError) as error:
-        newest_whole(folder)
+        latest_valid(folder)
     assert "checkpoint-4 is damaged (optimizer.safetensors is missing); checkpoint-2 is damaged" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -250,7 +250,7 @@ def survive(folder, expected, points):
     for point in points:
         there = folder / str(point)
         assert in_a_child(lambda there=there, point=point: run_and_die(there, point)) == -signal.SIGKILL
-        last = newest_whole(there)
+        last = latest_valid(there)
         assert last.name in ("checkpoint-2", "checkpoint-4"), point
         assert same(weights(go_on(there, save_total_limit=1)), expected), point
         assert not [*there.glob(f"{STAGING_PREFIX}*")]
@@ -301,7 +301,7 @@ def kill_at_random(folder, expected, kills: int):
             if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
                 break
             made += 1
-            last = newest_whole(there) if there.exists() else None
+            last = latest_valid(there) if there.exists() else None
             step = int(last.name.partition("-")[2]) if last else 0
             assert step >= int(log.read_text()) - 1  # the step that was being saved
         assert find_damage(there / "checkpoint-6") is None
@@ -402,7 +402,7 @@ def test_rotation_counts_and_removes_whole_ones(tmp_path, limit, broken, best, l
     one = best and tmp_path / f"checkpoint-{best}"
     Checkpoints(tmp_path, limit).rotate(tmp_path / "checkpoint-10", one)
     assert kept(tmp_path) == left
-    assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert latest_valid(tmp_path) == tmp_path / "checkpoint-10"
 
 
 def test_what_was_just_saved_is_never_removed(tmp_path):
@@ -441,7 +441,7 @@ def test_the_best_is_taken_if_it_is_what_was_written(tmp_path, capfd, harmed):
     trainer.load_best_model()
     assert same(weights(trainer), last) == harmed
     assert torch.equal(trainer.model.model.embed_tokens.weight, expected) != harmed
-    assert ("checkpoint-2, the best, is damaged" in capfd.readouterr().err) == harmed
+    assert ("the best checkpoint, checkpoint-2, is damaged" in capfd.readouterr().err) == harmed
 
 
 LOSSES = [9, 5, 1, 7, 6, 8]
@@ -468,7 +468,7 @@ def test_a_best_that_was_left_behind_is_told(tmp_path, monkeypatch, capfd):
     assert kept(tmp_path / "run") == [3, 5]
     last = str(tmp_path / "run" / "checkpoint-5")
     trainer, _ = train(tmp_path / "other", checkpoint=last, parts=parts, **BEST)
-    assert "checkpoint-3, the best so far, is not in" in capfd.readouterr().err
+    assert "the best checkpoint so far, checkpoint-3, is not in" in capfd.readouterr().err
     assert trainer.state.best_model_checkpoint == str(tmp_path / "other" / "checkpoint-6")
 
 
@@ -507,8 +507,8 @@ def test_a_full_disk_does_not_stop_the_training(run, tmp_path, monkeypatch, capf
     assert not [*tmp_path.glob(f"{STAGING_PREFIX}*")]
     lines = [line for line in capfd.readouterr().err.splitlines() if "no checkpoint could be saved" in line]
     assert len(lines) == 1
-    assert "step 4: no checkpoint could be saved (" in lines[0]
-    trainer.checkpoints.refuse_unsaved()
+    assert "step 4: the checkpoint could not be saved (" in lines[0]
+    trainer.checkpoints.exit_if_unsaved()
 
 
 def test_the_last_save_that_fails_shows_in_the_exit_code(run, tmp_path, monkeypatch):
@@ -516,7 +516,7 @@ def test_the_last_save_that_fails_shows_in_the_exit_code(run, tmp_path, monkeypa
     trainer = go_on(tmp_path)
     assert kept(tmp_path) == [2]
     with pytest.raises(SystemExit, match="its last 2 checkpoint"):
-        trainer.checkpoints.refuse_unsaved()
+        trainer.checkpoints.exit_if_unsaved()
     monkeypatch.undo()
     assert same(weights(go_on(tmp_path)), run[1])
 
@@ -575,7 +575,7 @@ def test_a_checkpoint_of_another_model_is_refused(stopped):
     save_file(weights, folder / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
     write_manifest(folder / "checkpoint-4")
     with pytest.raises(
-        ConfigError, match=r"the checkpoint is not one of this model: only one of them has model\.norm\.weight"
+        ConfigError, match=r"the checkpoint does not fit this model: only one of them has model\.norm\.weight"
     ):
         go_on(folder)
 
@@ -596,7 +596,9 @@ def test_a_line_that_a_full_disk_has_cost_comes_with_the_next(tmp_path, monkeypa
                 patch.setattr(Path, "open", full_disk)
             file.on_log(None, state, None)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
-    assert capfd.readouterr().err.count("MetricsFile could not write ([Errno 28] No space left); training goes on") == 2
+    assert (
+        capfd.readouterr().err.count("MetricsFile could not write ([Errno 28] No space left); training continues") == 2
+    )
 
 
 def full_disk(*_, **__):

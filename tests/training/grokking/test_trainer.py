@@ -39,6 +39,7 @@ def make_experiment(tmp_path):
         quick |= {"per_device_train_batch_size": 32, "learning_rate": 3e-3, "disable_tqdm": True, "log_level": "error"}
         return AlgorithmicExperiment(
             name="task",
+            overrides={},
             model=sizes | (model or {}),
             data=EquationsSection(**{"operation": "add", "modulus": 11, "train_fraction": 0.6} | (data or {})),
             training=ALGORITHMIC_TRAINING | quick | training,
@@ -285,7 +286,7 @@ def test_a_replica_without_a_gradient_is_left_as_it_is(make_experiment, tmp_path
             trainer.members[number].model.parameters(), expected.members[number].model.parameters(), strict=True
         ):
             assert torch.equal(one, other)
-    assert capfd.readouterr().err.count("is skipped by seed=4: the norm of its gradient is nan") == 3
+    assert capfd.readouterr().err.count("is skipped by seed=4: its gradient norm is nan") == 3
     assert trainer.guard.skipped == 17
     assert trainer.guard.in_a_row == {"seed=3": 0, "seed=4": 17, "seed=5": 0}
     assert [trainer.guard.diverged(member.name, 20) for member in trainer.members] == [None, 4, None]

@@ -150,11 +150,13 @@ def test_what_will_lie_on_the_disk_must_fit(tmp_path, monkeypatch, there, settin
     assert (size, weights) == (12 * model.num_parameters(), 4 * model.num_parameters())
     needed = checkpoints * size + weights
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    resources.refuse_full_disk(tmp_path, args, trained, examples=100, done=max(there, default=0))
+    resources.check_disk_space(tmp_path, args, trained, examples=100, done=max(there, default=0))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ConfigError) as error:
-        resources.refuse_full_disk(tmp_path, args, trained, examples=100, done=max(there, default=0))
-    assert f"needs {hardware.readable(needed)}, {checkpoints} x {hardware.readable(size)} for" in str(error.value)
+        resources.check_disk_space(tmp_path, args, trained, examples=100, done=max(there, default=0))
+    assert f"needs {hardware.format_bytes(needed)}, {checkpoints} x {hardware.format_bytes(size)} for" in str(
+        error.value
+    )
 
 
 def test_what_broken_saves_have_left_is_no_obstacle(tmp_path, monkeypatch):
@@ -166,10 +168,10 @@ def test_what_broken_saves_have_left_is_no_obstacle(tmp_path, monkeypatch):
     free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(ConfigError, match="the run needs"):
-        resources.refuse_full_disk(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
+        resources.check_disk_space(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
     free = needed
-    resources.refuse_full_disk(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
+    resources.check_disk_space(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
 
 
 RUN = """
@@ -221,8 +223,8 @@ def test_checkpointing_of_activations_keeps_an_input_a_layer(tmp_path):
         (1e12, 1e12, {}, "memory      about "),
         (0, 1e12, {"per_device_train_batch_size": 4096}, "and raise training.gradient_accumulation_steps"),
         (0, 1e12, {"per_device_eval_batch_size": 4096}, "lower training.per_device_eval_batch_size"),
-        (-1e12, 1e12, {}, "take a smaller model"),
-        (1e12, 1e6, {}, "of 976.6 KiB: take a smaller model"),
+        (-1e12, 1e12, {}, "choose a smaller model"),
+        (1e12, 1e6, {}, "of 976.6 KiB: choose a smaller model"),
     ],
 )
 def test_what_is_said_of_memory(tmp_path, monkeypatch, available, limit, settings, line):
@@ -241,4 +243,4 @@ def test_what_is_said_of_memory(tmp_path, monkeypatch, available, limit, setting
     [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (1.5 * 2**20, "1.5 MiB"), (31 * 2**30, "31.0 GiB")],
 )
 def test_bytes_are_readable(count, words):
-    assert hardware.readable(count) == words
+    assert hardware.format_bytes(count) == words

@@ -20,7 +20,7 @@ from tests.training.checkpoints.test_data_position import prepare, weights
 from tests.training.checkpoints.test_resume import place  # noqa: F401
 from tests.training.checkpoints.test_resume import run as run_script
 from tests.training.checkpoints.test_store import OPTIONS, kept, same
-from training.checkpoints.store import newest_whole
+from training.checkpoints.store import latest_valid
 from training.resilience.guard import Guard
 
 # ruff: noqa: F811
@@ -125,7 +125,7 @@ def test_three_in_a_row_end_the_run(tmp_path, where):
     with pytest.raises(SystemExit, match=r"the last 3 steps were skipped \(.* is nan\), and the run ends after step 5"):
         trainer.go()
     assert same(trainer.steps.weights[1], weights(trainer))
-    assert newest_whole(tmp_path).name == "checkpoint-5"
+    assert latest_valid(tmp_path).name == "checkpoint-5"
     end = json.loads((tmp_path / "diverged.json").read_text())
     assert (end["step"], end["why"].endswith("is nan")) == (3, True)
     assert trainer.guard.diverged("", 5) == 3
@@ -151,7 +151,7 @@ def test_a_resumed_run_counts_on(tmp_path, stop):
         first = run(folder, "loss", math.nan, last=9, max_steps=9, stop=stops, guard={"loss_spike": 1e6, "window": 2})
         if stops:
             first.go()
-        last = newest_whole(folder) if stops else None
+        last = latest_valid(folder) if stops else None
         trainer = run(
             folder, "loss", math.nan, last=9, max_steps=9, checkpoint=last, guard={"loss_spike": 1e6, "window": 2}
         )
@@ -181,8 +181,8 @@ def test_a_run_that_diverges_ends_saved_by_settings_alone(place, capfd):
     given = ("learning_rate=1e12", "lr_scheduler_type=constant", "warmup_steps=0", "eval_steps=1", "save_steps=20")
     with pytest.raises(SystemExit, match="the last 3 steps were skipped"):
         run_script(train_lm, place, "diverges", *(f"training.{one}" for one in given))
-    assert "no sample, for logits are no numbers" in capfd.readouterr().err
-    last = newest_whole(place / "diverges")
+    assert "no sample: the logits are not finite" in capfd.readouterr().err
+    last = latest_valid(place / "diverges")
     assert all(torch.isfinite(weight).all() for weight in load_file(last / "model.safetensors").values())
     assert (place / "diverges" / "skipped.jsonl").read_text().count("\n") == 3
     logged = [json.loads(line) for line in (place / "diverges" / "metrics.jsonl").read_text().splitlines()]
@@ -204,7 +204,7 @@ def test_a_spike_is_what_the_last_losses_say(tmp_path_factory, losses, z, window
     for loss in losses:
         last = made[-window:]
         limit = statistics.fmean(last) + z * statistics.pstdev(last) if len(last) == window else math.inf
-        assert (guard.objection(loss, 1.0) is not None) == (loss > limit)
+        assert (guard.reason_to_skip(loss, 1.0) is not None) == (loss > limit)
         if loss <= limit:
             made.append(loss)
     assert guard.state()["attributes"]["losses"] == made[-window:]

@@ -26,7 +26,7 @@ from tests.training.checkpoints.test_data_position import Ledger, prepare, train
 from tests.training.checkpoints.test_store import OPTIONS, go_on, in_a_child, kept, same
 from training.checkpoints import saving_trainer
 from training.checkpoints import state as state_module
-from training.checkpoints.store import newest_whole
+from training.checkpoints.store import latest_valid
 from training.resilience import reliable_trainer, signals
 from training.trainer import KindlingTrainer
 
@@ -55,7 +55,7 @@ def interrupted(trainer, number: int, phase: str):
         case "backward":
             next(trainer.model.parameters()).register_hook(lambda gradient: come())  # noqa: ARG005
         case "optimizer":
-            before(trainer.guard, "objection")
+            before(trainer.guard, "reason_to_skip")
         case "save":
             before(state_module, "save_file")
 
@@ -77,7 +77,7 @@ def stopped(folder, number, phase, **options):
 
 def test_a_terminal_that_hangs_up_ends_the_run_saved(tmp_path, whole, capfd):
     assert stopped(tmp_path, signal.SIGHUP, "forward", **NEVER) == 128 + signal.SIGHUP
-    assert "SIGHUP: the run ends after step 3 of 6; it is saved, go on with" in capfd.readouterr().err
+    assert "SIGHUP: the run ends after step 3 of 6; it is saved, resume with" in capfd.readouterr().err
     assert find_damage(tmp_path / "checkpoint-3") is None
     assert same(weights(go_on(tmp_path)), whole)
 
@@ -107,7 +107,7 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, num
     assert stopped(tmp_path, number, phase, **options) == 128 + number
     said = capfd.readouterr().err
     step = 4 if phase == "save" else 3  # which comes after step 3: so one more is made
-    assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in said
+    assert f"{number.name}: the run ends after step {step} of 6; it is saved, resume with" in said
     assert kept(tmp_path)[-1] == step
     assert find_damage(tmp_path / f"checkpoint-{step}") is None
     assert same(weights(go_on(tmp_path)), whole)
@@ -117,7 +117,7 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, whole, capfd, phase, num
 def test_a_signal_after_the_last_step_is_heeded(tmp_path, whole, capfd, number):
     """In the save that ends the run, which goes on with nothing left to do."""
     assert stopped(tmp_path, number, "save", save_steps=6) == 128 + number
-    assert f"{number.name}: the run ends after step 6 of 6; it is saved, go on with" in capfd.readouterr().err
+    assert f"{number.name}: the run ends after step 6 of 6; it is saved, resume with" in capfd.readouterr().err
     assert kept(tmp_path) == [6]
     assert same(weights(go_on(tmp_path)), whole)
 
@@ -144,7 +144,7 @@ class Batch(TrainerCallback):
 
 def evaluated(folder, batch: Batch, **options):
     """A run with evaluations, on from the newest checkpoint, in which that happens."""
-    last = newest_whole(folder) if folder.exists() else None
+    last = latest_valid(folder) if folder.exists() else None
     parts = {"eval_dataset": windows_of(8)}
     trainer, _ = prepare(folder, checkpoint=last and str(last), parts=parts, **EVALUATED | options)
     trainer.callback_handler.callbacks.insert(0, batch)
@@ -173,7 +173,7 @@ def test_an_evaluation_is_cut_off_and_made_up_for(tmp_path, evaluated_whole, cap
     written = set()
     for _ in range(2):
         assert in_a_child(lambda: evaluated(tmp_path, Batch(step, number))) == 128 + number
-        assert f"{number.name}: the run ends after step {step} of 6; it is saved, go on with" in capfd.readouterr().err
+        assert f"{number.name}: the run ends after step {step} of 6; it is saved, resume with" in capfd.readouterr().err
         assert kept(tmp_path) == [step]
         assert find_damage(tmp_path / f"checkpoint-{step}") is None
         written.add((tmp_path / f"checkpoint-{step}" / MANIFEST).stat().st_mtime_ns)
@@ -251,7 +251,7 @@ def test_a_signal_in_the_last_epoch_leaves_the_best_model_what_it_is(tmp_path, p
 
 def test_a_signal_in_an_evaluation_before_the_first_step(tmp_path, evaluated_whole, capfd):
     assert in_a_child(lambda: evaluated(tmp_path, Batch(0), eval_on_start=True)) == 143
-    assert "SIGTERM: the run ends after step 0 of 6; nothing is lost, go on with" in capfd.readouterr().err
+    assert "SIGTERM: the run ends after step 0 of 6; nothing is lost, resume with" in capfd.readouterr().err
     assert kept(tmp_path) == []
     assert same(weights(evaluated(tmp_path, Batch(None))), evaluated_whole[0])
 
@@ -264,7 +264,7 @@ def test_it_is_saved_whatever_the_strategy_and_not_evaluated(tmp_path, capfd, st
         evaluate = trainer.evaluate
 
         def count(**given):
-            assert not trainer.signals.came
+            assert not trainer.signals.received
             return evaluate(**given)
 
         trainer.evaluate = count
@@ -301,10 +301,10 @@ def test_a_second_training_in_one_process_is_not_stopped_by_the_first_ones_signa
         interrupted(trainer, signal.SIGTERM, "forward")
         with pytest.raises(SystemExit):
             trainer.train()
-        assert trainer.signals.came
-        with trainer.signals.heeded():
-            assert not trainer.signals.came
-            assert not trainer.signals.agreed
+        assert trainer.signals.received
+        with trainer.signals.handle_signals():
+            assert not trainer.signals.received
+            assert not trainer.signals.agreed_signal
 
     assert in_a_child(work) == 0
 
@@ -312,7 +312,7 @@ def test_a_second_training_in_one_process_is_not_stopped_by_the_first_ones_signa
 def test_a_second_signal_ends_it_at_once(tmp_path, monkeypatch):
     """Without a checkpoint; but the same one, passed on by a launcher, is no second one."""
     for echo, ends, left in ((60, 143, [3]), (0, -signal.SIGTERM, [])):
-        monkeypatch.setattr(signals, "ECHO", echo)
+        monkeypatch.setattr(signals, "ECHO_SECONDS", echo)
 
         def work(folder=tmp_path / str(left)):
             trainer, _ = prepare(folder, **NEVER)
@@ -325,9 +325,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path, monkeypatch):
 
 
 def test_the_handlers_of_others_are_put_back(tmp_path):
-    before = [signal.getsignal(one) for one in signals.Signals.HEEDED]
+    before = [signal.getsignal(one) for one in signals.Signals.HANDLED]
     go_on(tmp_path)
-    assert [signal.getsignal(one) for one in signals.Signals.HEEDED] == before
+    assert [signal.getsignal(one) for one in signals.Signals.HANDLED] == before
 
 
 @pytest.mark.parametrize(
@@ -356,10 +356,10 @@ def test_a_worker_that_dies_is_replaced(tmp_path, capfd, deaths, ends, accumulat
 
     assert in_a_child(work) == ends
     said = capfd.readouterr().err
-    assert said.count("going on with new ones") == min(len(deaths), 3)
+    assert said.count("continuing with new workers") == min(len(deaths), 3)
     if ends:
         assert "workers of the data loader have died 4 times" in said
-        assert "it is saved, go on with" in said
+        assert "it is saved, resume with" in said
         assert 8 <= kept(tmp_path / "run")[-1] < 14  # which batches were fetched before is a matter of luck
     assert same(weights(go_on(tmp_path / "run", **options)), expected)
 
@@ -401,7 +401,7 @@ def test_workers_that_die_before_the_first_step_leave_the_checkpoint_as_it_was(t
         raise RuntimeError("DataLoader worker (pid 1) is killed")
 
     monkeypatch.setattr(Trainer, "get_batch_samples", die)
-    monkeypatch.setattr(reliable_trainer, "from_new_workers", lambda trainer: [])  # noqa: ARG005
+    monkeypatch.setattr(reliable_trainer, "restarted_batches", lambda trainer: [])  # noqa: ARG005
     with pytest.raises(SystemExit, match="have died 4 times"):
         go_on(tmp_path)
     assert (tmp_path / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns == before
@@ -450,7 +450,7 @@ def test_a_run_whose_data_or_evaluation_fails_is_saved(tmp_path, evaluated_whole
     assert in_a_child(work) == 1
     said = capfd.readouterr().err
     assert "the run ends after step " in said
-    assert "; it is saved, go on with" in said
+    assert "; it is saved, resume with" in said
     assert ("the stream is gone" if phase == "data" else "out of memory") in said
     assert len(kept(tmp_path)) == 1
     resumed = evaluated(tmp_path, Batch(None))
@@ -569,7 +569,7 @@ def signalled(number: int) -> Callable[[int], None]:
 def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, workers, capfd):
     """And on a step that is no number in one of them; which one it was is said of both."""
     assert in_two_processes(tmp_path, signalled(signal.SIGTERM), dataloader_num_workers=workers) == [143, 143]
-    assert newest_whole(tmp_path).name == "checkpoint-3"
+    assert latest_valid(tmp_path).name == "checkpoint-3"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
     assert len(whole_of_two) == 1
@@ -582,7 +582,7 @@ def test_processes_agree_on_a_signal_that_one_has_got(tmp_path, whole_of_two, wo
 def test_a_process_that_dies_ends_the_other_and_the_run_goes_on(tmp_path, whole_of_two):
     ends = in_two_processes(tmp_path, signalled(signal.SIGKILL))
     assert ends == [1, -signal.SIGKILL]
-    assert newest_whole(tmp_path).name == "checkpoint-2"
+    assert latest_valid(tmp_path).name == "checkpoint-2"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
 
@@ -596,12 +596,12 @@ def test_a_process_that_is_stopped_is_named_and_the_run_goes_on(tmp_path, whole_
     said = capfd.readouterr().err
     assert re.search(
         r"^process 1 \(\d+ on \S+\) has been silent for \d+ seconds \(the limit is 0.75 of training.ddp_timeout\): the "
-        r"run ends; checkpoint-2 is whole, go on with training.resume_from_checkpoint=true$",
+        r"run ends after checkpoint-2; resume with training.resume_from_checkpoint=true$",
         said,
         re.M,
     )
     assert "Error" not in said
-    assert newest_whole(tmp_path).name == "checkpoint-2"
+    assert latest_valid(tmp_path).name == "checkpoint-2"
     assert in_two_processes(tmp_path, None) == [0, 0]
     assert came_to(tmp_path) == whole_of_two
 
@@ -613,7 +613,7 @@ def test_the_first_process_is_named_too(tmp_path, capfd):
     assert "the store of the run, which its launcher or process 0 keeps, has been silent for 9 s" in (
         capfd.readouterr().err
     )
-    assert newest_whole(tmp_path).name == "checkpoint-2"
+    assert latest_valid(tmp_path).name == "checkpoint-2"
 
 
 @pytest.mark.slow
@@ -642,7 +642,8 @@ def test_a_save_that_fails_in_one_process_says_in_which(tmp_path, whole_of_two, 
 
     assert in_two_processes(tmp_path, fail) == [0, 0]
     said = capfd.readouterr().err
-    told = "step 4: no checkpoint could be saved (process 1: [Errno 28] No space left on device); the last one stays"
+    failed = "step 4: the checkpoint could not be saved (process 1: [Errno 28] No space left on device)"
+    told = f"{failed}; the previous one is kept"
     assert said.count(told) == 1
     assert kept(tmp_path) == [2, 6]
     assert came_to(tmp_path) == whole_of_two
@@ -659,7 +660,7 @@ def test_processes_cut_off_an_evaluation_together(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert in_two_processes(tmp_path / "run", come, **options) == [143, 143]
-    assert newest_whole(tmp_path / "run").name == "checkpoint-4"
+    assert latest_valid(tmp_path / "run").name == "checkpoint-4"
     assert in_two_processes(tmp_path / "run", None, **options) == [0, 0]
     assert came_to(tmp_path / "run") == came_to(tmp_path / "whole")
 

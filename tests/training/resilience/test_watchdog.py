@@ -22,7 +22,7 @@ def state(beat: int, *progress: int) -> dict:
 def found(watch: Watch, *looks: tuple[float, dict]) -> dict[int, str]:
     """What is found at the last of these looks, each at a time."""
     known = {}
-    return [watch._missing(known, states, now) for now, states in looks][-1]
+    return [watch._unresponsive(known, states, now) for now, states in looks][-1]
 
 
 def test_the_limit_is_a_share_of_the_settings():
