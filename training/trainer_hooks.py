@@ -36,7 +36,11 @@ class TrainerHooks(Trainer):
         return clip(parameters, limit)
 
     def before_optimizer_step(self):
-        """Called between clipping and the optimiser's step; `grad_norm` is the norm before clipping."""
+        """Called between clipping and the optimiser's step; `grad_norm` is the norm before clipping.
+
+        The place to veto a step: called once for each step of the optimiser, after accumulation, float16 unscaling and
+        reduction over processes, whether or not gradients are clipped.
+        """
 
     def log_save_evaluate(self, default: Callable[[], None]):
         """Called after each step and each epoch; `default` logs, evaluates and saves as `control` says."""
