@@ -37,8 +37,8 @@ class RunData:
 
 def prepare_tokens(run: Run) -> PreparedData:
     """Prepare the tokenizer and the tokens of a run, unless they exist, in the first process of each machine."""
-    experiment, by_another = run.experiment, run.args.local_process_index > 0
-    return prepare(experiment.data, experiment.tokenizer, by_another, run.fingerprint.data_before)
+    experiment, by_other_process = run.experiment, run.args.local_process_index > 0
+    return prepare(experiment.data, experiment.tokenizer, by_other_process, run.fingerprint.data_before)
 
 
 def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunData:
@@ -47,7 +47,7 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
     length = section.context_length or config.max_position_embeddings
     examples = prepared.training_examples(section, length)
     count = None if section.streaming else len(examples)  # the length of a stream is unknown
-    run.args.max_steps, positions = run_positions(count, section.order_terms(length), run.args, run.checkpoint)
+    run.args.max_steps, positions = run_positions(count, section.order_settings(length), run.args, run.checkpoint)
     return RunData(
         prepared,
         length,
