@@ -104,7 +104,7 @@ def check_each(values: dict, experiment: Experiment):
     defaults = {name: field.default for name, field in section_fields("training", type(experiment)).items()}
     for name, (asked, what) in ALWAYS_DONE.items():
         if name in values and values[name] == asked:
-            warn(f"training.{name}={asked} changes nothing: in any case, {what}")
+            warn(f"training.{name}={asked} changes nothing: in any case {what}")
             values[name] = defaults[name]
     for name, why in experiment.unsupported.items():
         value, default = values.get(name), None if f"training.{name}" in experiment.chosen else defaults.get(name)

@@ -86,7 +86,7 @@ def test_what_is_no_mistake_passes(arguments, override, capsys):
         ("training.eval_delay=101", "training.eval_delay=101.0 is longer than training.max_steps=100"),
         ("training.save_total_limit=0", "training.save_total_limit=0 keeps every checkpoint"),
         ("training.save_total_limit=-1", "training.save_total_limit=-1 keeps every checkpoint"),
-        ("training.ddp_backend=gloo", "training.ddp_backend=gloo is no effect with one process"),
+        ("training.ddp_backend=gloo", "training.ddp_backend=gloo has no effect with one process"),
         ("training.hub_strategy=end", "training.hub_strategy=end has no effect with training.push_to_hub"),
         (
             "training.gradient_checkpointing_kwargs={use_reentrant: true}",
@@ -100,7 +100,7 @@ def test_what_is_no_mistake_passes(arguments, override, capsys):
             "training.lr_scheduler_type=cosine_with_min_lr; training.lr_scheduler_kwargs={min_lr_rate: 2}",
             "raises the learning rate to 2 times training.learning_rate=0.001",
         ),
-        ("training.enable_jit_checkpoint=true", "changes nothing: in any case, a run that gets SIGTERM is saved"),
+        ("training.enable_jit_checkpoint=true", "changes nothing: in any case a run that gets SIGTERM is saved"),
         ("training.restore_callback_states_from_checkpoint=true", "in any case a resumed run restores its own"),
         ("training.train_sampling_strategy=random", "in any case each epoch is shuffled"),
         ("card.license=MIT", "near it is mit"),
