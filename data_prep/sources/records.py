@@ -1,7 +1,6 @@
 """Reads files as records and records as documents: JSON lines, plain text and tables, compressed or not.
 
-Records are read one at a time. A malformed one has a `Malformed` with the reason in place of its fields, so that a bad
-line costs only itself. A file that is truncated or cannot be decompressed is a `ConfigError`: the rest is unknown.
+A malformed record has a `Malformed` in place of its fields; a truncated or undecodable file is a `ConfigError`.
 """
 
 import bz2
@@ -190,10 +189,7 @@ def csv_columns(path: Path, wanted: Sequence[str]) -> set[str]:
 
 
 def documents_end_at_mark(path: Path, most: int) -> bool | None:
-    """Whether documents of a text file end at `END_OF_TEXT`, as TinyStories' do, judged from its first `most` bytes.
-
-    None if the mark does not occur; False if it occurs only within lines, as in a text about it.
-    """
+    """Whether documents end at `END_OF_TEXT`, judged from the first `most` bytes; None if it does not occur."""
     try:
         with path.open("rb") as file, _decompressed(path, file) as stream:
             begin = stream.read(most)
