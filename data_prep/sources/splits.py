@@ -1,6 +1,7 @@
-"""Splits: documents in a fixed order, readable from any place; from files, mixed, or concatenated.
+"""Documents in a fixed order, readable from any place: of files, of a mixture, of one source after another.
 
-A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` if the source has groups.
+A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` where the source tells
+groups apart.
 """
 
 import math
@@ -19,36 +20,36 @@ from .shards import HubShard, LocalShard, Program
 
 MIN_FILES = 4
 Place = Any
-"""Where to continue reading a split, as plain JSON values; None is its beginning."""
+"""Where to go on reading a split, as plain JSON values; None is its beginning."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Documents in a fixed order, with an identity by which tokens prepared from them are found again."""
+    """Documents in a fixed order, and what they are, so that tokens prepared from them can be found again."""
 
     read_from: Callable[[Place, Reading], Iterator[tuple[dict, Place]]]
-    """The documents from a place on, each with the place after it; malformed records are counted in the reading."""
+    """The documents from a place on, each with the place after it; records that are none go into the reading."""
     identity: dict
     floor: Callable[[str], float] | None = None
-    """The exact -log p of a document's text in nats, including its end, if the source knows it."""
+    """The exact -log p of a document's text in nats, its end included, where the source knows it."""
     bad_records: float = 0.0
-    """Maximum fraction of malformed records."""
+    """The largest share of records that may be no documents."""
     size: int | None = None
-    """Bytes of its files on disk, if it consists of files."""
+    """Bytes of its files as they are on disk, where it is made of files."""
     documents: int | None = None
-    """Maximum number of documents, if known in advance."""
+    """How many there are at most, where that is known beforehand."""
     revisions: Mapping[str, str] = field(default_factory=dict)
-    """The Hub commits that it is read from, by data set."""
+    """The commits of the Hub that it is read at, by data set."""
     is_held_out: bool = False
-    """Whether it is held out from another split, whose check of malformed records includes its own."""
+    """Whether the rest of its source is another split, together with which its bad records are judged."""
     notes: tuple[str, ...] = ()
-    """Notes for the user on how its source is read."""
+    """Sentences on how its source is read, for whoever prepares it."""
     shards: Sequence[LocalShard | HubShard | Program] = ()
-    """The files or programs that it consists of, in order."""
+    """What it is made of, in order."""
     more: Callable[[Place], bool] | None = None
-    """If a limit applies: whether there are more documents after the place where it ends."""
+    """Where a limit has cut it off: whether there is more after the place that it ends at."""
     thin: Callable[[int], "Split"] | None = None
-    """A split of fewer files, evenly chosen, with at least this many bytes on disk; None if cut or without files."""
+    """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
 
     def __iter__(self) -> Iterator[dict]:
         reading = self.reading()
@@ -57,11 +58,11 @@ class Split:
         reading.judge()
 
     def reading(self, quarantine: Path | None = None, counts: dict | None = None) -> Reading:
-        """A `Reading` of this split, which resumes from `counts` if given."""
+        """One of this split, which goes on with `counts` where there are some."""
         return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
 
     def _has_more(self, place: Place) -> bool:
-        """Whether documents follow a place; also true if the next file cannot be read."""
+        """Whether documents follow a place, or a file that cannot be read, which it need not be."""
         try:
             return next(self.read_from(place, Reading(1.0)), None) is not None
         except ConfigError:
@@ -82,7 +83,7 @@ class Split:
                     reading.is_skipping = False
                 if count > start:
                     yield document, (after, count)
-                if count == stop:  # stop before reading the next one, which may need another shard
+                if count == stop:  # before the next one is asked for, which may need another shard
                     return
 
         def more(place: Place) -> bool:
@@ -99,7 +100,7 @@ class Split:
 
 
 def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
-    """The documents of files, one file after another."""
+    """The documents of files, file after file."""
 
     def read_from(place: Place, reading: Reading):
         first, start = place or (0, 0)
@@ -137,9 +138,9 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
 
 
 def mix(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
-    """Interleave splits by weight of bytes; ends when one of them ends.
+    """Documents of several splits, so that each has its share of the bytes all along; ends where one of them ends.
 
-    The next document comes from the split that is farthest behind its weight: deterministic, and without drift.
+    The next document comes from the split that is farthest behind its share: no chance, and no drift.
     """
 
     def read_from(place: Place, reading: Reading):
@@ -161,7 +162,7 @@ def mix(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
 
 
 def concatenated(splits: Mapping[str, Split]) -> Split:
-    """All documents of several splits, one split after another; each split is a group unless it has groups itself."""
+    """All documents of several splits, each split's a group of its own unless it has groups itself."""
     names = list(splits)
 
     def read_from(place: Place, reading: Reading):
@@ -185,7 +186,7 @@ def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) ->
 
 
 def parts_of(document: dict) -> tuple[Text, Text]:
-    """The prompt, which may be empty, and the text that follows it."""
+    """The prompt, which may be nothing, and what follows it."""
     return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
 
 
@@ -195,19 +196,19 @@ def text_of(document: dict) -> Text:
 
 
 def explain_empty_split(name: str, split: Split, reading: Reading) -> str:
-    """Why the split `name` has no documents, in one sentence."""
+    """Why a split of that name turned out to hold no documents, in one sentence."""
     parts = (reading, *reading.parts.values())
     passed = [part.before for part in parts if part.before and not part.records]
     reading = passed[0] if passed else reading
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" in the place of {start:,}" if start else ""
     reasons = {
-        f"{count_is(documents, 'document')} too short to hold out a part of each; give more text, or "
+        f"{count_is(documents, 'document')} too short for a part of each to be held out; give more text, or "
         "data.validation_source": documents and "last tenth" in split.identity,
         f"{all_count_is(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
         "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,
         f"{all_count_is(reading.empty, 'record')} empty; {CHECK_SETTINGS}": reading.empty,
-        f"it is empty; check data.source and data.{name}_documents": True,
+        f"there is nothing in it; check data.source and data.{name}_documents": True,
     }
     return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

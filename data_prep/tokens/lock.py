@@ -14,7 +14,7 @@ LOCKS = ".locks"
 
 
 def lock_of(folder: Path) -> FileLock:
-    """The lock that the writer of a prepared folder holds; `ConfigError` if the cache is not writable."""
+    """Held by whoever writes into a prepared folder. `ConfigError` if nothing can be written there."""
     locks = folder.parent / LOCKS
     try:
         locks.mkdir(parents=True, exist_ok=True)
