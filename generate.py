@@ -38,26 +38,20 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.reporting.generation import (
-        Sampling,
-        check_known_text,
-        decoded,
-        describe_score,
-        load_model,
-        seeds_of,
-    )
+    from training.reporting import generation
 
-    seeds = seeds_of(arguments.seed, arguments.samples)
-    sampling = Sampling(
+    seeds = generation.seeds_of(arguments.seed, arguments.samples)
+    sampling = generation.Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
     texts = read_documents_to_score(arguments.score or [], arguments.model)
     typed = iter(lambda: input("> "), "")
-    prompts = map(decoded, typed) if arguments.interactive else [*map(decoded, read_prompts(arguments))]
-    model, tokenizer = load_model(arguments.model)
-    check_known_text(tokenizer, texts)
+    given = () if arguments.interactive else [generation.decoded(prompt) for prompt in read_prompts(arguments)]
+    prompts = given or map(generation.decoded, typed)
+    model, tokenizer = generation.load_model(arguments.model)
+    generation.check_known_text(tokenizer, texts)
     for name, documents in texts.items():
-        print(describe_score(model, tokenizer, documents, name))
+        print(generation.describe_score(model, tokenizer, documents, name))
     if not texts:
         print_continuations(model, tokenizer, prompts, seeds, sampling)
 

@@ -257,7 +257,7 @@ def check_settings(module: str, rest: list[str]):
         given = sweep.parse_arguments(rest)
         read = cells.read_sweep(str(ROOT / given.sweep), given.overrides)
         cells.check(read)
-        sweep.choose(read.cells, given.only or ["*"])
+        sweep.select_cells(read.cells, given.only or ["*"])
     elif module == "experiments.report":
         cells.check(cells.read_sweep(str(ROOT / report.parse_arguments(rest).sweep)))
     elif config := [word for word in rest if word.endswith(".yaml")]:
