@@ -289,13 +289,12 @@ def _card(name: str, manifest: dict, settings: dict) -> str:
         f"| {split} | {about['documents']:,} | {about['tokens']:,} | {format_bytes(about['text_bytes'])} |"
         for split, about in manifest["splits"].items()
     )
-    about = manifest["tokenizer"]
     return CARD.format(
         name=name,
         source=shlex.quote(f"data.source={name}"),
         origin=origin,
         splits="\n".join(rows),
         licence=f"license: {known.lower()}\n" if known and " " not in known else "",
-        vocabulary=about["vocabulary"],
-        bytes_per_token=about["bytes_per_token"],
+        vocabulary=manifest["tokenizer"]["vocabulary"],
+        bytes_per_token=manifest["tokenizer"]["bytes_per_token"],
     )
