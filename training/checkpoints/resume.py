@@ -21,9 +21,7 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
     resume, folder = experiment.training.get("resume_from_checkpoint", False), experiment.folder
     if isinstance(resume, str):
         if not Path(resume).is_dir():
-            raise ConfigError(
-                f"training.resume_from_checkpoint={resume} is not a folder; give that of a checkpoint, or true"
-            )
+            raise ConfigError(f"training.resume_from_checkpoint={resume} is not a folder; give a checkpoint's, or true")
         check_undamaged(Path(resume))
         _check_run_folder(Path(resume), folder)
         return resume

@@ -128,7 +128,7 @@ def test_a_folder_with_a_run_is_not_written_into(place, tmp_path):
         (tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors").write_text("{}")
     write_manifest(tmp_path / "run" / "checkpoint-7")
     assert found(GO_ON) == str(tmp_path / "run" / "checkpoint-7")
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         found("training.resume_from_checkpoint=/nowhere")
 
 
@@ -276,7 +276,9 @@ def test_a_prepared_folder_of_other_tokens_is_refused_by_what_it_was_made_with(p
     other = load_experiment(str(place / "lm.yaml"), ["data.validation_documents=7", f"data.cache_dir={tmp_path}"])
     folder = prepare_module.prepare(other.data, other.tokenizer).folder
     given = ("data.validation_documents=7", f"data.source={folder}")
-    with pytest.raises(ConfigError, match=r"with data.validation_documents=5 and is resumed with 7; resume it as it w"):
+    with pytest.raises(
+        ConfigError, match=r"with data.validation_documents=5 and is resumed with 7; resume it unchanged"
+    ):
         run(train_lm, place, half(train_lm), GO_ON, *given)
 
 
@@ -290,7 +292,7 @@ def test_a_run_of_the_former_version_goes_on_with_its_prepared_folder(place, run
     path.write_text(json.dumps(state))
     write_manifest(path.parent)
     other = shutil.copytree(place / "prepared" / folder, tmp_path / "another")
-    with pytest.raises(ConfigError, match=rf"trained on other data than another holds now \({folder}, not"):
+    with pytest.raises(ConfigError, match=rf"trained on different data than another holds now \({folder}, not"):
         run(train_lm, place, name, GO_ON, f"data.source={other}")
     run(train_lm, place, name, GO_ON, f"data.source={place / 'prepared' / folder}")
     assert (place / name / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
