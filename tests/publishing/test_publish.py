@@ -560,8 +560,8 @@ def test_the_folder_is_looked_at_before_the_hub(run_to_publish, monkeypatch, cap
 
 WORDS = [
     (["--to", ""], "publishing: '' is no name for a model"),
-    (["--timeout", "-1"], "publishing: --timeout -1.0 is no time to wait; give seconds, above 0"),
-    (["--timeout", "nan"], "publishing: --timeout nan is no time to wait"),
+    (["--timeout", "-1"], "publishing: --timeout -1.0 is not a valid time; give seconds above 0"),
+    (["--timeout", "nan"], "publishing: --timeout nan is not a valid time"),
 ]
 
 
