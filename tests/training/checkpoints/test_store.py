@@ -505,7 +505,7 @@ def test_a_full_disk_does_not_stop_the_training(run, tmp_path, monkeypatch, capf
     assert same(weights(trainer), run[1])
     assert kept(tmp_path) == [2, 6]
     assert not [*tmp_path.glob(f"{STAGING_PREFIX}*")]
-    lines = [line for line in capfd.readouterr().err.splitlines() if "no checkpoint could be saved" in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "the checkpoint could not be saved" in line]
     assert len(lines) == 1
     assert "step 4: the checkpoint could not be saved (" in lines[0]
     trainer.checkpoints.exit_if_unsaved()
