@@ -415,7 +415,7 @@ def test_a_run_cuts_what_it_scores_as_it_was_trained(tiny, tmp_path, monkeypatch
 def test_what_training_would_skip_is_not_scored(tmp_path, content, complaint):
     (tmp_path / "text.txt").write_bytes(content)
     with pytest.raises(ConfigError, match=complaint):
-        generate.to_score([tmp_path / "text.txt"], "runs/none")
+        generate.read_documents_to_score([tmp_path / "text.txt"], "runs/none")
 
 
 def test_completions_alone_are_scored(tiny):
@@ -482,7 +482,7 @@ def test_a_text_that_may_not_be_read_is_said_to_be(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("a text")
     monkeypatch.setattr(Path, "open", forbidden)  # root may read everything
     with pytest.raises(ConfigError, match=r"text\.txt cannot be read: Permission denied; allow it, or give another"):
-        generate.to_score([tmp_path / "text.txt"], "runs/none")
+        generate.read_documents_to_score([tmp_path / "text.txt"], "runs/none")
 
 
 def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, monkeypatch, capsys):
