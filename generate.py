@@ -1,14 +1,15 @@
-"""Prompt a model: a run folder, a checkpoint, or a Hub id.
+"""Generate text with a model: a run folder, a checkpoint, or a Hub id.
 
-Without a prompt the model starts a text of its own. Text goes to the terminal as it is drawn.
+Without a prompt the model starts a new document. Tokens are printed as they are sampled.
 
     python generate.py runs/demo
     python generate.py runs/demo --prompt "In a small house" "Far beyond" --temperature 0.7 --seed 1 --samples 3
     python generate.py runs/demo --interactive
     python generate.py runs/demo --score story.txt
 
---score reads files as training does: a text file is one document, or cut by the run's data.sample_by; of JSON lines,
-CSV and parquet each record is one, and of a prompt with its completion the completion is scored.
+--score prints loss, perplexity and bits per byte of files, read as in training: a text file is one document, or is cut
+by the run's data.sample_by; each record of JSON lines, CSV and parquet is a document. Of a prompt with a completion,
+only the completion is scored.
 """
 
 import argparse
@@ -23,17 +24,23 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="run folder, checkpoint folder or Hub id")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", nargs="+", help="one or several prompts")
-    source.add_argument("--file", type=Path, help="a file with one prompt a line")
-    source.add_argument("--score", type=Path, metavar="FILE", nargs="+", help="say how well it foresees these files")
-    source.add_argument("--interactive", action="store_true", help="ask for prompts until an empty line")
-    parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (default 1)")
+    source.add_argument("--prompt", nargs="+", help="one or more prompts")
+    source.add_argument("--file", type=Path, help="a file with one prompt per line")
+    source.add_argument(
+        "--score", type=Path, metavar="FILE", nargs="+", help="print loss, perplexity and bits per byte of these texts"
+    )
+    source.add_argument("--interactive", action="store_true", help="read prompts until an empty line")
+    parser.add_argument("--samples", type=int, default=1, help="continuations per prompt (default 1)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
-    parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest tokens only (default: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest with this share (default 1)")
-    parser.add_argument("--max-new-tokens", type=int, help="default: as many as the model has positions for")
-    parser.add_argument("--ignore-end", action="store_true", help="go on after an end of text")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default 0); samples add 1 each")
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="top-k sampling: only the k most likely tokens (default: all)"
+    )
+    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus (top-p) sampling (default 1: off)")
+    parser.add_argument("--max-new-tokens", type=int, help="default: up to the model's maximum positions")
+    parser.add_argument("--ignore-end", action="store_true", help="continue after an end-of-text token")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the first sample; each further one adds 1 (default 0)"
+    )
     return parser.parse_args()
 
 
@@ -57,7 +64,10 @@ def main(arguments: argparse.Namespace):
 
 
 def print_continuations(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
-    """Stream every prompt's continuations, once all that are known are checked; several are numbered by their seeds."""
+    """Print the continuations of each prompt as they are generated, after checking all prompts that are known.
+
+    With several seeds, each continuation is preceded by its seed.
+    """
     from transformers import set_seed
 
     from training.reporting.generation import ids_to_continue, stream
@@ -73,7 +83,7 @@ def print_continuations(model, tokenizer, prompts: Iterable[str], seeds: range, 
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts asked for; an empty one where none was."""
+    """The prompts given by the arguments; one empty prompt if there are none."""
     from data_prep.sources.local_files import documents_of
 
     if arguments.file is None:
@@ -82,11 +92,13 @@ def read_prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def read_documents_to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:
-    """The documents of each file, cut as a run's own were if `model` is its folder."""
+    """The documents of each file, cut as in the run if `model` is a run folder."""
     from data_prep.sources.local_files import documents_of
 
     settings = Path(model) / "experiment.yaml"
-    data = read_mapping(settings, "put back what the run has written").get("data", {}) if settings.exists() else {}
+    data = (
+        read_mapping(settings, "restore the file that the run has written").get("data", {}) if settings.exists() else {}
+    )
     as_trained = {name: data.get(name) for name in ("sample_by", "text_field")}
     return {str(path): documents_of(path, **as_trained) for path in paths}
 

@@ -1,4 +1,4 @@
-"""What every command shares: its terminal, its exit codes, its errors in one sentence.
+"""What every command shares: robust output, exit codes, and errors in one sentence.
 
 Parsing of experiment files belongs in `settings`.
 """

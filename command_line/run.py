@@ -1,4 +1,4 @@
-"""Runs a command: a mistake of the user ends it with one sentence and exit code 2."""
+"""Runs a command, and ends it with one sentence and exit code 2 on a user's mistake."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ def exit_on_user_error(program: str, only_prints: bool = False):
     prints a sentence and exits with 1.
     """
     with robust_terminal(only_prints):
-        from storage.hub import check_token  # here, for --help does without it
+        from storage.hub import check_token  # deferred, because --help does not need it
 
         try:
             check_token()
@@ -32,7 +32,7 @@ def exit_on_user_error(program: str, only_prints: bool = False):
             print(f"\n{program}: interrupted", file=sys.stderr)
             sys.exit(130)
         except ConfigError as error:
-            *_, sentence = str(error).splitlines()  # from a loader's worker it comes with its traceback before it
+            *_, sentence = str(error).splitlines()  # a data loader's worker puts its traceback before it
             sentence = f"{program}: {sentence.removeprefix(f'{ConfigError.__module__}.ConfigError: ')}"
             report_to_launcher(sentence)
             print(sentence, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What a command finds where it runs: a terminal that may lack characters or go away, a processor that others use too.
+"""Makes a command robust against its environment: a terminal that lacks characters or closes, a shared processor.
 
-It is made fit before anything heavy is imported, for torch reads how its threads are to wait when it is loaded.
+This happens before heavy imports, because torch reads the settings of its threads when it is loaded.
 """
 
 import errno
@@ -14,17 +14,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OPENMP_WAIT = {"GOMP_SPINCOUNT": "1000"}
-"""How long OpenMP's threads spin for one another, where others may want the core: see benchmarks/threads.py."""
+"""Limits how long OpenMP threads busy-wait for one another: see benchmarks/threads.py."""
 USER_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 BROKEN_PIPE_EXIT = 141
-"""The exit code of a program whose reader went away: 128 + SIGPIPE."""
+"""The exit code of a program whose output pipe was closed: 128 + SIGPIPE."""
 RANK_ZERO_SECONDS = 30
 
 
 class Output(io.FileIO):
-    """A descriptor to write to. Words that it does not take, for their reader or the terminal is gone, are lost.
+    """A file descriptor whose write errors are ignored: output to a closed pipe or terminal is discarded.
 
-    Where they are all that a command does, the first such words are an `OSError`.
+    If the command `only_prints`, the first write error is raised as an `OSError`.
     """
 
     def __init__(self, descriptor: int, only_prints: bool):
@@ -32,7 +32,7 @@ class Output(io.FileIO):
         self.is_lost, self.only_prints = False, only_prints
 
     def write(self, data) -> int:
-        """All of the data."""
+        """Write all of the data, and return its length."""
         left = memoryview(data).cast("B")
         try:
             while left:
@@ -46,9 +46,9 @@ class Output(io.FileIO):
 
 @contextmanager
 def robust_terminal(only_prints: bool = False) -> Iterator[None]:
-    """Within, nothing that the terminal lacks or that became of it is an error: characters are replaced, words lost.
+    """In the block, the terminal causes no errors: unsupported characters are replaced, lost output is discarded.
 
-    Where `only_prints` that a command does, it ends with its reader, quietly, with the exit code 141.
+    A command that `only_prints` exits silently with code 141 when its output pipe is closed.
     """
     _fill_closed_descriptors()
     if not any(name in os.environ for name in USER_WAIT_VARIABLES):
@@ -57,7 +57,7 @@ def robust_terminal(only_prints: bool = False) -> Iterator[None]:
     sys.stdout = _robust_stream(sys.stdout, 1, only_prints)
     sys.stderr = _robust_stream(sys.stderr, 2, only_prints=False)
     if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # whoever reads it says what is wrong with it
+        sys.stdin.reconfigure(errors="surrogateescape")  # the reader reports invalid bytes
     try:
         try:
             yield
@@ -70,18 +70,18 @@ def robust_terminal(only_prints: bool = False) -> Iterator[None]:
 
 
 def _fill_closed_descriptors():
-    """Files that are opened must not become standard output, to which libraries write."""
+    """Open null devices for closed standard streams, so that no later file gets their numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _robust_stream(stream, number: int, only_prints: bool):
-    """The stream, or one in its place that takes everything; one that is not of the system stays as it is."""
+    """The stream, or a replacement that ignores write errors; a stream that is not the system's is kept."""
     if stream is None:
-        return open(number, "w", encoding="utf-8", closefd=False)  # closed, and now null
+        return open(number, "w", encoding="utf-8", closefd=False)  # was closed, now the null device
     with suppress(AttributeError):
         if stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
@@ -99,16 +99,16 @@ def _robust_stream(stream, number: int, only_prints: bool):
 
 
 def _raw_stream(stream):
-    """What is under a stream's text and buffer."""
+    """The raw stream beneath the text and buffer layers."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
 def report_to_launcher(sentence: str):
-    """Have torch's launcher, if there is one, end its report, which is long, with the sentence."""
+    """Let torch's launcher, if there is one, end its long report with the sentence."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return
     if int(os.environ["RANK"]) > 0:
-        time.sleep(RANK_ZERO_SECONDS)  # it has made the same mistake, and the launcher ends this process with it
+        time.sleep(RANK_ZERO_SECONDS)  # rank 0 has the same error; the launcher then ends this process
     about = {"message": sentence, "timestamp": int(time.time())}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(about), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Pads a batch and says which tokens are targets: labels are -100 on pads and on prompt tokens.
+"""Pads a batch and builds its labels: -100 on padding and prompt tokens.
 
-Always by length and position, never by token id: an end-of-text that shares its id with the pad stays a label.
+Padding is recognised by length, never by token id: an end-of-text token that is also the pad token keeps its label.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ NO_GROUP = -1
 
 @dataclass(frozen=True)
 class CausalLMCollator:
-    """Turn examples (`input_ids`, and `prompt_length` if they have a prompt) into `input_ids`, `attention_mask` and
-    `labels`, (B, T) int64, padded on the right to the longest; and their `groups`, if they have those, -1 on padding.
+    """Collates examples (`input_ids`, and `prompt_length` if they have a prompt) into `input_ids`, `attention_mask` and
+    `labels`, (B, T) int64, padded on the right to the longest; and `groups`, if given, with -1 on padding.
 
-    Labels equal the inputs (the model shifts them), but for -100 on padding and on each example's prompt: its first
+    Labels equal the inputs (the model shifts them), except for -100 on padding and on each example's prompt: its first
     `prompt_length` tokens, its first `mask_first_n` tokens, or its tokens up to and including the first
-    `separator_id`, whichever reaches farthest.
+    `separator_id`, whichever is longest.
 
-    With `document_start_id` there are `position_ids` in place of the mask, 0 at each token that starts a document and
-    at the padding: from these alone transformers' attention keeps documents apart.
+    With `document_start_id`, `position_ids` replace the mask: they restart at 0 at each document and at the padding, by
+    which transformers' attention separates documents.
 
     `ConfigError` if an example has no separator, and, where the model's limits are given, an id outside `vocab_size` or
-    more than `max_position_embeddings` tokens: a forward would say `index out of range`, or nothing and extrapolate.
+    more than `max_position_embeddings` tokens: a forward would fail with `index out of range`, or silently extrapolate.
     """
 
     pad_token_id: int
@@ -73,17 +73,17 @@ class CausalLMCollator:
                 )
 
     def _check_ids(self, input_ids: torch.Tensor, vocab_size: int):
-        """Also a padding's: it is embedded as well."""
+        """Padding is checked too, because it is embedded as well."""
         least, largest = input_ids.aminmax()
         if least < 0 or largest >= vocab_size:
             row, place = ((input_ids < 0) | (input_ids >= vocab_size)).nonzero()[0].tolist()
             raise ConfigError(
-                f"token id {input_ids[row, place]} (row {row}, place {place} of its batch) is outside the model's "
+                f"token id {input_ids[row, place]} (row {row}, position {place} of its batch) is outside the model's "
                 f"vocabulary of {vocab_size} tokens; prepare the data with the model's own tokenizer"
             )
 
     def _positions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Places in the document that each token belongs to. A token that ends one and starts the next is its first."""
+        """Positions within each document. A token shared by two documents is the first of the second."""
         places = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         ends = attention_mask.sum(1, keepdim=True)
         starts = ((input_ids == self.document_start_id) & (places < ends)) | (places == ends)
@@ -95,7 +95,7 @@ class CausalLMCollator:
             places = (row == self.separator_id).nonzero()
             if len(places) == 0:
                 raise ConfigError(
-                    f"an example has no separator (token {self.separator_id}), its first tokens are "
+                    f"an example has no separator (token {self.separator_id}) and begins with the tokens "
                     f"{row.tolist()[:20]}; end each prompt with data.mask_up_to, or leave that out"
                 )
             lengths.append(int(places[0]) + 1)
@@ -103,15 +103,17 @@ class CausalLMCollator:
 
 
 def build_collator(data: DataSection, tokenizer, config=None) -> CausalLMCollator:
-    """The collator of an experiment's `data` section, with the limits of a model's configuration, where there is one.
+    """The collator of an experiment's `data` section, with the limits of a model's configuration, if given.
 
-    `ConfigError` if `mask_up_to` is not one token.
+    `ConfigError` if `mask_up_to` is not a single token.
     """
     separator = None
     if data.mask_up_to is not None:
         ids = tokenizer(data.mask_up_to, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-            raise ConfigError(f"data.mask_up_to={data.mask_up_to!r} is {len(ids)} tokens; give text that is one token")
+            raise ConfigError(
+                f"data.mask_up_to={data.mask_up_to!r} is {len(ids)} tokens; give text that is a single token"
+            )
         separator = ids[0]
     start = start_token(tokenizer) if data.reset_at_documents else None
     collate = CausalLMCollator(tokenizer.pad_token_id, data.mask_first_n, separator, start)

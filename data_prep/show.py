@@ -1,10 +1,10 @@
-"""Print example batches as a person can check them: text, ids, labels and masks; and draw one.
+"""Print and draw example batches for inspection: text, ids, labels and masks.
 
 usage: python -m data_prep.show CONFIG [section.key=value ...]
 
-Those of training are the first of the run, in the order of its seed. The picture is batch.png, in the run's folder if
-there is one and here if not: a row an example, a cell a token, a colour a document, pale where a token carries no loss,
-and a line where attention begins anew. It takes the place of no other file.
+Training examples are the first of the run, in the order of its seed. The picture is batch.png, in the run folder if it
+exists, or else here: one row per example, one cell per token, one colour per document, pale for tokens without loss,
+and a line where attention restarts. No other file is overwritten.
 """
 
 from itertools import count
@@ -20,10 +20,10 @@ from settings.schema import section_fields
 from settings.wording import format_count
 
 SHOWN_EXAMPLES, SHOWN_TOKENS, SHOWN_CHARACTERS = 2, 10, 150
-"""Examples of a split, tokens of its first one and letters of each, so that all fits on a screen."""
+"""Examples per split, tokens of the first one and characters of each, so that all fit on a screen."""
 DRAWN_EXAMPLES = 16
 COLOURS = np.array([[0.00, 0.45, 0.70], [0.90, 0.62, 0.00], [0.00, 0.62, 0.45], [0.80, 0.47, 0.65], [0.34, 0.34, 0.34]])
-"""Of documents in the order of the corpus, in turn: neighbours differ."""
+"""Colours of documents, used in turn, so that neighbours differ."""
 MASKED_COLOURS = 0.75 + 0.25 * COLOURS
 PNG_METADATA = {"Software": "python -m data_prep.show"}
 DEFAULT_POSITIONS = section_fields("model")["max_position_embeddings"].default
@@ -31,7 +31,7 @@ DEFAULT_SEED = section_fields("training")["seed"].default
 
 
 def show(path: str, overrides: list[str]):
-    """Print the first examples of both splits, as the collator hands them to the model; of the first one, tokens."""
+    """Print the first examples of both splits as the model receives them, and draw those of training."""
     from data_prep.sources.table import check_source_overrides
     from data_prep.tokens.prepare import prepare
 
@@ -41,9 +41,7 @@ def show(path: str, overrides: list[str]):
     check_source_overrides(experiment)
     data = experiment.data
     if "path" in experiment.model and data.context_length is None:
-        raise ConfigError(
-            f"the positions of model.path={experiment.model['path']} are not known here; give data.context_length"
-        )
+        raise ConfigError(f"this command does not load model.path={experiment.model['path']}; give data.context_length")
     known = data.context_length if "path" in experiment.model else DEFAULT_POSITIONS
     length = experiment.window(experiment.model.get("max_position_embeddings", known))
     prepared = prepare(data, experiment.tokenizer)
@@ -67,9 +65,9 @@ def show(path: str, overrides: list[str]):
 
 
 def run_order(experiment: LanguageExperiment, prepared, length: int):
-    """The training examples as the run takes them, the `groups` of whose tokens are the numbers of their documents.
+    """The training examples in the order of the run; the `groups` of their tokens are document numbers.
 
-    Of a stream whose first block is still to be written, the examples as they are in the corpus.
+    For a stream whose first block is not written yet, they are in the order of the corpus.
     """
     from data_prep.tokens.stream import in_order
 
@@ -84,7 +82,7 @@ def run_order(experiment: LanguageExperiment, prepared, length: int):
 
 
 def free_picture_path(folder: Path) -> Path:
-    """Where a picture can go: into a folder if it is there, else here; under a name that no file but its own has."""
+    """A path for the picture, in the folder if it exists, or else here, that overwrites only an earlier picture."""
     import PIL.Image
 
     def is_ours(path: Path) -> bool:
@@ -100,7 +98,7 @@ def free_picture_path(folder: Path) -> Path:
 
 
 def print_row(row: int, batch: dict[str, list[int]], tokenizer):
-    """Print how long a row of a batch is, and how its text begins, with `|` between tokens; of the first, tokens."""
+    """Print a row's length and the beginning of its text, with `|` between tokens; for row 0, also some tokens."""
     ids, targets = batch["input_ids"], sum(label != -100 for label in batch["labels"][1:])
     text = "|".join(repr(tokenizer.decode([token]))[1:-1] for token in ids)
     print(f"example {row}: {format_count(len(ids), 'token')}, {format_count(targets, 'target')}")
@@ -110,7 +108,7 @@ def print_row(row: int, batch: dict[str, list[int]], tokenizer):
 
 
 def _print_tokens(batch: dict[str, list[int]], tokenizer):
-    """Print a line for each of some tokens of a row: those around the first target."""
+    """Print one line per token for the tokens around the first target."""
     ids, labels = batch["input_ids"], batch["labels"]
     title, name = ("mask", "attention_mask") if "attention_mask" in batch else ("place", "position_ids")
     first = next((i for i, label in enumerate(labels) if i and label != -100), 0)
@@ -121,12 +119,12 @@ def _print_tokens(batch: dict[str, list[int]], tokenizer):
 
 
 def draw_batch(batch: dict, path: Path) -> Path:
-    """A picture of a batch whose `groups` are numbers of documents: these, labels that are masked, and padding."""
+    """Draw a batch whose `groups` are document numbers: documents, masked labels and padding."""
     import matplotlib.pyplot as plt
 
     documents, padding = batch["groups"].numpy(), batch["groups"].numpy() < 0
     is_target = (batch["labels"] != -100).numpy()
-    is_target[:, 0] = False  # nothing predicts it
+    is_target[:, 0] = False  # the first token is never predicted
     colours = np.where(
         is_target[..., None], COLOURS[documents % len(COLOURS)], MASKED_COLOURS[documents % len(COLOURS)]
     )
@@ -152,7 +150,7 @@ def draw_batch(batch: dict, path: Path) -> Path:
 
 
 def _add_legend(figure, used: np.ndarray, has_masked: bool, has_padding: bool, begins: int):
-    """A legend of what there is in the picture."""
+    """Add a legend of what occurs in the picture."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -163,7 +161,7 @@ def _add_legend(figure, used: np.ndarray, has_masked: bool, has_padding: bool, b
     if has_padding:
         entries["padding"] = Patch(facecolor="white", edgecolor="grey")
     if begins:
-        entries["attention begins anew"] = Line2D([], [], color="black", marker="|", ls="", ms=12)
+        entries["attention restarts"] = Line2D([], [], color="black", marker="|", ls="", ms=12)
     figure.legend(
         entries.values(),
         entries.keys(),

@@ -1,4 +1,4 @@
-"""What is checked of more than one setting: ranges, folders, names; whatever is wrong is a `ConfigError`."""
+"""`ConfigError`, warnings, and checks shared by several settings: ranges, licences and language codes."""
 
 import difflib
 import os
@@ -13,60 +13,65 @@ LICENCES = (
     "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail", "cdla-sharing-1.0", "odc-by", "llama3", "unknown",
     "other",
 )  # fmt: skip
-"""Some that the Hub knows; it knows more."""
+"""Common licences of the Hub, to suggest a near one; the Hub knows more."""
 
 
 LANGUAGE_CODE = r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*|multilingual|code"
 
 
 class ConfigError(Exception):
-    """What is wrong with what the user gave, in one sentence: what was given, what is allowed, what to do."""
+    """A user's mistake in one sentence: what was given, what is allowed, what to do."""
 
 
 @cache
 def warn(sentence: str):
-    """Say what is odd in what the user gave, once, by one of the processes of a run."""
+    """Print a warning once, on the first process of a run only."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
 def check_minimum(section: str, values, **minima):
-    """Fields of a section that are None or no smaller."""
+    """`ConfigError` if a field is below its minimum; None is allowed."""
     for key, least in minima.items():
         if (value := getattr(values, key)) is not None and value < least:
             raise ConfigError(f"{section}.{key}={value} is too small; it must be at least {least}")
 
 
 def check_maximum(section: str, values, **maxima):
-    """Fields of a section that are None or no larger."""
+    """`ConfigError` if a field is above its maximum; None is allowed."""
     for key, most in maxima.items():
         if (value := getattr(values, key)) is not None and value > most:
             raise ConfigError(f"{section}.{key}={value} is too large; it must be at most {most:,}")
 
 
 def check_fraction(section: str, values, *keys: str):
-    """Fields of a section that are shares, 1 left out."""
+    """`ConfigError` if a field is not in [0, 1)."""
     for key in keys:
         if not 0 <= (value := getattr(values, key)) < 1:
             raise ConfigError(f"{section}.{key}={value} is out of range; it must be at least 0 and below 1")
 
 
 def check_licence(name: str, licence: str | None):
-    """`ConfigError` for what is no text; a warning for what does not have the form of the Hub's names of licences."""
+    """`ConfigError` for a licence that is empty, a list or a mapping; warn if it does not look like a Hub licence."""
     if licence is None or re.fullmatch(r"[a-z0-9]+([.+-]+[a-z0-9]+)*\+*", licence):
         return
     plain = "-".join(licence.lower().strip("[]{}").split())
     nearest = difflib.get_close_matches(plain, LICENCES, n=1) or ["apache-2.0, mit or cc-by-4.0"]
     _check_not_list(name, licence, nearest[0])
-    warn(f"{name}={licence} is written as no licence of the Hub is, which may refuse the card; near it is {nearest[0]}")
+    warn(
+        f"{name}={licence} is not written like a Hub licence, and the Hub may reject the model card; "
+        f"did you mean {nearest[0]}?"
+    )
 
 
 def check_language(name: str, language: str | None):
-    """The same, of the codes of languages."""
+    """As `check_licence`, for a language code."""
     if language is None or re.fullmatch(LANGUAGE_CODE, language):
         return
-    _check_not_list(name, language, "one code of ISO 639, such as en or de")
-    warn(f"{name}={language} is no code of ISO 639, such as en or de, so that the Hub may refuse the card")
+    _check_not_list(name, language, "one ISO 639 code, such as en or de")
+    warn(
+        f"{name}={language} is not an ISO 639 code, and the Hub may reject the model card; give a code such as en or de"
+    )
 
 
 def _check_not_list(name: str, text: str, remedy: str):
@@ -77,9 +82,9 @@ def _check_not_list(name: str, text: str, remedy: str):
 
 
 def build(cls: type, section: str, values: dict):
-    """Construct what a section describes; the constructor's own complaint becomes a `ConfigError`."""
+    """Construct `cls` from a section's values; an error of the constructor becomes a `ConfigError`."""
     try:
         return cls(**values)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        complaint = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(f"{section}: {complaint.removeprefix('ValueError: ').removeprefix('TypeError: ')}") from None
+        message = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{section}: {message.removeprefix('ValueError: ').removeprefix('TypeError: ')}") from None

@@ -1,4 +1,4 @@
-"""The two kinds of experiment, for text and for algorithmic tasks: their sections, and their defaults for training."""
+"""The two kinds of experiment, language models and algorithmic tasks: their sections and training defaults."""
 
 import itertools
 from collections import Counter
@@ -20,7 +20,7 @@ from .sections import (
     TokenizerSection,
 )
 
-# Where pre-training wants something else than transformers' fine-tuning defaults.
+# Pre-training defaults that differ from transformers', which are meant for fine-tuning.
 LM_TRAINING = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 32,
@@ -38,12 +38,12 @@ LM_TRAINING = {
     "save_steps": 0.2,
     "save_total_limit": 2,
     "report_to": "none",
-    "train_sampling_strategy": "sequential",  # the examples come in the order of the run, shuffled each epoch
-    "remove_unused_columns": False,  # the collator reads `prompt_length`, which no forward takes
+    "train_sampling_strategy": "sequential",  # the data set itself shuffles each epoch
+    "remove_unused_columns": False,  # the collator reads `prompt_length`, which is no argument of forward
     "ddp_find_unused_parameters": False,
 }
 
-# Small tables and thousands of cheap steps: a constant rate, no clipping, whole batches, our own evaluations.
+# Small tables and thousands of cheap steps: a constant learning rate, no clipping, full batches, our own evaluations.
 ALGORITHMIC_TRAINING = {
     "per_device_train_batch_size": 512,
     "per_device_eval_batch_size": 1024,
@@ -59,30 +59,30 @@ ALGORITHMIC_TRAINING = {
     "save_strategy": "no",
     "save_total_limit": 1,
     "dataloader_drop_last": True,
-    "train_sampling_strategy": "sequential",  # the equations are shuffled anew each epoch, by their own seed
+    "train_sampling_strategy": "sequential",  # the equations are reshuffled each epoch, with their own seed
     "report_to": "none",
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,
 }
 
 UNSUPPORTED = {
-    "accelerator_config": "how batches are shared out is for the run to say",
+    "accelerator_config": "the run decides how batches are distributed",
     "auto_find_batch_size": "it would lose or repeat examples of the run",
-    "batch_eval_metrics": "validation is measured as a whole",
+    "batch_eval_metrics": "validation metrics are computed over the whole split",
     "dataloader_drop_last": "it would lose examples of the run",
-    "deepspeed": "several GPUs are used by `accelerate launch`",
-    "eval_do_concat_batches": "validation is measured as a whole",
-    "hub_revision": "main is pushed to",
+    "deepspeed": "use `accelerate launch` for several GPUs",
+    "eval_do_concat_batches": "validation metrics are computed over the whole split",
+    "hub_revision": "runs are pushed to main",
     "hub_token": "it would be written into the run; use `hf auth login`",
     "ignore_data_skip": "a resumed run would repeat examples",
-    "include_num_input_tokens_seen": "targets are always counted, and these would be added to them",
-    "label_smoothing_factor": "transformers would smooth other tokens than the targets",
-    "parallelism_config": "several GPUs are used by `accelerate launch`",
-    "remove_unused_columns": "the collator reads columns that no model takes",
-    "train_sampling_strategy": "it would undo the order of the run, in which each epoch is shuffled",
+    "include_num_input_tokens_seen": "targets are always counted, and these would be counted twice",
+    "label_smoothing_factor": "transformers would also smooth tokens that are not targets",
+    "parallelism_config": "use `accelerate launch` for several GPUs",
+    "remove_unused_columns": "the collator needs columns that the model does not take",
+    "train_sampling_strategy": "it would override the order of the run, in which each epoch is shuffled",
     "use_liger_kernel": "it has no kernels for these models",
 }
-"""Settings that can only have the default, and why: what the Trainer offers and a run cannot do."""
+"""Trainer settings that a run does not support, and why; only their defaults are allowed."""
 
 UNSUPPORTED_FOR_EQUATIONS = {
     "activation_checkpointing": "equations are short",
@@ -92,31 +92,31 @@ UNSUPPORTED_FOR_EQUATIONS = {
     "label_smoothing_factor": "answers are exact",
     "load_best_model_at_end": "the last model is kept",
     "metric_for_best_model": "the last model is kept",
-    "neftune_noise_alpha": "replicas have no embeddings in common",
-    "num_train_epochs": "training.max_steps is the length of a run",
+    "neftune_noise_alpha": "replicas do not share embeddings",
+    "num_train_epochs": "training.max_steps sets the length of a run",
     "optim": "optimizer.kind is adamw or muon",
-    "push_to_hub": "`python -m publishing FOLDER` publishes what came out",
-    "train_sampling_strategy": "equations are shuffled anew each epoch",
+    "push_to_hub": "`python -m publishing FOLDER` publishes the result",
+    "train_sampling_strategy": "equations are reshuffled each epoch",
 }
-"""The same, of a run on equations."""
+"""The same, for a run on equations."""
 
 ALWAYS_DONE = {
-    "enable_jit_checkpoint": (True, "a run that gets SIGTERM is saved"),
-    "restore_callback_states_from_checkpoint": (True, "a resumed run restores its own"),
-    "train_sampling_strategy": ("random", "each epoch is shuffled, in an order that a resumed run goes on with"),
+    "enable_jit_checkpoint": (True, "a run that receives SIGTERM is saved"),
+    "restore_callback_states_from_checkpoint": (True, "a resumed run restores its callbacks"),
+    "train_sampling_strategy": ("random", "each epoch is shuffled, in an order that a resumed run continues"),
 }
-"""What the Trainer can be asked for and a run does without: the value that asks for it, and what it does."""
+"""Trainer settings for things that a run always does: the value that requests it, and what the run does anyway."""
 
 CHOSEN = {
-    "training.output_dir": "runs/NAME, after CONFIG",
-    "training.bf16": "true where the hardware multiplies bfloat16 matrices faster than float32, unless fp16 is given",
-    "training.use_cpu": "true where there is no accelerator",
+    "training.output_dir": "runs/NAME, where NAME is that of CONFIG",
+    "training.bf16": "true if the hardware multiplies bfloat16 matrices faster than float32, unless fp16 is given",
+    "training.use_cpu": "true if there is no accelerator",
     "training.do_eval": "true, with eval_strategy=no false",
     "training.dataloader_pin_memory": "true, on the CPU false",
     "training.hub_model_id": "the name of output_dir",
     "training.run_name": "the name of output_dir",
 }
-"""Defaults that are chosen when a run begins, in words."""
+"""Defaults that are computed when a run starts, described."""
 
 ALGORITHMIC_MODEL = {
     "hidden_size": 128,
@@ -127,15 +127,15 @@ ALGORITHMIC_MODEL = {
 
 
 NON_SECTION_FIELDS = ("name", "overrides")
-"""What an experiment has beside its sections."""
+"""Fields of an experiment that are not sections."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked experiment. `model` and `training` stay dictionaries: their classes are too heavy to import here."""
+    """A checked experiment. `model` and `training` remain dictionaries: importing their classes takes seconds."""
 
     name: str
-    """The last part of `training.output_dir`, which is what a run is called wherever it is named."""
+    """The last part of `training.output_dir`, used as the name of the run everywhere."""
     model: dict
     data: DataSection | EquationsSection
     training: dict
@@ -144,7 +144,7 @@ class Experiment:
     resume: ResumeSection
     card: CardSection
     overrides: dict = field(default_factory=dict, kw_only=True)
-    """What was given after the file, by `section.key`."""
+    """The command-line overrides, by `section.key`."""
 
     script: ClassVar[str]
     model_defaults: ClassVar[dict] = {}
@@ -164,7 +164,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class LanguageExperiment(Experiment):
-    """What `train_lm.py` runs."""
+    """An experiment that `train_lm.py` runs."""
 
     data: DataSection
     tokenizer: TokenizerSection
@@ -173,32 +173,32 @@ class LanguageExperiment(Experiment):
     script = "train_lm.py"
     training_defaults = LM_TRAINING
     unsupported = UNSUPPORTED
-    chosen = CHOSEN | {"training.greater_is_better": "false: of every metric that is measured, lower is better"}
+    chosen = CHOSEN | {"training.greater_is_better": "false: for every measured metric, lower is better"}
 
     def __post_init__(self):
         run, cache = Path(self.training["output_dir"]), Path(self.data.cache_dir)
-        if run.resolve() == cache.resolve():  # one holds a run and nothing else
+        if run.resolve() == cache.resolve():  # a run folder holds nothing else
             raise ConfigError(
-                f"training.output_dir={run} is data.cache_dir, which is for prepared data; choose another"
+                f"training.output_dir={run} is also data.cache_dir, which is for prepared data; choose another"
             )
 
     def window(self, positions: int, start: str | None = None) -> int:
-        """Tokens a window, for a model of so many positions, those of a checkpoint to `start` from if there is one.
+        """Tokens per window, for a model with this many positions (of the checkpoint `start`, if there is one).
 
-        `ConfigError` unless they are enough, and at least 2.
+        `ConfigError` if the positions are fewer than 2, or than the window is long.
         """
         length = self.data.context_length or positions
         if positions < 2:
             raise ConfigError(f"model.max_position_embeddings={positions} is too small; it must be at least 2")
         if length > positions:
-            remedy = "; lower the one or raise the other" if start is None else f" of {start}; lower it"
+            remedy = "; lower the first or raise the second" if start is None else f" of {start}; lower it"
             raise ConfigError(
                 f"data.context_length={length} is longer than model.max_position_embeddings={positions}{remedy}"
             )
         return length
 
 
-# What the replicas of an algorithmic experiment can differ in: settings that change no tensor's shape.
+# Settings that the replicas of an algorithmic experiment can differ in: they do not change the shape of any tensor.
 REPLICABLE = {
     "training": ("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     "optimizer": (
@@ -211,7 +211,7 @@ REPLICABLE = {
 
 @dataclass(frozen=True)
 class AlgorithmicExperiment(Experiment):
-    """What `train_algorithmic.py` runs."""
+    """An experiment that `train_algorithmic.py` runs."""
 
     data: EquationsSection
     evaluation: EvaluationSection
@@ -224,15 +224,15 @@ class AlgorithmicExperiment(Experiment):
         key: why for key, why in UNSUPPORTED.items() if key != "dataloader_drop_last"
     } | UNSUPPORTED_FOR_EQUATIONS
     chosen = CHOSEN | {
-        "model.max_position_embeddings": "the tokens of an equation",
-        "training.num_train_epochs": "as many as training.max_steps makes",
-        "training.per_device_train_batch_size": "512, or all equations of the training split if those are fewer",
+        "model.max_position_embeddings": "the length of an equation in tokens",
+        "training.num_train_epochs": "computed from training.max_steps",
+        "training.per_device_train_batch_size": "512, or the number of training equations if that is smaller",
     }
 
     def replicated(self) -> list["AlgorithmicExperiment"]:
-        """The experiments that run side by side as this one: all combinations of what `replicas` lists.
+        """The replicas of this experiment: all combinations of the values that `replicas` lists.
 
-        Each is complete in itself, has its replica's values for a name, and a folder of that name below this one's.
+        Each is a complete experiment, named by its values, with a folder of that name below this one's.
         """
         axes = [(section, key, values) for section, lists in self.replicas.items() for key, values in lists.items()]
         if not axes:
@@ -250,6 +250,6 @@ class AlgorithmicExperiment(Experiment):
         return replica.with_value("training", "output_dir", str(Path(self.training["output_dir"]) / name))
 
     def with_value(self, section: str, key: str, value) -> "AlgorithmicExperiment":
-        """The same experiment, but for one setting."""
+        """A copy of the experiment with one setting changed."""
         old = getattr(self, section)
         return replace(self, **{section: old | {key: value} if isinstance(old, dict) else replace(old, **{key: value})})

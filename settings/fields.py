@@ -1,6 +1,6 @@
-"""What a class's fields accept, read from its source: annotation, default, and the sentence beneath each.
+"""Reads the fields of a class from its source: annotation, default, and docstring of each.
 
-Importing the class would be simpler, and would cost seconds where it lives in a package that imports torch.
+Importing the class would be simpler, but takes seconds if its package imports torch.
 """
 
 import ast
@@ -17,15 +17,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Field:
-    """One setting: what it accepts, its default as a user would write it, its meaning in a sentence."""
+    """One setting: the types that it accepts, its default as a user would write it, its meaning in a sentence."""
 
     accepts: list
-    """Type names, and tuples of the values that a Literal allows."""
+    """Type names, and tuples of the values of a Literal."""
     default: Any
     meaning: str
 
     def check(self, value: Any) -> Any:
-        """Return the value as the annotation wants it (`1e3` as an int, `1` as a float), or raise `ValueError`."""
+        """Return the value converted to the annotated type (`1e3` to an int, `1` to a float), or raise `ValueError`."""
         choices = [choice for kind in self.accepts if isinstance(kind, tuple) for choice in kind]
         if value is False and "no" in [self.default, *choices]:
             value = "no"  # YAML reads an unquoted `no` as false
@@ -38,7 +38,7 @@ class Field:
                     return None
             elif (cast := CASTS.get(kind, _unchanged)(value)) is not None:
                 return cast
-        finite = ", a finite one" if isinstance(value, float) and not math.isfinite(value) else ""
+        finite = ", which must be finite" if isinstance(value, float) and not math.isfinite(value) else ""
         raise ValueError(f"it takes {self.type_name}{finite}")
 
     @property
@@ -55,7 +55,7 @@ def _cast_int(value):
 
 
 def _cast_float(value):
-    """No setting has a meaning as NaN or as an infinity, and neither compares as the checks of ranges expect."""
+    """Reject NaN and infinities: no setting has a meaning for them, and range checks do not catch NaN."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
@@ -68,7 +68,7 @@ def _unchanged(value):
     return value
 
 
-# A type that is not here (an enumeration of transformers, say) is left to its own constructor.
+# Types that are not listed here (such as enumerations of transformers) are checked by their own constructors.
 CASTS = {
     "int": _cast_int,
     "float": _cast_float,
@@ -80,7 +80,7 @@ CASTS = {
 
 
 EMPTY = {"list": list, "dict": dict}
-"""What factories of defaults make."""
+"""Default factories by name."""
 
 
 def _union_members(node: ast.expr, aliases: Mapping[str, str]) -> list:

@@ -24,14 +24,14 @@ def _describe(section: str, name: str, field: Field, kind: type[Experiment]) -> 
     if section == "training" and name in kind.unsupported:
         mark, meanings = ", not supported", [f"Not supported: {kind.unsupported[name]}.", *meanings]
     elif section == "training" and name in ALWAYS_DONE:
-        meanings = [f"Not needed: in any case {ALWAYS_DONE[name][1]}.", *meanings]
+        meanings = [f"Not needed: {ALWAYS_DONE[name][1]} in any case.", *meanings]
     default = '""' if default == "" else default
     head = f"{name}  ({field.type_name}, default {default}{mark})"
-    head = head if len(head) < HELP_WIDTH else head.replace("|", " | ")  # which can be wrapped
+    head = head if len(head) < HELP_WIDTH else head.replace("|", " | ")  # so that it can be wrapped
     return "\n".join([_wrapped(head, "  "), *(_wrapped(meaning, "      ") for meaning in meanings)])
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """A text in lines that a terminal can show, all but the first below each other."""
+    """Wrap a text to the width of the help, with `indent` before its first line."""
     about = {"initial_indent": indent, "subsequent_indent": "      ", "break_long_words": False}
     return textwrap.fill(text, HELP_WIDTH, break_on_hyphens=False, **about)

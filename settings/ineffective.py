@@ -1,6 +1,6 @@
-"""Overrides that would have no effect, said instead of passed over.
+"""Rejects overrides that would have no effect.
 
-What a file says may have none: an override of something else, such as optimizer.kind, may have taken it.
+Settings in the file may have none: an override of another setting, such as optimizer.kind, may have disabled them.
 """
 
 from .checks import ConfigError, warn
@@ -26,8 +26,8 @@ REQUIREMENTS = (
     (("training.eval_delay",), ("training.eval_strategy",), ("steps", "epoch"), "training.eval_strategy=steps"),
     (("training.save_steps",), ("training.save_strategy",), ("steps",), "training.save_strategy=steps"),
 )
-"""Settings, each with what it needs: one of these others at one of these values (None: any but false, 0 and null), and
-how to give it that."""
+"""Settings, the other settings that they require, the values that these must have (None: any but false, 0 and null; one
+is enough), and how to set them."""
 HARMLESS = (
     (
         ("training.hub_strategy", "training.hub_always_push"),
@@ -42,16 +42,16 @@ HARMLESS = (
         "training.gradient_checkpointing=true",
     ),
 )
-"""The same, of settings whose lack of effect changes no result."""
+"""The same, for settings that do not change any result: a warning is enough."""
 
 
 def reject_ineffective_overrides(experiment: Experiment):
-    """`ConfigError` if one of its overrides, or a list of replicas would change nothing."""
+    """`ConfigError` if an override or a list of replicas would have no effect."""
     given = experiment.overrides
     lists = _by_name(getattr(experiment, "replicas", {}))
     for name in given.keys() & lists.keys():
         raise ConfigError(
-            f"{name}={given[name]} has no effect, for replicas.{name}={lists[name]} are trained side by side; "
+            f"{name}={given[name]} has no effect, because replicas.{name}={lists[name]} replaces it; "
             f"give replicas.{name}=[{given[name]}]"
         )
     if isinstance(experiment, LanguageExperiment):
@@ -66,22 +66,22 @@ def reject_ineffective_overrides(experiment: Experiment):
         if any(bool(value) if allowed is None else value in allowed for value in found):
             continue
         for name in (name for name in names if name in said):
-            same = ", and the replicas would be the same" if name in lists else ""
+            same = ", and the replicas would be identical" if name in lists else ""
             sentence = f"{said[name]} has no effect with {others[0]}={settings.get(others[0])}{same}"
             if row not in HARMLESS:
                 raise ConfigError(f"{sentence}; leave it out, or give {remedy}")
-            warn(f"{sentence}, but with {remedy}")
+            warn(f"{sentence}; it needs {remedy}")
 
 
 def _by_name(sections: dict[str, dict]) -> dict:
-    """The settings of sections as they are called in an override."""
+    """The settings of all sections by their override names, `section.key`."""
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def _check_epochs(given: dict, training: dict):
-    """Epochs asked for in an override, where the file asks for steps: transformers would go by the steps."""
+    """`ConfigError` if an override gives epochs and the file gives steps: transformers would ignore the epochs."""
     if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
         raise ConfigError(
             f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
-            f"{training['max_steps']}; give training.max_steps=-1 with it"
+            f"{training['max_steps']}; give training.max_steps=-1 as well"
         )

@@ -1,4 +1,4 @@
-"""An experiment from its YAML file and the overrides that follow it, every key and type checked."""
+"""Loads an experiment from its YAML file and command-line overrides, and checks every key and type."""
 
 import difflib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from .sections import TokenizerSection
 def load_experiment(
     path: str, overrides: list[str], kind: type[Experiment] = LanguageExperiment
 ) -> LanguageExperiment | AlgorithmicExperiment:
-    """Read a YAML file, apply `section.key=value` overrides, check every key and type; `ConfigError` if any is off."""
+    """Read a YAML file, apply `section.key=value` overrides, check keys and types; `ConfigError` if one is wrong."""
     sections, given = read_experiment_file(path, overrides, partial(_takes_only_text, kind=kind))
     classes = sections_of(kind)
     for section in sections:
@@ -42,7 +42,7 @@ def load_experiment(
 
 
 def read_settings(overrides: Sequence[str], sections: Sequence[str]) -> dict[str, dict]:
-    """What `section.key=value` texts give each of these sections, for commands that have no experiment file."""
+    """The sections that `section.key=value` overrides describe, for commands without an experiment file."""
     given = {section: {} for section in sections}
     for name, value in (parse_override(text, partial(_takes_only_text, kind=LanguageExperiment)) for text in overrides):
         section, _, key = name.partition(".")
@@ -52,7 +52,7 @@ def read_settings(overrides: Sequence[str], sections: Sequence[str]) -> dict[str
 
 
 def _takes_only_text(name: str, kind: type[Experiment]) -> bool:
-    """Whether text is all that a setting takes."""
+    """Whether a setting takes only text."""
     section, _, key = name.partition(".")
     field = section_fields(section, kind).get(key) if section in sections_of(kind) else None
     return field is not None and set(field.accepts) <= {"str", "None"}
@@ -65,21 +65,21 @@ def _tokenizer_of_checkpoint(model: dict, tokenizer: dict) -> dict:
         raise ConfigError("model.path= is empty; give the folder or Hub id of a checkpoint, or leave it out")
     if given := [f"model.{key}={value}" for key, value in model.items() if key not in ("path", *DROPOUTS)]:
         raise ConfigError(
-            f"model.path={path} brings its own settings, and {', '.join(given)} would be others; leave out all of "
-            f"this section but path, {', '.join(DROPOUTS)}"
+            f"model.path={path} brings its own settings, which {', '.join(given)} would contradict; leave out all "
+            f"of this section but path, {', '.join(DROPOUTS)}"
         )
     own = {"kind": "pretrained", "path": path}
     for key, value in tokenizer.items():
         if key != "path" and value != own.get(key, getattr(TokenizerSection, key)):
             raise ConfigError(
-                f"tokenizer.{key}={value} makes a vocabulary that model.path={path} has not learnt; leave out the "
-                "section tokenizer"
+                f"tokenizer.{key}={value} changes the vocabulary that model.path={path} was trained with; leave out "
+                "the section tokenizer"
             )
     return own | tokenizer
 
 
 def check_section(section: str, values: dict, kind: type[Experiment] = LanguageExperiment) -> dict:
-    """The section's values, each as its field's type wants it."""
+    """The section's values, checked and converted to the types of its fields."""
     if section == "replicas":
         return {key: _check_replicas(key, lists, kind) for key, lists in values.items() if lists is not None}
     fields = section_fields(section, kind)
@@ -91,15 +91,17 @@ def check_section(section: str, values: dict, kind: type[Experiment] = LanguageE
 
 
 def _check_replicas(section: str, lists: dict, kind: type[Experiment]) -> dict[str, list]:
-    """Lists of values that replicas differ in, each value as its own section would have it."""
+    """The lists of values that replicas differ in, each value checked as in its own section."""
     known = section_fields("replicas")
     _check_known(section, REPLICABLE, f"replicas.{section}", "a section that replicas can differ in")
     if not isinstance(lists, dict):
-        raise ConfigError(f"replicas.{section}={lists!r} holds no lists; write replicas.training.seed=[0,1,2]")
+        raise ConfigError(
+            f"replicas.{section}={lists!r} is not a mapping of lists; write replicas.training.seed=[0,1,2]"
+        )
     for key, values in lists.items():
-        _check_known(f"{section}.{key}", known, f"replicas.{section}.{key}", "something that replicas can differ in")
+        _check_known(f"{section}.{key}", known, f"replicas.{section}.{key}", "a setting that replicas can differ in")
         if not isinstance(values, list):
-            raise ConfigError(f"replicas.{section}.{key}={values!r} is no list of different values; write [0,1,2]")
+            raise ConfigError(f"replicas.{section}.{key}={values!r} is not a list of distinct values; write [0,1,2]")
     fields = section_fields(section, kind)
     checked = {
         key: [_check_value(fields[key], f"replicas.{section}.{key}", value) for value in values]
@@ -107,7 +109,7 @@ def _check_replicas(section: str, lists: dict, kind: type[Experiment]) -> dict[s
     }
     for key, values in checked.items():
         if not values or len(set(values)) < len(values):
-            raise ConfigError(f"replicas.{section}.{key}={values!r} is no list of different values; write [0,1,2]")
+            raise ConfigError(f"replicas.{section}.{key}={values!r} is not a list of distinct values; write [0,1,2]")
     return checked
 
 
@@ -122,5 +124,5 @@ def _check_known(key: str, known, where: str, what: str):
     if key not in known:
         nearest = [ALIASES[key]] if ALIASES.get(key) in known else difflib.get_close_matches(str(key), known, n=1)
         names = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {names}"
+        hint = f"did you mean {nearest[0]}?" if nearest else f"give one of {names}"
         raise ConfigError(f"{where} is not {what}; {hint}")

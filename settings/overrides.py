@@ -1,4 +1,4 @@
-"""An experiment as it is written: a YAML file, and `section.key=value` overrides that follow it."""
+"""Reads an experiment file (YAML) and applies `section.key=value` overrides to it."""
 
 import io
 import re
@@ -58,18 +58,18 @@ ALIASES = {
     "max_length": "context_length",
     "dataset": "source",
 }
-"""What other programs call a setting of ours."""
+"""Names that other programs use for our settings."""
 
 
 def read_experiment_file(path: str, overrides: Sequence[str], is_text: Callable[[str], bool]) -> tuple[dict, dict]:
-    """The sections with the overrides in place, and the overrides by key. `ConfigError` says what cannot be read.
+    """The sections with the overrides applied, and the overrides by key; `ConfigError` if something cannot be read.
 
-    Where a key `is_text`, its override is taken as it is, whatever YAML would make of it.
+    If `is_text(key)`, the override is taken literally and not parsed as YAML.
     """
     written = _read_file(path)
     given = dict(parse_override(text, is_text) for text in overrides)
     for key, value in given.items():
-        # A mapping is replaced, as any other value.
+        # A mapping is replaced like any other value, not merged.
         OmegaConf.update(written, key, escape_interpolation(value) if is_text(key) else value, merge=False)
     try:
         sections = OmegaConf.to_container(written, resolve=True)
@@ -83,7 +83,7 @@ def read_experiment_file(path: str, overrides: Sequence[str], is_text: Callable[
 
 
 def escape_interpolation(value):
-    """The value, written so that a `${` in its texts stands for itself."""
+    """The value with each `${` in its texts escaped, so that OmegaConf takes it literally."""
     if isinstance(value, dict):
         return {key: escape_interpolation(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -99,7 +99,7 @@ def _read_file(path: str) -> DictConfig:
         text = Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"there is no experiment file {path}; `ls configs/*` shows the ones that come with Kindling"
+            f"there is no experiment file {path}; `ls configs/*` lists those that come with Kindling"
         ) from None
     except OSError as error:
         named = path if len(path) < 200 else f"{path[:40]}..."
@@ -111,7 +111,7 @@ def _read_file(path: str) -> DictConfig:
         _check_sections(path, OmegaConf.to_container(written))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, RecursionError):  # OmegaConf's complaint of a number, and YAML's of brackets in brackets
+    except (OSError, RecursionError):  # raised by OmegaConf for a number, and by YAML for deeply nested brackets
         raise ConfigError(f"{path} holds no sections; {EXPECTED_SECTIONS}") from None
     return written
 
@@ -125,14 +125,14 @@ def _check_sections(path: str, written):
 
 
 def parse_override(text: str, is_text: Callable[[str], bool]) -> tuple[str, typing.Any]:
-    """Key and value of `section.key=value`, as YAML has it, or as it is where a key `is_text`."""
+    """Key and value of `section.key=value`, the value parsed as YAML, or taken literally if `is_text(key)`."""
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
-        raise ConfigError(f"{text!r} is no override; write section.key=value, as in training.learning_rate=1e-3")
+        raise ConfigError(f"{text!r} is not an override; write section.key=value, as in training.learning_rate=1e-3")
     if is_text(key) and value != "null":
         return key, value
     if "${" in value:
-        raise ConfigError(f"{text!r} points to another setting, which only a file can; write the value itself")
+        raise ConfigError(f"{text!r} refers to another setting, which only works in a file; write the value itself")
     try:
         return key, OmegaConf.select(OmegaConf.from_dotlist([text]), key)
     except (YAMLError, OmegaConfBaseException, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Every setting that a section may hold: type, default and meaning, read from the source that defines it."""
+"""The settings of each section: type, default and meaning, read from the source that defines them."""
 
 import dataclasses
 import importlib.util
@@ -22,36 +22,36 @@ DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 KINDS = {kind.script: kind for kind in (LanguageExperiment, AlgorithmicExperiment)}
 
 
-# A switch for our scripts; transformers declares a path and leaves its use to the script.
+# Our scripts also take a switch; transformers declares only a path, and leaves its use to the script.
 RESUME_FIELD = Field(
-    ["bool", "str"], False, "Go on from the newest checkpoint of output_dir, if any, or from this folder."
+    ["bool", "str"], False, "Resume from the newest checkpoint of output_dir, if any, or from this folder."
 )
 
 
 MODEL_PATH_FIELD = Field(
     ["str", "None"],
     None,
-    "Checkpoint to start from, a folder or a Hub id: a GPT-2, a Llama or one of Kindling's, which brings its tokenizer "
-    "and every setting of this section but the dropouts; null means from scratch.",
+    "Checkpoint to start from, a folder or Hub id of a GPT-2, Llama or Kindling model. It brings its tokenizer and all "
+    "settings of this section but the dropouts. null means training from scratch.",
 )
 
 
 @cache
 def sections_of(kind: type[Experiment]) -> dict[str, type]:
-    """Section names of a kind of experiment, and the class of each."""
+    """The section names of a kind of experiment, with their classes."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in NON_SECTION_FIELDS}
 
 
 def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:
-    """Every key that a section may hold, with the defaults of a kind of experiment."""
+    """The settings of a section by name, with the defaults of a kind of experiment."""
     if section == "model":
         start = {"path": MODEL_PATH_FIELD} if kind is LanguageExperiment else {}
         return start | _with_defaults(_model_fields(), kind.model_defaults)
     if section == "training":
         package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
         fields = read_fields(package / "training_args.py", "TrainingArguments", package / "trainer_utils.py")
-        # transformers' annotation knows texts alone, its documentation a switch.
+        # transformers annotates it as text only, but documents a switch too.
         fsdp = dataclasses.replace(fields["fsdp"], accepts=["bool", *fields["fsdp"].accepts])
         return _with_defaults(fields, kind.training_defaults) | {"resume_from_checkpoint": RESUME_FIELD, "fsdp": fsdp}
     if section == "replicas":
@@ -68,7 +68,7 @@ def _model_fields() -> dict[str, Field]:
     fields = read_fields(source, "KindlingConfig", parts)
     for name, gpt in read_fields(source, "KindlingGPTConfig", parts).items():
         fields[name] = dataclasses.replace(fields[name], meaning=f"{fields[name].meaning} kindling_gpt: {gpt.default}.")
-    family = Field([MODEL_TYPES], MODEL_TYPES[0], "Family: which row of defaults to start from.")
+    family = Field([MODEL_TYPES], MODEL_TYPES[0], "Model family, which determines the defaults.")
     vocab = Field(["int", "None"], None, "Rows of the embedding; null means the tokenizer's size.")
     kept = {name: field for name, field in fields.items() if name not in FROM_TOKENIZER}
     return {"type": family} | kept | {"vocab_size": vocab}
@@ -82,5 +82,5 @@ def _with_defaults(fields: dict[str, Field], defaults: dict) -> dict[str, Field]
 
 
 def drop_unknown_to_transformers(values: dict, fields: dict[str, Field]) -> dict:
-    """The values but for those that the installed transformers has no field for."""
+    """The values without those that the installed transformers has no field for."""
     return {key: value for key, value in values.items() if key in fields}

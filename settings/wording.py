@@ -1,24 +1,24 @@
-"""Numbers as a sentence has them."""
+"""Formats counts and sizes for sentences."""
 
 UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def format_count(count: int, noun: str) -> str:
-    """So many of something: `1 document`, `1,000 documents`."""
+    """A count with its noun: `1 document`, `1,000 documents`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def count_is(count: int, noun: str) -> str:
-    """The beginning of a sentence on so many: `1 document is`, `2 documents are`."""
+    """A count with its noun and verb: `1 document is`, `2 documents are`."""
     return f"{format_count(count, noun)} {'is' if count == 1 else 'are'}"
 
 
 def all_count_is(count: int, noun: str) -> str:
-    """The same where there are no others: `the only document is`, `all 2 documents are`."""
+    """As `count_is`, for all that there are: `the only document is`, `all 2 documents are`."""
     return f"the only {noun} is" if count == 1 else f"all {count_is(count, noun)}"
 
 
 def format_bytes(count: float) -> str:
-    """So many bytes: `1 byte`, `1.5 kB`, `2.2 GB`."""
+    """A size in bytes: `1 byte`, `1.5 kB`, `2.2 GB`."""
     unit = next((unit for unit, size in UNITS.items() if count >= size), None)
     return f"{count / UNITS[unit]:.1f} {unit}" if unit else format_count(round(count), "byte")

@@ -1,4 +1,4 @@
-"""Arrays in files that are on the disk before anything counts on them."""
+"""Writes arrays to files and flushes them to disk."""
 
 import io
 import os
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class TokenFile:
-    """An `.npy` file of one dimension that grows: appended to as it comes, its length written at the end."""
+    """A one-dimensional `.npy` file that ids are appended to; its length is written on closing."""
 
     def __init__(self, path: Path, dtype):
         self.file = path.open("wb")
@@ -23,7 +23,7 @@ class TokenFile:
         self.length += len(array)
 
     def close(self):
-        """Write the length, and all of it to the disk."""
+        """Write the length and flush the file to disk."""
         self.file.seek(0)
         self._write_header()  # numpy pads headers so that a longer first dimension fits in the same place
         self.file.flush()
@@ -36,10 +36,10 @@ class TokenFile:
 
 
 def save_array(path: Path, array: np.ndarray):
-    """As `np.save`, and on the disk when it returns."""
+    """As `np.save`, and flushed to disk on return."""
     whole = io.BytesIO()
     np.save(whole, array)
     with path.open("wb") as file:
-        file.write(whole.getbuffer())  # not by numpy, whose complaint of a full disk does not say so
+        file.write(whole.getbuffer())  # not by numpy, whose error does not say that the disk is full
         file.flush()
         os.fsync(file.fileno())

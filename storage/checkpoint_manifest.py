@@ -1,4 +1,4 @@
-"""Checkpoint folders: how they are named, and the manifest of hashes that verifies them."""
+"""Checkpoint folders: their names, and the manifest of hashes that verifies them."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ STAGING_PREFIX = ".staging-"
 
 
 NOTE_SUFFIXES = (".md", ".txt", ".log", ".csv", ".png", ".svg", ".pdf", ".html")
-"""What people put beside a checkpoint, and no loader of transformers reads but for these."""
+"""Suffixes of files that people add to a checkpoint; no loader reads them, except `VOCABULARY_FILES`."""
 
 
 VOCABULARY_FILES = ("vocab.txt", "merges.txt")
@@ -36,7 +36,7 @@ VOCABULARY_FILES = ("vocab.txt", "merges.txt")
 
 
 def write_manifest(folder: Path):
-    """Write the manifest of a folder as it is, and see that all of it is on the disk."""
+    """Write the manifest of a folder's present files, and flush everything to disk."""
     manifest = folder / MANIFEST
     manifest.unlink(missing_ok=True)
     files = {}
@@ -50,7 +50,7 @@ def write_manifest(folder: Path):
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, the file by its name; None if it is as it was when it was sealed."""
+    """What is wrong with a checkpoint and in which file; None if it matches its manifest."""
     if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     try:
@@ -64,20 +64,20 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _find_difference(folder: Path, name: str, size: int, known_hash: str) -> str | None:
-    """What is other in a file than it was."""
+    """How a file differs from its manifest entry; None if it does not."""
     path = folder / name
     if not path.is_file():
         return f"{name} is missing"
     if (found := path.stat().st_size) != size:
         return f"{name} has {found:,} bytes, not {size}"
     try:
-        return None if _hash(path) == known_hash else f"{name} is not what was written"
+        return None if _hash(path) == known_hash else f"{name} does not match its hash"
     except OSError as error:
         return f"{name} cannot be read, {error.strerror}"
 
 
 def _unexpected_file(folder: Path, expected: Iterable[str]) -> str | None:
-    """What has been put into the folder since: some loader might read it, but not what is hidden, nor notes."""
+    """An unexpected file that a loader might read, as a sentence; hidden files and notes are allowed."""
     known = {folder / MANIFEST, *(folder / name for name in expected)}
     known |= {parent for path in known for parent in path.parents}
     strange = {path.relative_to(folder) for path in folder.rglob("*") if path not in known}
@@ -95,11 +95,11 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
-# ---- those of a run
+# ---- the folders of a run
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """The folders of a run that have a checkpoint's name, the newest, of the most steps, first."""
+    """The checkpoint folders of a run, newest (most steps) first."""
     return sorted(
         (path for path in run.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name)),
         key=checkpoint_step,
@@ -108,5 +108,5 @@ def checkpoint_folders(run: Path) -> list[Path]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint's folder is named after."""
+    """The training step in the name of a checkpoint folder."""
     return int(CHECKPOINT_NAME.fullmatch(path.name)[1])

@@ -1,4 +1,4 @@
-"""Files that a crash leaves as they were, or as they are to be, never torn; and what is wrong with those of a user."""
+"""Atomic writes, and one-sentence errors for files that cannot be read or written."""
 
 import dataclasses
 import errno
@@ -18,7 +18,7 @@ from settings.checks import ConfigError
 
 
 def write_atomically(path: Path, content: str | bytes):
-    """Write a file, on the disk when it returns; until then the one that was there before is whole."""
+    """Write a file atomically and flush it to disk; a crash leaves either the old file or the new one."""
     staging = path.with_name(f".{path.name}.new")
     try:
         staging.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: str | bytes):
 
 
 def flush(path: Path):
-    """Have the system write a file, or a folder's names, to the disk."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -40,7 +40,7 @@ def flush(path: Path):
 
 
 def append_or_restore(path: Path, text: str):
-    """Add to a text file; where the disk takes not all of it, the file stays as it was."""
+    """Append to a text file; if the disk is full, the file is restored to what it was."""
     with path.open("ab", buffering=0) as file:
         before, left = file.tell(), text.encode()
         try:
@@ -52,66 +52,66 @@ def append_or_restore(path: Path, text: str):
 
 
 def write_json(path: Path, value):
-    """As `write_atomically`, a value that a person may want to read."""
+    """Write a value as indented JSON, as `write_atomically` does."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file."""
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def report_file_errors(path: Path, remedy: str) -> Iterator[None]:
-    """Whatever goes wrong with a file in the block is said of it, in one sentence: a `ConfigError`."""
+    """Turn any error in the block into a `ConfigError` that names the file and the `remedy`."""
     try:
         yield
-    except ConfigError:  # which says it all
+    except ConfigError:  # already a complete sentence
         raise
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from error
     except KeyError as error:
-        raise ConfigError(f"{path} is damaged: it has no {error}; {remedy}") from error
-    except Exception as error:  # as broad as what can be wrong with files: tokenizers raises nothing narrower
+        raise ConfigError(f"{path} is damaged: it lacks {error}; {remedy}") from error
+    except Exception as error:  # tokenizers raises nothing narrower
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"{path} is damaged: {reason}; {remedy}") from error
 
 
 def read_mapping(path: Path, remedy: str) -> dict:
-    """Keys and values of a file, JSON or YAML as its name says. `ConfigError` with the `remedy` if it holds none."""
+    """The mapping in a JSON or YAML file; `ConfigError` with the `remedy` if it is not a mapping."""
     with report_file_errors(path, remedy):
         text = path.read_text(encoding="utf-8")
         return _mapping(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
 
 
 def read_json_lines(path: Path, remedy: str) -> list[dict]:
-    """Those of each line of a JSON lines file. `ConfigError` as above."""
+    """The mappings in a JSON lines file, one per line; `ConfigError` as for `read_mapping`."""
     with report_file_errors(path, remedy):
         return [_mapping(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _mapping(value) -> dict:
     if not isinstance(value, dict):
-        raise TypeError("it holds no keys and values")
+        raise TypeError("it is not a mapping of keys to values")
     return value
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether an error says that a disk, or a quota, is full: Rust's and Arrow's tell the number in their text."""
+    """Whether an error means a full disk or quota; errors of Rust and Arrow have its number in their text."""
     number = re.search(r"(?:os error|errno) (\d+)", str(error))
     return (getattr(error, "errno", None) or (number and int(number[1]))) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def from_saved(cls: type, values: dict):
-    """An instance of a dataclass from what was saved, by this version or one that saves more."""
+    """An instance of a dataclass from saved values; unknown ones, of a later version, are ignored."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in names})
 
 
 @contextmanager
 def report_full_disk(what: str, path: Path | str, remedy: str) -> Iterator[None]:
-    """A full disk in the block is a `ConfigError` that says it of `path`, and `what` it is called."""
+    """Turn a full disk in the block into a `ConfigError` about `what` (its name) and `path`."""
     try:
         yield
     except ConfigError:
@@ -124,20 +124,22 @@ def report_full_disk(what: str, path: Path | str, remedy: str) -> Iterator[None]
 
 @contextmanager
 def report_system_errors() -> Iterator[None]:
-    """What the system refuses to any command: a name that is too long is a `ConfigError`, a full disk the exit code 1
-    and a sentence."""
+    """Report system errors of any command: a file name that is too long as a `ConfigError`, a full disk by a sentence
+    and exit code 1."""
     try:
         yield
     except Exception as error:
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise ConfigError(f"{str(error.filename)[:60]}... is too long a name; give a shorter one") from None
+            raise ConfigError(
+                f"{str(error.filename)[:60]}... is too long for a file name; give a shorter one"
+            ) from None
         if not is_disk_full(error):
             raise
-        sys.exit(f"there is no room left ({error}); make room, and give the same command again")
+        sys.exit(f"there is no room left ({error}); make room, and run the same command again")
 
 
 def check_writable(folder: Path, what: str):
-    """`ConfigError` unless `folder`, which need not be there yet, can be written to; `what` it is called."""
+    """`ConfigError` unless `folder` can be written to; it may not exist yet. `what` is its name in the message."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
         tempfile.TemporaryFile(dir=there).close()
@@ -147,11 +149,11 @@ def check_writable(folder: Path, what: str):
 
 @contextmanager
 def remove_new_empty_folders(folder: Path) -> Iterator[None]:
-    """Afterwards, of `folder` and those above it, remove what was made in the block and is empty."""
+    """After the block, remove `folder` and its parents if they were created in it and are empty."""
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         yield
     finally:
         for path in made:
-            with suppress(OSError):  # something is in there, or it was never made
+            with suppress(OSError):  # not empty, or never created
                 path.rmdir()

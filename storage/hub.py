@@ -1,4 +1,4 @@
-"""Asking the Hugging Face Hub: patiently while a failure may pass, and in one sentence where it will not."""
+"""Requests to the Hugging Face Hub: retries of transient failures, one-sentence errors for permanent ones."""
 
 import errno
 import itertools
@@ -31,30 +31,30 @@ PERMANENT = (
     errors.OfflineModeIsEnabled,
 )
 CHECK_SECONDS = 10.0
-"""How long the Hub may take to answer whether it has something."""
+"""Timeout for asking the Hub whether it has a repository."""
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
-"""The HTTP library's errors, of whatever version, of a server that is not there. One that is slow or hangs up is."""
+"""Errors of the HTTP library, of any version, for a server that cannot be reached (not for one that is slow)."""
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
-"""Of which a folder of a model, an adapter or a tokenizer has at least one."""
+"""Files of which a folder with a model, an adapter or a tokenizer has at least one."""
 Result = TypeVar("Result")
 
 _known_repositories: set[tuple[str, str]] = set()
-"""Names and kinds of what the Hub was asked for already."""
+"""Names and kinds of repositories that were already checked."""
 _unreachable_reason = ""
-"""What went wrong when the Hub was looked for; from then on this process has what the cache has, as offline."""
+"""Why the Hub could not be reached; from then on this process is offline and uses only the cache."""
 
 
 def with_retries(what: str, action: Callable[[], Result], done: str = "read") -> Result:
-    """The result of an action over the network, tried again with growing waits while its failures may pass.
+    """The result of a network action, retried with increasing waits as long as its failures are transient.
 
-    `ConfigError` says that `what` cannot be `done`.
+    Otherwise a `ConfigError` says that `what` cannot be `done`.
     """
     for attempt in itertools.count(1):
         try:
             return action()
-        except ConfigError:  # which says it all
+        except ConfigError:  # already a complete sentence
             raise
-        except Exception as error:  # from OSError to the HTTP library's own, of whatever version
+        except Exception as error:  # from OSError to those of the HTTP library, of any version
             if attempt == ATTEMPTS or not _is_transient(error):
                 reason = _unreachable_reason or " ".join(redact_token(str(error)).split()) or type(error).__name__
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
@@ -67,7 +67,7 @@ def with_retries(what: str, action: Callable[[], Result], done: str = "read") ->
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether a failure is of the network or the server, told by it or by any failure behind it."""
+    """Whether a failure, or any of its causes, is a network or server error that a retry may fix."""
     from datasets.exceptions import DatasetNotFoundError
 
     chain = []
@@ -85,9 +85,9 @@ def _is_transient(error: Exception) -> bool:
 
 
 def check_repository(name: str, kind: str = "model"):
-    """`ConfigError` unless the Hub has a `kind` of this name, or may have it: one request, before any that is retried.
+    """`ConfigError` if the Hub has no repository of this name and `kind`; a single request, without retries.
 
-    Where the Hub cannot be reached, this process is offline from then on: what the cache has is read, at once.
+    If the Hub cannot be reached, this process is offline from then on and reads from the cache.
     """
     if (name, kind) in _known_repositories:
         return
@@ -99,7 +99,7 @@ def check_repository(name: str, kind: str = "model"):
 
 
 def check_hub_reachable(what: str):
-    """`ConfigError` if the Hub, which `what` needs, cannot be reached."""
+    """`ConfigError` if the Hub cannot be reached; `what` needs it."""
     if not constants.HF_HUB_OFFLINE:
         _ask_once(lambda: get_session().head(constants.ENDPOINT, timeout=CHECK_SECONDS), what, "site")
     if _unreachable_reason:
@@ -107,21 +107,22 @@ def check_hub_reachable(what: str):
 
 
 def _ask_once(ask: Callable, name: str, kind: str):
-    """Ask the Hub once. That it fails otherwise than by being absent, or the name being unknown, says nothing."""
+    """Ask the Hub once; errors other than an unknown name or an unreachable Hub are ignored."""
     global _unreachable_reason
     try:
         ask()
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise ConfigError(
-            f"{name} cannot be read: it is no folder here and no {kind} of the Hub; check its name and your rights"
+            f"{name} cannot be read: it is neither a local folder nor a {kind} on the Hub; check its name and "
+            "your rights"
         ) from None
-    except Exception as error:  # the HTTP library's own, of whatever version
+    except Exception as error:  # those of the HTTP library, of any version
         if not any(base.__name__ in UNREACHABLE for base in type(error).__mro__):
             return
         reason = " ".join(redact_token(str(error)).split()) or type(error).__name__
-        _unreachable_reason = f"it is not here, and the Hub cannot be reached ({reason})"
+        _unreachable_reason = f"it is not in the local cache, and the Hub cannot be reached ({reason})"
         constants.HF_HUB_OFFLINE = True
-        if "datasets.config" in sys.modules:  # which has copied it
+        if "datasets.config" in sys.modules:  # which has its own copy
             sys.modules["datasets.config"].HF_HUB_OFFLINE = True
 
 
@@ -131,7 +132,7 @@ def _is_cached(name: str) -> bool:
 
 
 def redact_token(text: str) -> str:
-    """The text, with `hf_***` for the token of whoever is logged in: a client quotes one that it cannot send."""
+    """The text with the user's token replaced by `hf_***`: clients quote a token that they cannot send."""
     token = get_token()
     for word in (token, repr(token.encode())[2:-1]) if token else ():
         text = text.replace(word, "hf_***")
@@ -139,7 +140,7 @@ def redact_token(text: str) -> str:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the Hub can have something of this name."""
+    """Whether this is a valid repository name."""
     try:
         validate_repo_id(name)
     except errors.HFValidationError:
@@ -148,17 +149,17 @@ def is_hub_name(name: str) -> bool:
 
 
 def check_model_path(path: str) -> str:
-    """The path of a model or a tokenizer, if it is a folder or the Hub can have something of this name.
+    """The path, if it is a folder with a model or tokenizer, or a repository name that the Hub may have.
 
-    A `ValueError` says what it is instead.
+    Otherwise a `ValueError` or `ConfigError` with the reason.
     """
     if os.path.isdir(path):
         if not any(name.endswith((".json", ".model", ".txt")) for name in os.listdir(path)):
-            raise ValueError(f"{path} holds no model and no tokenizer")
+            raise ValueError(f"{path} holds neither a model nor a tokenizer")
         check_has_model(Path(path))
         return path
     if os.path.isfile(path):
-        raise ValueError(f"{path} is a file, no folder")
+        raise ValueError(f"{path} is a file, not a folder")
     if path[:1] in "./~" or not is_hub_name(path):
         raise ValueError(f"there is no folder {path}")
     check_repository(path)
@@ -166,13 +167,13 @@ def check_model_path(path: str) -> str:
 
 
 def check_has_model(folder: Path):
-    """`ConfigError` if a folder has no model or tokenizer of its own, but others that have: checkpoints of a run that
-    was interrupted, of which the newest is named, or replicas."""
+    """`ConfigError` if a folder has no model or tokenizer itself but contains folders that do: checkpoints of an
+    interrupted run (the message names the newest) or replicas."""
     if any((folder / name).exists() for name in MODEL_FILES):
         return
     if within := [path.parent for path in folder.glob("*/config.json")]:
         newest = min(within, key=lambda path: (-_checkpoint_step(path), path.name))
-        raise ConfigError(f"{folder} has no model of its own; give the folder of one that it holds, such as {newest}")
+        raise ConfigError(f"{folder} has no model of its own; give one of the folders in it, such as {newest}")
 
 
 def _checkpoint_step(checkpoint: Path) -> int:
@@ -181,27 +182,29 @@ def _checkpoint_step(checkpoint: Path) -> int:
 
 
 def check_token():
-    """`ConfigError` if the token of whoever is logged in cannot be sent: clients and their logs would quote it."""
+    """`ConfigError` if the user's token is malformed: clients and their logs would quote it."""
     try:
         token = "" if constants.HF_HUB_OFFLINE else get_token() or ""
     except UnicodeDecodeError:  # its file is in another encoding
         token = "\0"
     if not (token.isascii() and token.isprintable()):
-        raise ConfigError("the Hub's token has characters that no token has; run `hf auth login` or set HF_TOKEN anew")
+        raise ConfigError(
+            "the Hub token contains characters that are not allowed; run `hf auth login`, or set HF_TOKEN again"
+        )
 
 
 def check_push_allowed():
-    """`ConfigError` if nobody is there whom the Hub would let push."""
+    """`ConfigError` if nobody is logged in to the Hub, or if it is disabled by HF_HUB_OFFLINE."""
     if get_token() is None:
-        raise ConfigError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+        raise ConfigError("you are not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
     if constants.HF_HUB_OFFLINE and not _unreachable_reason:
-        raise ConfigError("HF_HUB_OFFLINE=1 forbids to push to the Hub; unset it, or leave the push out")
+        raise ConfigError("HF_HUB_OFFLINE=1 disables pushing to the Hub; unset it, or do not push")
 
 
 def check_model_name(name: str):
-    """`ConfigError` if no model can have this name."""
+    """`ConfigError` if this is not a valid name for a model."""
     if not is_hub_name(name):
         raise ConfigError(
-            f"{name!r} is no name for a model, which has letters, digits, - _ and .; give NAME or USER/NAME as "
+            f"{name!r} is not a valid model name (letters, digits, - _ and .); give NAME or USER/NAME as "
             "training.hub_model_id, or as --to"
         )

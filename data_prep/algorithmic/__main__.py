@@ -14,7 +14,7 @@ from .operations import SHOWN_EQUATIONS
 
 
 def main(path: str, overrides: list[str]):
-    """Print how many equations each split has, and the first of them as the collator hands them to the model."""
+    """Print the number of equations in each split, and the first of them as the model receives them."""
     from data_prep.collator import CausalLMCollator
 
     experiment = load_experiment(path, overrides, AlgorithmicExperiment).replicated()[0]

@@ -1,4 +1,4 @@
-"""Equations `a o b = c`: every one that an operation has, split exactly, with the tokenizer that they need."""
+"""Builds all equations `a o b = c` of an operation, with their exact splits and tokenizer."""
 
 import hashlib
 import itertools
@@ -18,9 +18,9 @@ from settings.sections import EquationsSection
 from .operations import MAX_NUMBER_TOKEN, Operation, find_modulus, find_operation
 
 TOKEN_DESCRIPTIONS = {
-    "numbers": "each number and each symbol is a token",
-    "characters": "each digit and each symbol is a token, and `<|endoftext|>` ends each answer",
-    "padded": "each digit and each symbol is a token, numbers filled up with zeros to the length of the largest",
+    "numbers": "one token per number and per symbol",
+    "characters": "one token per digit and per symbol, and `<|endoftext|>` ends each answer",
+    "padded": "one token per digit and per symbol, with numbers zero-padded to the length of the largest",
 }
 
 
@@ -29,29 +29,29 @@ class Equations:
     """All equations of an operation, split and tokenized."""
 
     tokenizer: Any
-    """A transformers tokenizer, which knows every number of the operation whatever the split."""
+    """A transformers tokenizer that knows every number of the operation, whatever the split."""
     splits: dict[str, list[dict]]
-    """Examples for the collator, `input_ids` and `prompt_length`, of train, validation and test; no empty ones."""
+    """The splits' examples for the collator (`input_ids`, `prompt_length`), without empty splits."""
     texts: dict[str, list[tuple[str, str]]]
     """Prompt and answer of the same equations as text, such as ("91 / 7 =", "13")."""
     length: int
     """Tokens of the longest equation."""
     answer_length: int
-    """So many of the last positions of a padded row can hold an answer."""
+    """Number of last positions of a padded row that can hold an answer."""
     beginning_length: int
-    """Tokens before the second number; 0 where that differs between equations."""
+    """Tokens before the second number; 0 if that differs between equations."""
     operation: Operation
     modulus: int
     seed: int  # the split's
 
     def identity(self, name: str) -> dict:
-        """What they are told by, wherever the code of their operation lies; `name` is the operation's."""
+        """The identity of the equations, wherever the operation's code is; `name` is the operation's."""
         digest = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:12]
         return {"origin": f"data.operation={name}", "tokens": digest, "settings": {"data.operation": name}}
 
 
 def prepare_equations(section: EquationsSection, seed: int) -> Equations:
-    """Every equation of the section's operation; `seed` splits them where the section has none of its own."""
+    """Every equation of the section's operation; `seed` is used for the split if the section has none."""
     seed = seed if section.seed is None else section.seed
     operation = find_operation(section.operation)
     modulus = find_modulus(operation, section)
@@ -73,16 +73,18 @@ def prepare_equations(section: EquationsSection, seed: int) -> Equations:
     )
 
 
-@lru_cache(maxsize=1)  # replicas differ in the split alone
+@lru_cache(maxsize=1)  # replicas differ only in the split
 def _tokenize(operation: Operation, modulus: int, tokens: str):
     """The tokenizer, and all equations in order as texts and as examples."""
-    from data_prep.tokenizer.build import equation_tokenizer  # imports transformers, which `--help` does without
+    from data_prep.tokenizer.build import (
+        equation_tokenizer,
+    )  # deferred: imports transformers, which `--help` does not need
 
     triples = all_equations(operation, modulus)
     largest = max(map(max, triples))
     if tokens == "numbers" and largest > MAX_NUMBER_TOKEN:
         raise ConfigError(
-            f"data.tokens=numbers takes a token for each number up to the largest, which is {largest} and may be "
+            f"data.tokens=numbers needs one token per number up to the largest, {largest}, which must be at most "
             f"{MAX_NUMBER_TOKEN}; use data.tokens=characters"
         )
     tokenizer = equation_tokenizer(tokens, operation.symbol, largest)
@@ -100,20 +102,20 @@ def all_equations(operation: Operation, modulus: int) -> list[tuple[int, int, in
 
 
 def split_indices(count: int, section: EquationsSection, seed: int) -> dict[str, list[int]]:
-    """Which of `count` equations each split holds: pieces, in order, of `numpy.random.default_rng(seed)`'s permutation.
+    """The indices of `count` equations per split: consecutive pieces of `numpy.random.default_rng(seed)`'s permutation.
 
-    Sizes are exact for the fractions as written, rounded down (0.29 of 100 is 29, though 0.29 * 100 < 29); test is
-    what is left. `ConfigError` if a split would be empty that was asked for.
+    Sizes are exact for the decimal fractions, rounded down (0.29 of 100 is 29, though 0.29 * 100 < 29); test is the
+    rest. `ConfigError` if a requested split would be empty.
     """
     if seed < 0:
-        raise ConfigError(f"the equations cannot be split by the seed {seed}; give a data.seed of at least 0")
+        raise ConfigError(f"the seed of the split is {seed}; it must be at least 0: give data.seed")
     fractions = {"train": section.train_fraction, "validation": section.validation_fraction}
     sizes = {name: math.floor(Fraction(str(fraction)) * count) for name, fraction in fractions.items()}
     for name, size in sizes.items():
         if size == 0 and fractions[name] > 0:
             raise ConfigError(
                 f"data.train_fraction={section.train_fraction} and data.validation_fraction="
-                f"{section.validation_fraction} of {count} equations leave none for {name}; change them, or take a "
+                f"{section.validation_fraction} of {count} equations leave none for {name}; change them, or use a "
                 "larger modulus"
             )
     sizes["test"] = count - sum(sizes.values())  # at least 1, as the fractions add up to less than 1
@@ -123,7 +125,7 @@ def split_indices(count: int, section: EquationsSection, seed: int) -> dict[str,
 
 
 def write_data(equations: Equations, section: EquationsSection, folder: Path | str):
-    """Write the splits as JSON lines of `prompt` and `completion`, and a README.md that says what they are."""
+    """Write the splits as JSON lines of `prompt` and `completion`, and a README.md that describes them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, texts in equations.texts.items():

@@ -1,4 +1,4 @@
-"""The table of operations `a o b = c`, and what a user may add to it."""
+"""The table of operations `a o b = c`, and operations that a user defines in a file."""
 
 import difflib
 import itertools
@@ -29,21 +29,21 @@ PERMUTATION_INDEX = {permutation: place for place, permutation in enumerate(PERM
 
 @dataclass(frozen=True)
 class Operation:
-    """What turns a and b into c. Both are 0 to modulus - 1, b from `smallest_b` on."""
+    """Computes c from a and b. Both are 0 to modulus - 1, b at least `smallest_b`."""
 
     symbol: str
     formula: str
-    """What c is, for a reader."""
+    """A description of c for readers."""
     answer: Callable[[int, int, int], int]
-    """c, of a, b and the modulus."""
+    """Returns c for a, b and the modulus."""
     smallest_b: int = 0
     modulus: int | None = None
-    """The only one that the operation has, if it has only one."""
+    """The modulus, if the operation has a fixed one."""
     needs_prime: bool = True
 
 
 def _compose(a: int, b: int, modulus: int) -> int:  # noqa: ARG001
-    """The number of the permutation that does a first and then b, as in openai/grok's data."""
+    """The index of the permutation that applies a first and then b, as in openai/grok's data."""
     first, then = PERMUTATIONS[a], PERMUTATIONS[b]
     return PERMUTATION_INDEX[tuple(then[i] for i in first)]
 
@@ -68,7 +68,7 @@ OPERATIONS = {
 
 
 def find_operation(name: str) -> Operation:
-    """The operation of that name, or a user's own by `FILE.py:FUNCTION`; `ConfigError` if there is none."""
+    """The operation of that name, or a user's function given as `FILE.py:FUNCTION`; `ConfigError` if there is none."""
     if name in OPERATIONS:
         return OPERATIONS[name]
     if ":" in name:
@@ -79,14 +79,14 @@ def find_operation(name: str) -> Operation:
 
 
 def _user_function(name: str) -> Callable[[int, int, int], int]:
-    """A user's function of two integers, made to answer with an integer of at least 0 or a `ConfigError`."""
+    """A user's function of two integers, wrapped to return an integer of at least 0 or raise a `ConfigError`."""
     path, _, function = name.rpartition(":")
     if not Path(path).is_file():
         raise ConfigError(f"data.operation={name}: there is no file {path}; write FILE.py:FUNCTION")
     try:
         defined = runpy.run_path(path)
-    except (Exception, SystemExit) as error:  # whatever the user's file may raise, or end with
-        raise ConfigError(f"data.operation={name}: {path} fails with {error!r}; mend the file") from error
+    except (Exception, SystemExit) as error:  # the user's file may raise anything, or exit
+        raise ConfigError(f"data.operation={name}: {path} fails with {error!r}; fix the file") from error
     if not callable(defined.get(function)):
         raise ConfigError(f"data.operation={name}: {path} defines no function {function}; write FILE.py:FUNCTION")
 
@@ -94,10 +94,10 @@ def _user_function(name: str) -> Callable[[int, int, int], int]:
         try:
             value = defined[function](a, b)
         except (Exception, SystemExit) as error:  # as above
-            raise ConfigError(f"data.operation={name} fails with {error!r} for a={a} and b={b}; mend it") from error
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:  # NumPy's are integral too
+            raise ConfigError(f"data.operation={name} fails with {error!r} for a={a} and b={b}; fix it") from error
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:  # NumPy integers are allowed too
             raise ConfigError(
-                f"data.operation={name} gives {value!r} for a={a} and b={b}; return an int of at least 0, as in % 97"
+                f"data.operation={name} returns {value!r} for a={a} and b={b}; return an int of at least 0, as in % 97"
             )
         return int(value)
 
@@ -105,11 +105,11 @@ def _user_function(name: str) -> Callable[[int, int, int], int]:
 
 
 def find_modulus(operation: Operation, section: EquationsSection) -> int:
-    """How many numbers a and b run over; `ConfigError` if the operation has no such modulus."""
+    """The number of values of a and b; `ConfigError` if the operation does not allow this modulus."""
     if operation.modulus is not None:
         if section.modulus is not None:
             raise ConfigError(
-                f"data.modulus={section.modulus} is not for data.operation={section.operation}; leave it out"
+                f"data.modulus={section.modulus} does not apply to data.operation={section.operation}; leave it out"
             )
         return operation.modulus
     modulus = DEFAULT_MODULUS if section.modulus is None else section.modulus

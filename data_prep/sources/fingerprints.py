@@ -1,8 +1,8 @@
-"""What files hold, wherever they lie and whenever they were last written to: hashes of their content.
+"""Identifies files by hashes of their content, independent of their paths and times.
 
-Sampled hashes find what was prepared of a corpus without reading all of it; whole ones, taken before a file is read,
-tell whether it still is what was read. A file's status (inode, size, times) is no part of its identity: it only spares
-reading a file once more that nobody has written to since.
+Sampled hashes find the tokens prepared from a corpus without reading all of it; full hashes, computed before a file is
+read, detect later changes. A file's status (inode, size, times) is not part of its identity; it only avoids hashing a
+file again that has not been written to.
 """
 
 import json
@@ -19,15 +19,15 @@ from settings.checks import ConfigError
 from storage.files import write_atomically
 
 SAMPLE_BYTES = 1 << 16
-"""Bytes of a sample; a file of up to three samples is read whole."""
+"""Bytes per sample; a file of up to three samples is read completely."""
 BLOCK = 1 << 22
 SETTLED_NANOSECONDS = 2_000_000_000
-"""Within so long of a write a file system's clock may not tell a second one apart."""
+"""Two writes within this time may get the same timestamp from the file system."""
 HASH_CACHE = "seen.json"
 SHORT_HASH_DIGITS = 16
-"""Digits of a hash that a checkpoint keeps."""
+"""Digits of each hash that a checkpoint stores."""
 MAX_NAMED_FILES = 3
-"""Files that an error names."""
+"""Maximum number of files named in an error."""
 
 
 def sampled_hash(path: Path) -> str:
@@ -47,13 +47,13 @@ def sampled_hash(path: Path) -> str:
 
 
 class Contents:
-    """Hashes of whole files, by the status that each file had when it was read."""
+    """A cache of full file hashes, by the status of each file when it was hashed."""
 
     def __init__(self):
         self.known: dict[str, str] = {}
 
     def of(self, path: Path) -> str:
-        """A hash of all that a file holds, read now unless its status says that it was read before."""
+        """The full hash of a file, computed unless it is cached for the file's status."""
         status = self._status(path)
         if status in self.known:
             return self.known[status]
@@ -66,12 +66,12 @@ class Contents:
         return hasher.hexdigest()
 
     def load(self, folder: Path):
-        """Take over what a prepared folder has noted; what cannot be read is computed again."""
+        """Load the hashes saved in a prepared folder; unreadable ones are computed again."""
         with suppress(OSError, ValueError):
             self.known |= json.loads((folder / HASH_CACHE).read_text(encoding="utf-8"))
 
     def save(self, folder: Path, paths: Sequence[Path]):
-        """Note what is known of these files in a prepared folder, if it can be written to."""
+        """Save the known hashes of these files in a prepared folder, if it is writable."""
         with suppress(OSError):
             statuses = filter(None, map(self._status, paths))
             seen = {status: self.known[status] for status in statuses if status in self.known}
@@ -82,7 +82,7 @@ class Contents:
                 write_atomically(folder / HASH_CACHE, text)
 
     def _status(self, path: Path) -> str | None:
-        """What any write to the file changes; None if one might not, yet."""
+        """A status that any write to the file changes; None if it was written too recently to be sure."""
         about = path.stat()
         if time.time_ns() - about.st_ctime_ns < SETTLED_NANOSECONDS:
             return None
@@ -94,20 +94,20 @@ CONTENTS = Contents()
 
 @dataclass(frozen=True)
 class TrainedData:
-    """What the data of a checkpoint were: where from, a hash of the tokens, and of each file that was read."""
+    """The data that a checkpoint was trained on: their origin, and hashes of the tokens and of each file."""
 
     checkpoint: str
     origin: str
     tokens: str
     folder: str
-    """Of the prepared tokens, in `data.cache_dir`."""
+    """The folder of the prepared tokens, in `data.cache_dir`."""
     files: list[str | None]
-    """In order, None for a file that was not come to. Nothing at all where it is not known."""
+    """Hashes in order, None for a file that was not reached; an empty list if unknown."""
 
     def check_unchanged(self, shards: Sequence, origin: str, cache: Path):
-        """`ConfigError` if these files, which `origin` has, are not those that the checkpoint was trained on.
+        """`ConfigError` if the files of `origin` differ from those that the checkpoint was trained on.
 
-        What was prepared of those may be in `cache`.
+        The message names the old tokens if they are still in `cache`.
         """
         if not self.files:
             return
@@ -127,11 +127,11 @@ class TrainedData:
         is_there = (cache / self.folder / "tokenizer").exists()
         tokens = f", give data.source={cache / self.folder}, which has its tokens" if is_there else ""
         raise ConfigError(
-            f"{self.checkpoint} was trained on other text than {origin} holds now: {what}; put it back{tokens}, or "
+            f"{self.checkpoint} was trained on other text than {origin} holds now: {what}; restore it{tokens}, or "
             "choose another training.output_dir"
         )
 
 
 def short_hash(content: str) -> str:
-    """As much of a hash as tells files apart."""
+    """The beginning of a hash, long enough to tell files apart."""
     return content[:SHORT_HASH_DIGITS]

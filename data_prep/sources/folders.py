@@ -1,7 +1,6 @@
-"""Which files of a folder are a corpus, and for which split; what else lies there is told with the reason.
+"""Finds the files of a local corpus and their splits; other files are reported with the reason and skipped.
 
-Links are followed. Hidden files are not read, nor what Kindling keeps itself: runs and sweeps of them, prepared tokens,
-tokenizers.
+Links are followed. Hidden files and Kindling's own folders are skipped: runs, sweeps, prepared tokens, tokenizers.
 """
 
 import filecmp
@@ -22,41 +21,41 @@ SPLIT_WORDS = {
     "train": {"train", "training"},
     "test": {"test", "testing", "eval", "evaluation"},
 }
-"""What the name of a file, or of a folder that it is in, says of its split."""
+"""Words in the name of a file, or of a folder that contains it, that determine its split."""
 KINDLING_FILES = {
     "a run": ("experiment.yaml", "provenance.json"),
     "prepared tokens": ("request.json", "tokenizer"),
     "a tokenizer": ("tokenizer.json",),
     "a report": ("cells.json", "table.md"),
 }
-"""What Kindling's own folders hold."""
+"""Files by which Kindling's own folders are recognised."""
 METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
-"""Files that tell of a data set; with `state.json`, what `save_to_disk` of `datasets` writes beside the data."""
+"""Metadata files of data sets; `save_to_disk` of `datasets` writes them, and `state.json`, beside the data."""
 MAX_NAMES = 3
 READABLE = (
-    f"what can be read is {', '.join(SUFFIXES)}, compressed ({', '.join(DECOMPRESSORS)}) or not; plain text of "
-    "another name is read once that ends in .txt"
+    f"supported are {', '.join(SUFFIXES)}, compressed ({', '.join(DECOMPRESSORS)}) or not; plain text of "
+    "another name is read once it is renamed to end in .txt"
 )
 
 
 @dataclass
 class Listing:
-    """A source on disk: its files by split, in the order they are read in, and by reason what is not read."""
+    """A local source: its files by split, in reading order, and the skipped files by reason."""
 
     source: str
     top: Path = Path()
-    """What names are told from."""
+    """The folder that names are relative to."""
     is_one_file: bool = False
     splits: dict[str, list[Path]] = field(default_factory=lambda: {"train": [], "validation": []})
     unread: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, path: Path, reason: str):
-        """Count a file, or all of a folder, among what is not read."""
+        """Note that a file, or a whole folder, is skipped."""
         self.unread.setdefault(reason, []).append(str(path.relative_to(self.top)))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user is told: nothing where it is one file and read."""
+        """Notes for the user; none if the source is a single file."""
         if self.is_one_file:
             return ()
         counts = [
@@ -65,22 +64,22 @@ class Listing:
         return (f"{self.source}: files read: {', '.join(counts)}{self.not_read('; not read: ')}",)
 
     def not_read(self, before: str) -> str:
-        """What is not read, after some words; nothing where all is."""
-        told = ", ".join(f"{_first_names(names)} ({reason})" for reason, names in self.unread.items())
-        return before + told if told else ""
+        """The skipped files with the reasons, after the text `before`; empty if there are none."""
+        skipped = ", ".join(f"{_first_names(names)} ({reason})" for reason, names in self.unread.items())
+        return before + skipped if skipped else ""
 
 
 def is_local_source(source: str) -> bool:
-    """Whether a source is a file, a folder, or a pattern of some."""
+    """Whether a source is an existing file or folder, or a pattern that matches some."""
     path = os.path.expanduser(source)
     return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
 
 
 def list_files(source: str, cache: Path, text: str) -> Listing:
-    """The files that `source` names: a folder, a file or a pattern; `text` is the column of those that are tables.
+    """The files of `source`, a folder, a file or a pattern; `text` is the text column of tables.
 
-    `cache` is Kindling's own, wherever it lies. `ConfigError` if nothing can be read, a link leads nowhere, a name says
-    that a file is for two splits, or all of validation is trained on.
+    The folder `cache` is skipped. `ConfigError` if no file can be read, a link is broken, a name matches two splits, or
+    all of validation is also in training.
     """
     path, listing = Path(os.path.expanduser(source)), Listing(source)
     if path.is_dir():
@@ -103,14 +102,14 @@ def list_files(source: str, cache: Path, text: str) -> Listing:
 
 
 def kindling_folder_kind(folder: Path) -> str | None:
-    """What a folder of Kindling's own is; None of any other."""
+    """Which kind of Kindling's own folders this is; None for any other folder."""
     return next(
         (what for what, names in KINDLING_FILES.items() if all((folder / name).exists() for name in names)), None
     )
 
 
 def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) -> Iterator[Path]:
-    """The files below a folder that can be read. `above` are the real paths of it and of those that it is in."""
+    """The files below a folder that can be read; `above` are the real paths of it and of its parents."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -132,51 +131,51 @@ def _walk(folder: Path, cache: str, above: tuple[str, ...], listing: Listing) ->
 
 
 def _reason_to_skip_file(path: Path, saved: set[str] | None) -> str | None:
-    """Why a file is not read; None if it is, or should be. `saved` are those of a data set saved beside it."""
+    """Why a file is skipped; None if it is read. `saved` are the files of a data set saved in the same folder."""
     about = METADATA_FILES if saved is None else METADATA_FILES | {"state.json"}
     reasons = {
         "hidden": path.name.startswith("."),
-        "about a data set": path.name in about or _is_readme(path),
+        "data set metadata": path.name in about or _is_readme(path),
         "of a sweep": _is_of_a_sweep(path),
-        "no part of the saved data set": saved is not None and path.name not in saved,
-        "of another kind": not format_of(path) and (path.suffix or path.exists()),
+        "not part of the saved data set": saved is not None and path.name not in saved,
+        "unsupported file type": not format_of(path) and (path.suffix or path.exists()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _is_readme(path: Path) -> bool:
-    """Whether a file is the text that tells of those beside it, such as a data set's card."""
+    """Whether a file is a README, such as a data set's card."""
     return path.name.lower().partition(".")[0] == "readme" and format_of(path) == "text"
 
 
 def _is_of_a_sweep(path: Path) -> bool:
-    """Whether a file is what a sweep notes of a cell, beside what the cell has printed."""
+    """Whether a file is a sweep's record of a cell, beside the log of the cell."""
     if path.suffix != ".json" or not path.with_suffix(".log").is_file() or not path.is_file():
         return False
     return b'"config_sha256"' in path.read_bytes()
 
 
 def _reason_to_skip_folder(folder: Path, real: str, cache: str, above: Sequence[str]) -> str | None:
-    """Why a folder is not read; None if it is."""
+    """Why a folder is skipped; None if it is read."""
     if folder.name.startswith("."):
         return "hidden"
     if real in above:
-        return "a link to a folder that it is in"
+        return "a link to a parent folder"
     return "data.cache_dir" if real == cache else kindling_folder_kind(folder)
 
 
 def _check_readable_file(path: Path):
-    """`ConfigError` if what should be read is a link that leads nowhere, a pipe, or not for us to read."""
+    """`ConfigError` if the path is a broken link, a pipe or a device, or cannot be read."""
     if not path.exists():
-        raise ConfigError(f"{path} is a link to {os.readlink(path)}, which is not there; mend or remove it")
+        raise ConfigError(f"{path} is a link to {os.readlink(path)}, which does not exist; fix or remove it")
     if not path.is_file():
-        raise ConfigError(f"{path} is no file but a pipe or a device; write what comes of it into a file")
+        raise ConfigError(f"{path} is a pipe or a device, not a file; write its contents to a file")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"{path} cannot be read: Permission denied; allow it, or remove it")
 
 
 def _saved_dataset_files(folder: Path, names: set[str]) -> set[str] | None:
-    """The files of a data set that `datasets` has saved in a folder; None where it has not."""
+    """The files of a data set that `datasets` has saved in a folder; None if there is none."""
     state = folder / "state.json"
     if not {state.name, "dataset_info.json"} <= names:
         return set() if "dataset_dict.json" in names else None
@@ -188,10 +187,10 @@ def _saved_dataset_files(folder: Path, names: set[str]) -> set[str] | None:
 
 
 def _without_other_tables(listing: Listing, files: list[Path], text: str) -> list[Path]:
-    """Leave out CSV files without a column of text, which often lie beside texts to tell of them."""
+    """Skip CSV files without the text column: they are often metadata of the texts beside them."""
     kept = []
     for file in files:
-        with report_file_errors(file, "get the file again"):
+        with report_file_errors(file, "download or copy the file again"):
             columns = (
                 csv_columns(file, [text, text.split(".")[0], *PROMPT_FIELDS]) if format_of(file) == "csv" else {text}
             )
@@ -203,7 +202,7 @@ def _without_other_tables(listing: Listing, files: list[Path], text: str) -> lis
 
 
 def _assign_splits(listing: Listing, named: dict[Path, str | None]):
-    """Put files into splits as their names tell; what tells none is for training, and so are tests where all are."""
+    """Assign files to splits by their names; others are for training, and test files too if there are no others."""
     is_all_tests = set(named.values()) == {"test"}
     for file, split in named.items():
         if split == "test" and not is_all_tests:
@@ -213,7 +212,7 @@ def _assign_splits(listing: Listing, named: dict[Path, str | None]):
 
 
 def _assign_pattern_splits(listing: Listing, matches: list[Path], cache: str):
-    """As above for the files of a pattern, all of which are for training where it asks for those of validation only."""
+    """As `_assign_splits` for the files of a pattern; all are for training if it matches validation files only."""
     files = [path for path in matches if not path.is_dir()]
     top = listing.top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
     named = {}
@@ -231,7 +230,7 @@ def _assign_pattern_splits(listing: Listing, matches: list[Path], cache: str):
 
 
 def _split_of_name(path: Path) -> str | None:
-    """Which split the names of a path tell: the nearest folder that tells one, or else the file's own."""
+    """The split that a path's names say: the nearest folder that says one, or else the file name."""
     several = False
     for name in (*reversed(path.parts[:-1]), path.name):
         words = set(re.split(r"[^a-z]+", name.lower()))
@@ -240,25 +239,25 @@ def _split_of_name(path: Path) -> str | None:
             return told[0]
         several = several or bool(told)
     if several:
-        raise ConfigError(f"{path} says by its name that it is for two splits; rename it, so that it says one")
+        raise ConfigError(f"{path} has a name that matches two splits; rename it to match one")
     return None
 
 
 def _without_duplicates(listing: Listing, files: list[Path]) -> list[Path]:
-    """The files without those that are there under another name already."""
+    """The files without those that are listed under another name already."""
     known = {}
     for file in files:
         about = file.stat()
-        key = (about.st_dev, about.st_ino) if about.st_ino else file  # some file systems number no files
+        key = (about.st_dev, about.st_ino) if about.st_ino else file  # some file systems have no inode numbers
         if key in known:
-            listing.skip(file, f"the same file as {known[key].name}")
+            listing.skip(file, f"same file as {known[key].name}")
         else:
             known[key] = file
     return [*known.values()]
 
 
 def _check_validation_differs(train: Sequence[Path] = (), validation: Sequence[Path] = ()):
-    """`ConfigError` if all of validation is trained on."""
+    """`ConfigError` if all validation files are also training files."""
     by_size = {}
     for file in train:
         by_size.setdefault(file.stat().st_size, []).append(file)
@@ -268,13 +267,13 @@ def _check_validation_differs(train: Sequence[Path] = (), validation: Sequence[P
     ]
     if twins and all(twins):
         raise ConfigError(
-            f"{validation[0]} is for validation and the same as {twins[0]}, which is for training, and so is all of "
-            "validation; remove it, and the first documents are held out"
+            f"{validation[0]} is for validation but equals {twins[0]}, which is for training, and so does all of "
+            "validation; remove it, so that the first documents are held out"
         )
 
 
 def _is_the_same(file: Path, other: Path) -> bool:
-    """Whether two files hold the same, and something."""
+    """Whether two files have the same content and are not empty."""
     return file.stat().st_size > 0 and (file.samefile(other) or filecmp.cmp(file, other, shallow=False))
 
 

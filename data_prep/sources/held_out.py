@@ -1,4 +1,4 @@
-"""What of a corpus is kept for validation, where it has none of its own."""
+"""Holds out validation documents from a corpus that has no validation split."""
 
 from dataclasses import replace
 
@@ -8,18 +8,18 @@ from .shards import HubShard
 from .splits import Place, Split
 
 MAX_HELD_OUT = 1000
-"""So many at most, where nothing says how many."""
+"""Maximum number of held-out documents if the settings give none."""
 ONE_IN = 10
-"""And no more than one in so many; of fewer documents, that part of each."""
+"""Hold out at most one document in this many; of fewer documents, this fraction of each."""
 MAX_BYTES_COUNTED = 1 << 28
-"""Bytes of files from which on no more documents are counted, if there are enough to hold one out whole."""
+"""Stop counting documents after this many bytes, once there are enough to hold out a whole one."""
 
 
 def hold_out(split: Split, asked: int | None, limit: int | None) -> tuple[Split, Split]:
-    """A split's documents for training, at most `limit`, and those held out: the first ones, as many as `asked` for.
+    """A split's training documents, at most `limit`, and its held-out documents: the first `asked`.
 
-    None asks for the first tenth of its documents, and for at most 1,000; of fewer than ten documents, for the last
-    tenth of each. A corpus of the Hub is not counted: there it is 1,000.
+    None means the first tenth, at most 1,000; of fewer than ten documents, the last tenth of each. Hub data sets are
+    not counted: for them it means 1,000.
     """
     count = asked or _tenth_of_documents(split)
     if count is None:
@@ -28,7 +28,7 @@ def hold_out(split: Split, asked: int | None, limit: int | None) -> tuple[Split,
 
 
 def _tenth_of_documents(split: Split) -> int | None:
-    """How many documents are to be held out; None if there are too few to hold one out whole."""
+    """How many documents to hold out; None if there are too few to hold out a whole one."""
     if any(isinstance(shard, HubShard) for shard in split.shards):
         return MAX_HELD_OUT
     count, reading, is_text = 0, Reading(1.0), True
@@ -43,7 +43,7 @@ def _tenth_of_documents(split: Split) -> int | None:
 
 
 def _part(split: Split, is_last: bool) -> Split:
-    """The last tenth of each document, or what comes before it."""
+    """The last tenth of each document, or the rest."""
 
     def read_from(place: Place, reading: Reading):
         for document, after in split.read_from(place, reading):
@@ -55,12 +55,12 @@ def _part(split: Split, is_last: bool) -> Split:
 
 
 def _cut(text: Text) -> tuple[Text, Text]:
-    """A text in two, after nine tenths of it and at the end of a line or a word, if there is one."""
+    """Cut a text after nine tenths, at the end of a line or a word if possible."""
     utf8 = text.encode()
     place = len(utf8) - max(1, len(utf8) // ONE_IN)
     window = utf8[place : place + (len(utf8) - place) // 2]
     found = [window.find(mark) for mark in (b"\n", b" ")]
     place += next((one + 1 for one in found if one >= 0), 0)
-    while place < len(utf8) and utf8[place] & 0xC0 == 0x80:  # in the middle of a letter
+    while place < len(utf8) and utf8[place] & 0xC0 == 0x80:  # not inside a character
         place += 1
     return text_from(utf8[:place]), text_from(utf8[place:])

@@ -1,4 +1,4 @@
-"""Sources on disk: a folder, a file or a pattern, as documents."""
+"""Local sources: the documents of a folder, a file or a glob pattern."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from .shards import HubShard, LocalShard
 from .splits import Split, split_of_files, text_of
 
 MAX_BYTES_SEARCHED, MAX_BYTES_PER_FILE = 1 << 26, 1 << 24
-"""Bytes of text, from the beginnings of files, that `END_OF_TEXT` is looked for in."""
+"""Bytes that are searched for `END_OF_TEXT`, in all files together and at the beginning of each."""
 MARK_NOTES = {
     True: f"documents of text end at {END_OF_TEXT}, as in {{file}}; give data.sample_by to cut them otherwise",
     False: f"{END_OF_TEXT} within lines of {{file}} is read as text; give data.sample_by='{END_OF_TEXT}' if "
@@ -25,7 +25,7 @@ MARK_NOTES = {
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Files of text, JSON lines or tables, compressed or not; in a folder, their names tell the splits."""
+    """Text, JSON lines or table files, compressed or not; in a folder, file names determine the splits."""
 
     pattern: str
     text_field: str = "text"
@@ -35,11 +35,11 @@ class LocalFiles:
 
     @property
     def name(self) -> str:
-        """What an error calls it."""
+        """The source's name in errors."""
         return self.pattern
 
     def splits(self, data: DataSection) -> dict[str, Split]:
-        """`train`, and `validation` where file names tell it. `ConfigError` if there is nothing that can be read."""
+        """`train`, and `validation` if file names say so; `ConfigError` if no file can be read."""
         listing = list_files(self.pattern, Path(data.cache_dir), data.text_field or self.text_field)
         source, notes = self, listing.notes
         every = (file for files in listing.splits.values() for file in files)
@@ -47,7 +47,9 @@ class LocalFiles:
             file, are_ends = marks
             source = replace(self, sample_by=END_OF_TEXT) if are_ends else self
             notes += (f"{self.pattern}: {MARK_NOTES[are_ends].format(file=file.name)}",)
-        notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)  # names may be any bytes
+        notes = tuple(
+            note.encode("utf-8", "backslashreplace").decode() for note in notes
+        )  # file names may contain any bytes
         return {
             name: replace(split_of(source, [LocalShard.of(file) for file in files], data), notes=notes)
             for name, files in listing.splits.items()
@@ -73,7 +75,7 @@ def find_marks(files: Iterable[Path]) -> tuple[Path, bool] | None:
 
 
 def split_of(source, shards: Sequence[HubShard | LocalShard], data: DataSection) -> Split:
-    """A split of a source's files, read as the source says or the section overrides."""
+    """A split of a source's files, read with the source's settings or those of the data section."""
     unknown = [Path(shard.name).name for shard in shards if format_of(Path(shard.name)) is None]
     if unknown or not shards:
         raise ConfigError(f"{source.name} holds {', '.join(unknown[:3]) or 'no files'}; {READABLE}")
@@ -93,7 +95,7 @@ def documents_of(path: Path, sample_by: str | None = None, text_field: str | Non
     given. `ConfigError` if a record is malformed (training would skip it), or if there is no text.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'is not there'}; give a text file")
+        raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a text file")
     if sample_by is None:
         sample_by = END_OF_TEXT if find_marks([path]) == (path, True) else "document"
     fields = Fields(text=text_field or "text", group=None, sample_by=sample_by, prompts=text_field is None)
@@ -102,7 +104,7 @@ def documents_of(path: Path, sample_by: str | None = None, text_field: str | Non
         document = fields.document(record.fields)
         if isinstance(document, Malformed):
             raise ConfigError(
-                f"{path}, record {record.number + 1}: {document.kind}{document.detail}; mend it, or give another file"
+                f"{path}, record {record.number + 1}: {document.kind}{document.detail}; fix it, or give another file"
             )
         if document is not None and len(text_of(document)):
             found.append(document)

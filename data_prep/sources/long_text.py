@@ -1,4 +1,4 @@
-"""Texts of many MB, held as UTF-8 and read in pieces: in a Python string, one emoji makes every letter four bytes."""
+"""Texts of many MB, kept as UTF-8 and read in pieces: one emoji makes a Python string use four bytes per character."""
 
 import codecs
 import re
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import orjson
 
 LONG_TEXT_BYTES = 1 << 24
-"""Bytes from which a text is a `LongText`."""
+"""Texts of at least this many bytes become a `LongText`."""
 PIECE_BYTES = 1 << 22
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 LOW_SURROGATE = re.compile(rb"\\u[dD][c-fC-F]")
 
 
 class LongText:
-    """What of a `str` documents need: length, bytes, and pieces in its place."""
+    """A long text with the parts of `str` that documents need: length, bytes, and pieces."""
 
     def __init__(self, blocks: list[bytes]):
-        """`blocks` are UTF-8 when joined. `UnicodeDecodeError` if they are not."""
+        """`blocks` joined must be valid UTF-8, or else `UnicodeDecodeError`."""
         self.blocks = blocks
         self.length = sum(map(len, self.pieces()))
 
@@ -51,19 +51,19 @@ Text = str | LongText
 
 
 def text_from(utf8: bytes) -> Text:
-    """Bytes as a text. `UnicodeDecodeError` if they are not UTF-8."""
+    """Decode UTF-8 bytes to a text; `UnicodeDecodeError` if they are invalid."""
     return utf8.decode() if len(utf8) < LONG_TEXT_BYTES else LongText([utf8])
 
 
 def pieces_of(text: Text) -> Iterator[str]:
-    """A text whole, or in pieces if it is long."""
+    """The pieces of a text; a short text is a single piece."""
     return iter((text,)) if isinstance(text, str) else text.pieces()
 
 
 def load_json(line: bytes):
-    """As `orjson.loads`, but that long texts which are values of the outermost object become `LongText`.
+    """As `orjson.loads`, but long texts that are values of the outermost object become `LongText`.
 
-    Such a text is cut out and decoded by itself, for on the way to a string it would be in memory several times.
+    Such a text is cut out and decoded separately, because decoding it with the rest would take its size several times.
     """
     if len(line) < LONG_TEXT_BYTES:
         return orjson.loads(line)
@@ -72,7 +72,7 @@ def load_json(line: bytes):
     def cut_out(match: re.Match) -> bytes:
         start, end = match.span()
         if not match[1]:
-            return b'"'  # never closed: no JSON, as without it
+            return b'"'  # never closed: invalid JSON in any case
         if end - start < LONG_TEXT_BYTES or not line[max(start - 9, 0) : start].rstrip().endswith(b":"):
             return match[0]
         name = uuid.uuid4().hex
@@ -87,7 +87,7 @@ def load_json(line: bytes):
 
 
 def _decoded(line: bytes, start: int, stop: int) -> Iterator[bytes]:
-    """What stands between the quotes of a JSON string, as UTF-8."""
+    """The content of a JSON string between its quotes, decoded to UTF-8."""
     while start < stop:
         end = stop if stop - start <= PIECE_BYTES else _cut_position(line, start, start + PIECE_BYTES)
         yield orjson.loads(b'"' + line[start:end] + b'"').encode()
@@ -95,7 +95,7 @@ def _decoded(line: bytes, start: int, stop: int) -> Iterator[bytes]:
 
 
 def _cut_position(line: bytes, start: int, place: int) -> int:
-    """The nearest place, not after this one, where no letter and no escape of the string is cut in two."""
+    """The last position up to `place` that does not cut a character or an escape sequence in two."""
     escape = line.rfind(b"\\", place - 12, place)
     if escape >= 0:
         backslashes = escape - start - len(line[start:escape].rstrip(b"\\"))

@@ -1,4 +1,4 @@
-"""How the reading of a split goes: how far it is, what is no document, and a limit to how much of that there may be."""
+"""Counts the records of a split as it is read, writes malformed ones to a file, and limits their fraction."""
 
 import json
 import math
@@ -15,7 +15,7 @@ CHECK_SETTINGS = "check data.source and data.text_field"
 
 @dataclass(frozen=True)
 class Malformed:
-    """A record that is no document, and why: a `kind` that others may share, and what this one has of its own."""
+    """A malformed record: the `kind` of error, which others may share, and details of this one."""
 
     kind: str
     detail: str = ""
@@ -23,7 +23,7 @@ class Malformed:
 
 @dataclass(frozen=True)
 class MalformedRecord:
-    """A record that is no document. `record` counts from 1, `offset` is in unpacked bytes."""
+    """A malformed record and its place. `record` counts from 1, `offset` is in decompressed bytes."""
 
     file: str
     record: int
@@ -36,44 +36,44 @@ class MalformedRecord:
 
 
 class Reading:
-    """Counts of a split's records so far. Faults are also written to `quarantine`, a file of JSON lines.
+    """Counts of a split's records so far. Malformed ones are also written to `quarantine`, a file of JSON lines.
 
-    `limit` is the largest share of faults, judged from the 1,000th record on, and by `judge` at the split's end: those
-    of a split that is held out from another together with the other's. Where a split is made of several, each has a
-    `part` of the reading, which is judged by itself.
+    `limit` is the maximum fraction of malformed records, checked from the 1,000th record on, and by `judge` at the end
+    of the split; a held-out split is checked together with the split that it is held out from. If a split is made of
+    several, each has its own `part` of the reading, which is checked separately.
     """
 
     def __init__(self, limit: float = 0.0, quarantine: Path | None = None, is_held_out: bool = False, **counts):
-        """`counts` are those of `counts()`, to go on with."""
+        """`counts` are the values of `counts()` to resume from."""
         self.limit, self.quarantine, self.is_held_out = limit, quarantine, is_held_out
         self._records, self._empty, self._faults = (counts.get(name, 0) for name in ("records", "empty", "faults"))
         self._reasons = Counter(counts.get("reasons"))
         self.parts = {name: Reading(limit, quarantine, **part) for name, part in counts.get("parts", {}).items()}
         self.before = Reading(limit, **counts["before"]) if counts.get("before") else None
-        """The records that come before the split, and are held out for another."""
+        """The records before the split, which are held out for another one."""
         self.is_skipping = False
-        """Whether what is read now is of those."""
+        """Whether such held-out records are being read now."""
         self.bytes = 0
-        """Of the files as they are on disk."""
+        """Bytes read so far, of the files as they are on disk."""
         self.last: MalformedRecord | None = None
 
     def part(self, name: str, is_held_out: bool) -> "Reading":
-        """The reading of one of several splits, whose records are counted here as well."""
+        """The reading of one of several splits; its records are included in the counts here."""
         return self.parts.setdefault(name, Reading(self.limit, self.quarantine, is_held_out))
 
     def skip_held_out(self):
-        """From here on records are held out for another split, until `is_skipping` is set back."""
+        """Count the next records as held out for another split, until `is_skipping` is reset."""
         self.is_skipping, self.before = True, Reading(self.limit)
 
     def document(self):
-        """Count a record that is a document."""
+        """Count a valid document."""
         if self.is_skipping:
             self.before.document()
         else:
             self._count()
 
     def empty_document(self):
-        """Count a document without text, which is skipped and no fault."""
+        """Count an empty document, which is skipped but not malformed."""
         if self.is_skipping:
             self.before.empty_document()
         else:
@@ -81,7 +81,7 @@ class Reading:
             self._count()
 
     def fault(self, fault: MalformedRecord, kind: str | None = None):
-        """Count and write down a fault, which is one of a `kind` (None: it is called by its reason)."""
+        """Count a malformed record of a `kind` (None: its reason), and write it to the quarantine file."""
         if self.is_skipping:
             self.before.fault(fault, kind)
             return
@@ -99,7 +99,7 @@ class Reading:
             self._judge()
 
     def judge(self):
-        """At the end of a split that holds documents: `ConfigError` if too many of its records are faults."""
+        """At the end of a split with documents: `ConfigError` if too many of its records are malformed."""
         if self.documents:
             for reading in (self, *self.parts.values()):
                 if not reading.is_held_out:
@@ -118,38 +118,38 @@ class Reading:
 
     @property
     def remedy(self) -> str:
-        """What may help against the faults."""
+        """What the user can do about the malformed records."""
         if any("UTF-8" in reason for reason in self.reasons):
             return "save the files as UTF-8"
-        return "mend the files" if self.documents else CHECK_SETTINGS
+        return "fix the files" if self.documents else CHECK_SETTINGS
 
     @property
     def records(self) -> int:
-        """Records of the split so far, empty ones and faults included."""
+        """Records of the split so far, including empty and malformed ones."""
         return self._records + sum(part.records for part in self.parts.values())
 
     @property
     def empty(self) -> int:
-        """How many of the records were empty."""
+        """Number of empty records."""
         return self._empty + sum(part.empty for part in self.parts.values())
 
     @property
     def faults(self) -> int:
-        """How many of the records were no documents."""
+        """Number of malformed records."""
         return self._faults + sum(part.faults for part in self.parts.values())
 
     @property
     def reasons(self) -> Counter:
-        """Faults by kind."""
+        """Malformed records by kind."""
         return sum((part.reasons for part in self.parts.values()), self._reasons)
 
     @property
     def documents(self) -> int:
-        """How many of the records were documents."""
+        """Number of valid documents."""
         return self.records - self.empty - self.faults
 
     def counts(self) -> dict:
-        """What to go on with after an interruption."""
+        """The counts to save, and to resume from after an interruption."""
         return {
             "records": self._records,
             "empty": self._empty,
@@ -162,16 +162,16 @@ class Reading:
 
     def __str__(self) -> str:
         last = next((one.last for one in (self, *self.parts.values()) if one.last), None)
-        told = [f"the last: {last}"] if last else []
+        details = [f"the last: {last}"] if last else []
         if len(self.reasons) > 1 or not last:
-            told.append(describe_reasons(self.reasons))
-        what = "is no document" if self.faults == 1 else "are no documents"
-        return f"{self.faults:,} of {format_count(self.records, 'record')} {what} ({'; '.join(filter(None, told))})"
+            details.append(describe_reasons(self.reasons))
+        what = "is malformed" if self.faults == 1 else "are malformed"
+        return f"{self.faults:,} of {format_count(self.records, 'record')} {what} ({'; '.join(filter(None, details))})"
 
 
 NO_RECORDS = Reading()
 
 
 def describe_reasons(reasons: dict[str, int]) -> str:
-    """Kinds of what was skipped with how many there are of each, the most frequent first."""
+    """The reasons for skipped records with their counts, most frequent first."""
     return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))

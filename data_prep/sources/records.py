@@ -31,7 +31,7 @@ END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_END = re.compile(
     rb"(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*(?:\r?\n|$)|[^\s`(\[{=:,]<\|endoftext\|>(?:\r?\n|$)|\n<\|endoftext\|>[\"\w]"
 )
-"""The mark on a line of its own, or joined to the end or the beginning of a line of text."""
+"""`END_OF_TEXT` on a line of its own, or at the end or the beginning of a line of text."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PROMPT_FIELDS = ("prompt", "completion")
 UNSUPPORTED_ENCODINGS = {
@@ -44,42 +44,42 @@ DAMAGE_ERRORS = (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error, l
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: its fields, or what is wrong with it; None for an empty line."""
+    """One record of a file: its fields, or a `Malformed`; None for an empty line."""
 
     number: int
-    """How many records of the file come before it."""
+    """Number of records of the file before this one."""
     offset: int | None
-    """Where it begins, in bytes of the unpacked file; None in parquet, which has no such places."""
+    """Where it begins, in bytes of the decompressed file; None for tables."""
     fields: dict | Malformed | None
     read: int
-    """Bytes of the file, as it is on disk, that it took to get here."""
+    """Bytes of the file on disk that were read up to here."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a record are the document, and what a record of plain text is."""
+    """Which fields of a record make the document, and how plain text is cut into records."""
 
     text: str
     group: str | None
     sample_by: str
     prompts: bool = True
-    """Whether a record that has `prompt` and `completion` is these, whatever else it has."""
+    """Whether a record with `prompt` and `completion` is read as these, whatever other fields it has."""
 
     @property
     def columns(self) -> list[str]:
-        """All that a record may be asked for, the text first."""
+        """All columns that may be needed, the text first."""
         pair = PROMPT_FIELDS if self.prompts else ()
         return [self.text, self.text.split(".")[0], *pair, *([self.group.split(".")[0]] if self.group else [])]
 
     def document(self, row: dict | Malformed | None) -> dict | Malformed | None:
-        """The document of a record, what is wrong with it, or None where there is nothing."""
+        """The document of a record, a `Malformed`, or None if the record is empty."""
         if row is None or isinstance(row, Malformed):
             return row
         names = PROMPT_FIELDS if self.prompts and set(PROMPT_FIELDS) <= row.keys() else (self.text,)
         document = {}
         for name in names:
             if name not in row and name.split(".")[0] not in row:
-                return Malformed(f"{name} is no column", f"; there are {', '.join(row)}")
+                return Malformed(f"there is no column {name}", f"; there are {', '.join(row)}")
             value = _value_at_path(row, name)
             if isinstance(value, Malformed):
                 return value
@@ -93,7 +93,7 @@ class Fields:
 
 
 def _value_at_path(row: dict, path: str):
-    """The value of a column, or at a dotted path; objects may be written as text, as parquet files have them."""
+    """The value of a column or dotted path; objects may be stored as JSON text, as in parquet files."""
     if path in row:
         return row[path]
     value = row
@@ -101,24 +101,24 @@ def _value_at_path(row: dict, path: str):
         try:
             value = orjson.loads(value) if isinstance(value, str) and value.startswith("{") else value
         except orjson.JSONDecodeError as error:
-            return Malformed(f"{path} is no JSON", f": {error.msg}")
+            return Malformed(f"{path} is not valid JSON", f": {error.msg}")
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[Record]:
-    """The records of a file from number `start` on; `name` is what an error calls it."""
+    """The records of a file from number `start` on; `name` is the file's name in errors."""
     count = start
     if path.stat().st_size == 0:
         is_plain = path.suffix.lower() not in DECOMPRESSORS and format_of(path) in (
             "json",
             "text",
-        )  # others begin somehow
+        )  # other formats have a header
         yield from [Record(0, None, {fields.text: ""} if is_plain else Malformed("an empty file"), 0)][start:]
         return
     try:
         if path.stat().st_size < 1000 and path.read_bytes().startswith(LFS_POINTER):
-            raise ConfigError(f"{name} is a pointer of Git LFS, not the file; run `git lfs pull` where it comes from")
+            raise ConfigError(f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
         for record in FORMATS[format_of(path) or "text"](path, fields, start):
             count = record.number + 1
             yield record
@@ -126,11 +126,13 @@ def read_records(path: Path, fields: Fields, start: int, name: str) -> Iterator[
         raise ConfigError(f"{name} cannot be read: {error.strerror}; allow it, or give another file") from error
     except DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{name} is damaged after record {count}: {reason}; get the file again") from error
+        raise ConfigError(
+            f"{name} is damaged after record {count}: {reason}; download or copy the file again"
+        ) from error
 
 
 def format_of(path: Path) -> str | None:
-    """Which reader a file's name calls for, compression aside; None for none."""
+    """The format of a file by its name, compression aside; None if unknown."""
     plain = path.with_suffix("") if path.suffix.lower() in DECOMPRESSORS else path
     return SUFFIXES.get(plain.suffix.lower())
 
@@ -144,7 +146,7 @@ def _json_lines(path: Path, fields: Fields, start: int) -> Iterator[Record]:  # 
             size = len(line)
             if number >= start:
                 row = _parse(line)
-                del line  # it may be 100 MB long, and so may the row be
+                del line  # free it: the line and the row may take 100 MB each
                 yield Record(number, offset, row, file.tell())
             number, offset = number + 1, offset + size
 
@@ -155,19 +157,19 @@ def _parse(line: bytes) -> dict | Malformed | None:
     try:
         row = load_json(line)
     except orjson.JSONDecodeError as error:
-        return Malformed("no JSON, for it is not UTF-8" if "UTF-8" in error.msg else "no JSON", f": {error.msg}")
-    return row if isinstance(row, dict) else Malformed(f"a line must hold an object, not {json_type_name(row)}")
+        return Malformed("invalid JSON, not UTF-8" if "UTF-8" in error.msg else "invalid JSON", f": {error.msg}")
+    return row if isinstance(row, dict) else Malformed(f"a line must be a JSON object, not {json_type_name(row)}")
 
 
 def _check_not_array(path: Path, line: bytes):
-    """One array over many lines, or of all objects on one, would be a file of faults."""
+    """`ConfigError` for a file that is one JSON array: every line of it would be malformed."""
     text = line.strip()
     if text == b"[" or (text.startswith(b"[") and text[1:].lstrip().startswith(b"{")):
-        raise ConfigError(f"{path.name} begins with [ as a JSON array does; write one object a line instead")
+        raise ConfigError(f"{path.name} is a JSON array (it begins with [); write one object per line instead")
 
 
 def _rows(read: Callable[[Path, Sequence[str], int], Rows]) -> Callable[[Path, Fields, int], Iterator[Record]]:
-    """The reader of a table."""
+    """A reader of records, from a reader of the rows of a table."""
 
     def records(path: Path, fields: Fields, start: int) -> Iterator[Record]:
         return (Record(number, None, row, size) for number, row, size in read(path, fields.columns, start))
@@ -182,7 +184,7 @@ def _csv(path: Path, columns: Sequence[str], start: int) -> Rows:
 
 
 def csv_columns(path: Path, wanted: Sequence[str]) -> set[str]:
-    """The columns that the first line of a CSV file names; `wanted` helps to tell what stands between them."""
+    """The columns in the header of a CSV file; the delimiter is the one that gives a `wanted` column."""
     with path.open("rb") as file, _decompressed(path, file) as stream:
         _skip_byte_order_mark(path, stream)
         return set(csv_header(path, stream, wanted))
@@ -193,7 +195,7 @@ def documents_end_at_mark(path: Path, most: int) -> bool | None:
     try:
         with path.open("rb") as file, _decompressed(path, file) as stream:
             begin = stream.read(most)
-    except DAMAGE_ERRORS:  # which the reading will tell of
+    except DAMAGE_ERRORS:  # reported later, when the file is read
         return None
     return bool(DOCUMENT_END.search(begin)) if END_OF_TEXT.encode() in begin else None
 
@@ -243,9 +245,9 @@ def _whole(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _between_separators(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, bytes]]:
-    """What stands between marks, newlines around it aside."""
+    """The texts between separators, without newlines around them."""
     kept, offset = b"", 0
-    while block := stream.read(max(BLOCK, len(kept))):  # as much again, or a long text would be searched many times
+    while block := stream.read(max(BLOCK, len(kept))):  # growing, or a long text would be searched repeatedly
         *texts, kept = (kept + block).split(mark)
         for text in texts:
             yield offset, text.strip(b"\r\n")
@@ -255,10 +257,10 @@ def _between_separators(stream: BinaryIO, mark: bytes) -> Iterator[tuple[int, by
 
 
 def _skip_byte_order_mark(path: Path, stream: BinaryIO) -> int:
-    """Its bytes, which are no text, if the stream begins with one. `ConfigError` if it is that of another encoding."""
+    """Skip a byte order mark and return its length; `ConfigError` if it is that of another encoding than UTF-8."""
     begin = stream.peek(4)
     if other := next((name for name, marks in UNSUPPORTED_ENCODINGS.items() if begin.startswith(marks)), None):
-        raise ConfigError(f"{path.name} is {other}, which its byte order mark says; save it as UTF-8")
+        raise ConfigError(f"{path.name} is encoded as {other}, by its byte order mark; save it as UTF-8")
     return len(stream.read(3)) if begin.startswith(codecs.BOM_UTF8) else 0
 
 
@@ -268,13 +270,13 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
 
 
 def _zstd(file: BinaryIO) -> BinaryIO:
-    # zstandard's own reader takes a frame that breaks off for the end
+    # zstandard's own reader takes a truncated frame for the end of the file
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
 
 
 def json_type_name(value) -> str:
-    """What a value of JSON is, in words."""
-    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    """The type of a JSON value, in words."""
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), "an object" if isinstance(value, dict) else "text")
 
 

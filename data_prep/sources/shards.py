@@ -1,7 +1,7 @@
-"""The files of a corpus, on disk or on the Hub, each opened as a local file that is known to be what was published.
+"""The files of a corpus, on disk or on the Hub, each opened as a verified local file.
 
-A shard of the Hub is fetched whole, compared with the hash that the Hub publishes, read, and removed: a corpus of any
-size passes through the disk space of two shards, and nothing unverified is ever trained on.
+A shard of the Hub is downloaded, verified by the hash that the Hub publishes, read, and removed: a corpus of any size
+needs the disk space of two shards, and no unverified data are trained on.
 """
 
 import atexit
@@ -30,16 +30,16 @@ PREFIX = ".kindling-shards-"
 
 @dataclass(frozen=True)
 class LocalShard:
-    """A file of the user's own, which must not change while it is read."""
+    """A local file, which must not change while it is read."""
 
     path: Path
     size: int
     sample: str
-    """A hash of its size and some of its content."""
+    """A hash of its size and of samples of its content."""
 
     @classmethod
     def of(cls, path: Path) -> "LocalShard":
-        """The file as it is now."""
+        """The file in its present state."""
         try:
             return cls(path, path.stat().st_size, sampled_hash(path))
         except PermissionError as error:
@@ -52,22 +52,22 @@ class LocalShard:
 
     @property
     def identity(self) -> list:
-        """What it must be for tokens made from it to be these, as far as can be told without reading all of it."""
+        """What determines the tokens made from it, as far as known without reading all of it."""
         return [self.size, self.sample, format_of(self.path), self.path.suffix.lower()]
 
     @cached_property
     def content(self) -> str:
-        """A hash of all of it, when this was first asked for."""
+        """A hash of all of its content, computed on first access."""
         return CONTENTS.of(self.path)
 
     @property
     def known(self) -> str | None:
-        """The same, if it was asked for: before it is first read."""
+        """The same, or None if it has not been computed yet; it is, before the first read."""
         return vars(self).get("content")
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """The path. `ConfigError` if it holds something else than when the corpus was opened, before or after."""
+        """The path; `ConfigError` if the file changes after the corpus was opened, before or during reading."""
         self._check_unchanged()
         yield self.path
         self._check_unchanged()
@@ -75,32 +75,34 @@ class LocalShard:
     def _check_unchanged(self):
         is_other = not self.path.exists() or (self.known is None and sampled_hash(self.path) != self.sample)
         if is_other or CONTENTS.of(self.path) != self.content:
-            raise ConfigError(f"{self.path} has changed since it was first looked at; start again with files at rest")
+            raise ConfigError(
+                f"{self.path} has changed since the corpus was opened; start again with files that no longer change"
+            )
 
 
 @dataclass(frozen=True)
 class Program:
-    """Code that computes documents, in the place of files."""
+    """Code that generates documents, in place of files."""
 
     name: str
     content: str
 
     @property
     def known(self) -> str:
-        """What it is, which is known without running it."""
+        """A hash of it, which is known without running it."""
         return self.content
 
 
 @dataclass(frozen=True)
 class HubShard:
-    """A file of a data set of the Hub at one commit."""
+    """A file of a Hub data set at one commit."""
 
     repository: str
     commit: str
     file: str
     size: int
     sha256: str | None
-    """Of large files; small ones have a git hash only."""
+    """Of large files; small ones only have a git hash."""
     git_hash: str
 
     @property
@@ -110,7 +112,7 @@ class HubShard:
 
     @property
     def identity(self) -> list:
-        """What it must be for tokens made from it to be these; the same at another commit is the same."""
+        """What determines the tokens made from it; the same content at another commit is equal."""
         return [self.name, self.size, self.content]
 
     @property
@@ -122,7 +124,7 @@ class HubShard:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """A verified copy on disk, fetched now unless it is still there. `ConfigError` if it cannot be had."""
+        """A verified copy on disk, downloaded unless present; `ConfigError` if that fails."""
         yield SPOOL.fetch(self)
 
     def matches(self, path: Path) -> bool:
@@ -135,7 +137,7 @@ class HubShard:
 
 
 class Spool:
-    """Copies of the last shards that were read; older ones are removed, all of them at the process's end."""
+    """Local copies of the last shards read; older ones are removed, and all of them when the process ends."""
 
     MAX_COPIES = 2
 
@@ -145,7 +147,7 @@ class Spool:
         self.lock: FileLock | None = None
 
     def _open_folder(self):
-        """A folder of this process's own, under a lock; those of processes that were killed are removed."""
+        """Create a locked folder for this process, and remove those of killed processes."""
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
         for left in cache.glob(f"{PREFIX}*"):
@@ -157,7 +159,7 @@ class Spool:
         atexit.register(self.clear)
 
     def fetch(self, shard: HubShard) -> Path:
-        """A verified copy of a shard, downloaded unless it is here already."""
+        """A verified copy of a shard, downloaded unless present."""
         if self.folder is None:
             self._open_folder()
         if shard not in self.copies:
@@ -165,8 +167,8 @@ class Spool:
             if not shard.matches(copy):
                 copy.unlink()
                 raise ConfigError(
-                    f"shard {shard.name} has another content than the Hub published for commit {shard.commit[:12]}: "
-                    "it was damaged or replaced; try again later, or another data.revision"
+                    f"shard {shard.name} does not match the hash published for commit {shard.commit[:12]}: it was "
+                    "damaged or replaced; try again later, or give another data.revision"
                 )
             self.copies[shard] = copy
             while len(self.copies) > self.MAX_COPIES:
@@ -189,7 +191,7 @@ SPOOL = Spool()
 
 
 def hub_shards(repository: str, commit: str, files: list[str]) -> list[HubShard]:
-    """The files with what the Hub publishes about them, in the order given."""
+    """The files with the sizes and hashes that the Hub publishes, in the given order."""
     found = {}
     for first in range(0, len(files), PATHS_PER_REQUEST):
         part = files[first : first + PATHS_PER_REQUEST]

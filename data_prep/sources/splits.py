@@ -1,7 +1,6 @@
-"""Documents in a fixed order, readable from any place: of files, of a mixture, of one source after another.
+"""Splits: documents in a fixed order, readable from any place; from files, mixed, or concatenated.
 
-A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` where the source tells
-groups apart.
+A document is a dictionary with `text`, or with `prompt` and `completion`, and with `group` if the source has groups.
 """
 
 import math
@@ -20,36 +19,36 @@ from .shards import HubShard, LocalShard, Program
 
 MIN_FILES = 4
 Place = Any
-"""Where to go on reading a split, as plain JSON values; None is its beginning."""
+"""Where to continue reading a split, as plain JSON values; None is its beginning."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Documents in a fixed order, and what they are, so that tokens prepared from them can be found again."""
+    """Documents in a fixed order, with an identity by which tokens prepared from them are found again."""
 
     read_from: Callable[[Place, Reading], Iterator[tuple[dict, Place]]]
-    """The documents from a place on, each with the place after it; records that are none go into the reading."""
+    """The documents from a place on, each with the place after it; malformed records are counted in the reading."""
     identity: dict
     floor: Callable[[str], float] | None = None
-    """The exact -log p of a document's text in nats, its end included, where the source knows it."""
+    """The exact -log p of a document's text in nats, including its end, if the source knows it."""
     bad_records: float = 0.0
-    """The largest share of records that may be no documents."""
+    """Maximum fraction of malformed records."""
     size: int | None = None
-    """Bytes of its files as they are on disk, where it is made of files."""
+    """Bytes of its files on disk, if it consists of files."""
     documents: int | None = None
-    """How many there are at most, where that is known beforehand."""
+    """Maximum number of documents, if known in advance."""
     revisions: Mapping[str, str] = field(default_factory=dict)
-    """The commits of the Hub that it is read at, by data set."""
+    """The Hub commits that it is read from, by data set."""
     is_held_out: bool = False
-    """Whether the rest of its source is another split, together with which its bad records are judged."""
+    """Whether it is held out from another split, whose check of malformed records includes its own."""
     notes: tuple[str, ...] = ()
-    """Sentences on how its source is read, for whoever prepares it."""
+    """Notes for the user on how its source is read."""
     shards: Sequence[LocalShard | HubShard | Program] = ()
-    """What it is made of, in order."""
+    """The files or programs that it consists of, in order."""
     more: Callable[[Place], bool] | None = None
-    """Where a limit has cut it off: whether there is more after the place that it ends at."""
+    """If a limit applies: whether there are more documents after the place where it ends."""
     thin: Callable[[int], "Split"] | None = None
-    """Fewer of its files, evenly chosen, of at least so many bytes on disk; where it has files and is not cut."""
+    """A split of fewer files, evenly chosen, with at least this many bytes on disk; None if cut or without files."""
 
     def __iter__(self) -> Iterator[dict]:
         reading = self.reading()
@@ -58,11 +57,11 @@ class Split:
         reading.judge()
 
     def reading(self, quarantine: Path | None = None, counts: dict | None = None) -> Reading:
-        """One of this split, which goes on with `counts` where there are some."""
+        """A `Reading` of this split, which resumes from `counts` if given."""
         return Reading(self.bad_records, quarantine, **{"is_held_out": self.is_held_out} | (counts or {}))
 
     def _has_more(self, place: Place) -> bool:
-        """Whether documents follow a place, or a file that cannot be read, which it need not be."""
+        """Whether documents follow a place; also true if the next file cannot be read."""
         try:
             return next(self.read_from(place, Reading(1.0)), None) is not None
         except ConfigError:
@@ -83,7 +82,7 @@ class Split:
                     reading.is_skipping = False
                 if count > start:
                     yield document, (after, count)
-                if count == stop:  # before the next one is asked for, which may need another shard
+                if count == stop:  # stop before reading the next one, which may need another shard
                     return
 
         def more(place: Place) -> bool:
@@ -100,7 +99,7 @@ class Split:
 
 
 def split_of_files(shards: Sequence[LocalShard | HubShard], fields: Fields, bad_records: float) -> Split:
-    """The documents of files, file after file."""
+    """The documents of files, one file after another."""
 
     def read_from(place: Place, reading: Reading):
         first, start = place or (0, 0)
@@ -138,9 +137,9 @@ def _documents(shard, fields: Fields, start: int, reading: Reading, before: int)
 
 
 def mix(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
-    """Documents of several splits, so that each has its share of the bytes all along; ends where one of them ends.
+    """Interleave splits by weight of bytes; ends when one of them ends.
 
-    The next document comes from the split that is farthest behind its share: no chance, and no drift.
+    The next document comes from the split that is farthest behind its weight: deterministic, and without drift.
     """
 
     def read_from(place: Place, reading: Reading):
@@ -162,7 +161,7 @@ def mix(splits: Mapping[str, Split], weights: Mapping[str, float]) -> Split:
 
 
 def concatenated(splits: Mapping[str, Split]) -> Split:
-    """All documents of several splits, each split's a group of its own unless it has groups itself."""
+    """All documents of several splits, one split after another; each split is a group unless it has groups itself."""
     names = list(splits)
 
     def read_from(place: Place, reading: Reading):
@@ -186,7 +185,7 @@ def _joined(splits: Mapping[str, Split], read_from: Callable, identity: dict) ->
 
 
 def parts_of(document: dict) -> tuple[Text, Text]:
-    """The prompt, which may be nothing, and what follows it."""
+    """The prompt, which may be empty, and the text that follows it."""
     return ("", document["text"]) if "text" in document else (document["prompt"], document["completion"])
 
 
@@ -196,19 +195,19 @@ def text_of(document: dict) -> Text:
 
 
 def explain_empty_split(name: str, split: Split, reading: Reading) -> str:
-    """Why a split of that name turned out to hold no documents, in one sentence."""
+    """Why the split `name` has no documents, in one sentence."""
     parts = (reading, *reading.parts.values())
     passed = [part.before for part in parts if part.before and not part.records]
     reading = passed[0] if passed else reading
     documents, start = reading.documents, split.identity.get("start")
     so_many = f" in the place of {start:,}" if start else ""
     reasons = {
-        f"{count_is(documents, 'document')} too short for a part of each to be held out; give more text, or "
+        f"{count_is(documents, 'document')} too short to hold out a part of each; give more text, or "
         "data.validation_source": documents and "last tenth" in split.identity,
         f"{all_count_is(documents, 'document')} held out; give data.validation_documents=null for a tenth{so_many}, or "
         "data.validation_source": documents,
         f"{reading}; {reading.remedy}": reading.faults,
         f"{all_count_is(reading.empty, 'record')} empty; {CHECK_SETTINGS}": reading.empty,
-        f"there is nothing in it; check data.source and data.{name}_documents": True,
+        f"it is empty; check data.source and data.{name}_documents": True,
     }
     return f"the {name} split holds no documents: {next(reason for reason, holds in reasons.items() if holds)}"

@@ -1,4 +1,4 @@
-"""Where documents come from: a table of named sources, any Hub data set, or local files; always streamed.
+"""Opens sources of documents: a table of named sources, any Hub data set, or local files; always streamed.
 
 `python -m data_prep.sources` lists the table.
 """
@@ -31,7 +31,7 @@ from .splits import Place, Split, concatenated, mix
 
 @dataclass(frozen=True)
 class Generated:
-    """A source that is computed: a document is a function of (seed, index), and there is no last one."""
+    """A generated source: each document is a function of (seed, index), and the source is endless."""
 
     document: Callable[[str, int], str]
     floor: Callable[[str], float]
@@ -43,7 +43,7 @@ class Generated:
     language: str | None = None
 
     def splits(self, data: DataSection) -> dict[str, Split]:
-        """Validation comes from another seed than training, so that its documents are new."""
+        """Training and validation splits with different seeds, so that validation documents are new."""
         return {"train": self._split(str(data.seed)), "validation": self._split(f"{data.seed}-validation")}
 
     def _split(self, seed: str) -> Split:
@@ -52,7 +52,9 @@ class Generated:
                 reading.document()
                 yield {"text": self.document(seed, index)}, index + 1
 
-        code = Path(self.code).read_text(encoding="utf-8")  # other words make other documents
+        code = Path(self.code).read_text(
+            encoding="utf-8"
+        )  # the code is part of the identity: it determines the documents
         program = Program(Path(self.code).name, xxhash.xxh3_128_hexdigest(f"{seed} {code}".encode()))
         return Split(read_from, {"code": code, "seed": seed}, self.floor, shards=[program])
 
@@ -67,10 +69,10 @@ class HubDataset:
     licence: str = "see its page"
     language: str | None = None
     revision: str | None = None
-    """The commit that is read; None is the newest one. The manifest of what is prepared from it says which."""
+    """The commit to read; None means the newest. The manifest of the prepared tokens records which it was."""
     subset: str | None = None
     files: Mapping[str, str] | None = None
-    """Patterns of the files of each split, where the data set's own settings do not say."""
+    """File patterns of each split, if the data set does not define them."""
     text_field: str = "text"
     group_field: str | None = None
     sample_by: str | None = None
@@ -78,11 +80,11 @@ class HubDataset:
 
     @property
     def name(self) -> str:
-        """What an error calls it."""
+        """The source's name in errors."""
         return self.id
 
     def splits(self, data: DataSection) -> dict[str, Split]:
-        """The data set's own splits. `ConfigError` if it cannot be found or holds files of another kind."""
+        """The data set's own splits; `ConfigError` if it is not found or has unsupported files."""
         check_repository(self.id, "dataset")
         commit, files = with_retries(self.id, lambda: self._files(data))
         shards = {name: hub_shards(self.id, commit, found) for name, found in files.items()}
@@ -107,7 +109,7 @@ class HubDataset:
 
 
 def uniform_integers(seed: str, index: int) -> str:
-    """50,000 independent uniform integers 0..7: data that nothing can predict better than by ln 8 nats each."""
+    """50,000 independent uniform integers 0..7: no model can have a loss below ln 8 nats per integer."""
     generator = random.Random(f"uniform_integers {seed} {index}")
     return " ".join(str(generator.randrange(8)) for _ in range(50_000))
 
@@ -118,7 +120,7 @@ SOURCES = {
         fables.nats,
         fables.__file__,
         default_documents=50_000,
-        about="seeded children's stories whose probability is known exactly; needs no network",
+        about="seeded children's stories with exactly known probability; needs no network",
         language="en",
     ),
     "uniform_integers": Generated(
@@ -126,7 +128,7 @@ SOURCES = {
         lambda text: len(text.split()) * math.log(8),
         __file__,
         default_documents=1,
-        about="unlearnable: uniform integers 0..7, whose loss cannot fall below ln 8",
+        about="unlearnable: uniform integers 0..7, with a minimum loss of ln 8",
     ),
     "tinystories": HubDataset(
         "roneneldan/TinyStories",
@@ -138,7 +140,7 @@ SOURCES = {
     ),
     "tinystories-v2": HubDataset(
         "roneneldan/TinyStories",
-        about="those by GPT-4 only, as the text files that courses use",
+        about="only the stories by GPT-4, as the text files that courses use",
         size="2.7 million stories, 2.2 GB",
         licence="CDLA-Sharing-1.0",
         language="en",
@@ -149,7 +151,7 @@ SOURCES = {
     "c4": HubDataset(
         "allenai/c4",
         about="web pages of April 2019, cleaned (Raffel et al., 2020), the English part",
-        size="365 million pages, 305 GB packed",
+        size="365 million pages, 305 GB compressed",
         licence="ODC-BY",
         language="en",
         revision="607bd4c8450a42878aa9ddc051a65a055450ef87",
@@ -157,8 +159,8 @@ SOURCES = {
     ),
     "pile": HubDataset(
         "monology/pile-uncopyrighted",
-        about="the Pile (Gao et al., 2020) without its copyrighted parts; each document knows its subset",
-        size="177 million documents, 330 GB packed",
+        about="the Pile (Gao et al., 2020) without its copyrighted parts, with the subset of each document",
+        size="177 million documents, 330 GB compressed",
         licence="mixed, see its page",
         language="en",
         files={"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"},
@@ -178,16 +180,16 @@ SOURCES = {
         size="8 million pages, 24 GB",
         licence="CC0-1.0",
         language="en",
-        revision="refs/convert/parquet",  # which the Hub keeps: the data set itself is archives and a script
+        revision="refs/convert/parquet",  # maintained by the Hub: the data set itself consists of archives and a script
         files={"train": "plain_text/train/*.parquet"},
     ),
 }
 
 
 def open_corpus(data: DataSection) -> tuple[Split, Split]:
-    """The training and the validation documents of an experiment.
+    """The training and validation documents of an experiment.
 
-    Validation is `data.validation_source`, or the source's own validation split, or else is held out from training.
+    Validation comes from `data.validation_source`, the source's own validation split, or is held out from training.
     `ConfigError` if a source is unknown or cannot be read.
     """
     if data.mixture:
@@ -196,8 +198,8 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
     splits = source.splits(data)
     if "validation" in splits and "train" not in splits:
         raise ConfigError(
-            f"{source.name} holds what is for validation and nothing for training; give what to train on as "
-            "data.source, with this as data.validation_source"
+            f"{source.name} has validation files only, nothing to train on; give training texts as data.source, "
+            "and this as data.validation_source"
         )
     train = splits.get("train") or next(iter(splits.values()))
     train = replace(train, notes=(*train.notes, *_unused_source_notes(splits, data)))
@@ -213,27 +215,28 @@ def open_corpus(data: DataSection) -> tuple[Split, Split]:
 
 
 def _unused_source_notes(splits: dict[str, Split], data: DataSection) -> list[str]:
-    """What else the name of a source, or a source, could be taken to stand for."""
+    """Notes on a folder or a validation split that the settings leave unused."""
     notes = []
     if data.source in SOURCES and Path(data.source).is_dir():
-        notes.append(f"{data.source} is the source of that name; the folder is ./{data.source}")
+        notes.append(f"{data.source} is read as the named source; for the folder give ./{data.source}")
     if data.validation_source and "validation" in splits and data.validation_source != data.source:
-        notes.append(f"{data.source}: its own validation is not read, for there is data.validation_source")
+        notes.append(f"{data.source}: its own validation split is not used, because data.validation_source is given")
     return notes
 
 
 def find_source(name: str) -> Generated | HubDataset | LocalFiles:
-    """What `data.source` names: a row of the table, existing local files, or a Hub id."""
+    """The source that `data.source` names: a row of the table, existing local files, or a Hub id."""
     if name in SOURCES:
         return SOURCES[name]
     if is_local_source(name):
         ours = kindling_folder_kind(Path(name).expanduser())
         if ours == "prepared tokens":
             raise ConfigError(
-                f"{name} holds tokens, no texts; it can be data.source, by itself and once it is finished"
+                f"{name} holds tokens, not texts; it can only be data.source, not part of a mixture, "
+                "and must be finished"
             )
         if ours == "a run":
-            raise ConfigError(f"{name} is the folder of a run, not of texts; give texts, and this as model.path")
+            raise ConfigError(f"{name} is a run folder, not a folder of texts; give texts, or give this as model.path")
         return LocalFiles(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):
         return HubDataset(name)
@@ -243,9 +246,9 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
 
 
 def _open_mixture(data: DataSection) -> tuple[Split, Split]:
-    """Each source with its whole own training split, mixed by weight, and its own validation documents.
+    """The training splits of all sources, mixed by weight, and their validation splits, one after another.
 
-    Each is a group, by its name or, of local files, by the file's.
+    Each source is a group, named after the source or, for local files, after the file.
     """
     parts, shares = {}, {}
     for source, share in data.mixture.items():
@@ -266,11 +269,11 @@ SOURCE_SETTINGS = {
     "data.sample_by": {HubDataset, LocalFiles},
     "data.seed": {Generated},
 }
-"""Settings that only some kinds of sources have."""
+"""Settings that apply only to some kinds of sources."""
 
 
 def check_source_overrides(experiment: LanguageExperiment):
-    """`ConfigError` if an override is a setting that the experiment's sources do not have."""
+    """`ConfigError` if an override does not apply to the experiment's sources."""
     data, given = experiment.data, experiment.overrides
     for name in SOURCE_SETTINGS.keys() & {name for name, value in given.items() if value}:
         sources = (find_source(one) for one in data.mixture or [data.source, data.validation_source] if one)

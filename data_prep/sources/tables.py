@@ -1,4 +1,4 @@
-"""Rows of tables, from any one on: parquet, arrow as `datasets` saves it, CSV."""
+"""Reads rows of tables from any row on: parquet, arrow as `datasets` saves it, CSV."""
 
 import csv
 import io
@@ -19,14 +19,14 @@ from .record_errors import Malformed
 ROWS_PER_BATCH = 1000
 LARGEST_FIELD = 2**31 - 1
 DELIMITERS = ",;\t|"
-"""Of CSV: the second is what Excel writes where a comma is in numbers."""
+"""CSV delimiters; Excel writes the second in locales with a decimal comma."""
 END_OF_STREAM, END_OF_FILE = b"\0\0\0\0", b"ARROW1"
 Rows = Iterator[tuple[int, dict | Malformed | None, int]]
-"""Dictionaries, each with its number and the bytes of the file that it took to get there."""
+"""Row numbers, rows as dictionaries, and bytes of the file read so far."""
 
 
 def parquet_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
-    """Rows of a parquet file, as dictionaries of those `columns` that it has. `ConfigError` if it has none of them."""
+    """Rows of a parquet file as dictionaries of its `columns`; `ConfigError` if it has none of them."""
     file = pyarrow.parquet.ParquetFile(path)
     columns = _existing_columns(path, columns, file.schema_arrow.names)
     number, size = 0, path.stat().st_size
@@ -43,7 +43,7 @@ def parquet_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
 
 
 def arrow_rows(path: Path, columns: Sequence[str], start: int) -> Rows:
-    """As above, of an arrow file or stream; one that breaks off is an `ArrowInvalid`."""
+    """As `parquet_rows`, for an arrow file or stream; a truncated one raises `ArrowInvalid`."""
     with pyarrow.memory_map(str(path)) as source:
         batches = _record_batches(source)
         columns, number = _existing_columns(path, columns, batches.schema.names), 0
@@ -65,30 +65,30 @@ def _record_batches(source: pyarrow.MemoryMappedFile):
     source.seek(0)
     if end == END_OF_FILE:
         return pyarrow.ipc.open_file(source)
-    if not end.endswith(END_OF_STREAM):  # pyarrow would take what is left for all
-        raise pyarrow.ArrowInvalid("it has no end")
+    if not end.endswith(END_OF_STREAM):  # pyarrow would read a truncated stream as if complete
+        raise pyarrow.ArrowInvalid("it is truncated")
     return pyarrow.ipc.open_stream(source)
 
 
 def _iterate_batches(batches) -> Iterator[pyarrow.RecordBatch]:
-    """The batches of a stream, or of a file."""
+    """The record batches of a stream or a file."""
     if isinstance(batches, pyarrow.ipc.RecordBatchFileReader):
         return (batches.get_batch(index) for index in range(batches.num_record_batches))
     return iter(batches)
 
 
 def csv_header(path: Path, stream: BinaryIO, wanted: Sequence[str]) -> list[str]:
-    """The columns that the first line of a CSV file names; `wanted` as for `csv_rows`."""
+    """The columns in the header of a CSV file; `wanted` as `columns` of `csv_rows`."""
     return next(_csv_reader(path, _text_of(stream), wanted), [])
 
 
 def csv_rows(path: Path, stream: BinaryIO, columns: Sequence[str], start: int, tell) -> Rows:
-    """As above, of CSV whose first line names the columns. A row that cannot be read is bad by itself.
+    """As `parquet_rows`, for CSV with a header. A row that cannot be read is malformed.
 
-    What stands between fields is the one of `DELIMITERS` that gives the first line one of `columns`. Each line of a bad
-    row counts as one, for an open quote may have taken in any number of them.
+    The delimiter is the one of `DELIMITERS` by which the header has one of `columns`. Each line of a malformed row
+    counts as one row, because an open quote may include any number of lines.
     """
-    text = _text_of(stream)  # which closes the file when it is forgotten
+    text = _text_of(stream)  # closes the file when it is garbage-collected
     reader = _csv_reader(path, text, columns)
     head = next(reader, [])
     columns, number = _existing_columns(path, columns, head), 0
@@ -120,18 +120,18 @@ def _csv_reader(path: Path, text: io.TextIOWrapper, wanted: Sequence[str]):
 
 
 def _matching_columns(delimiter: str, line: str, wanted: Sequence[str]) -> tuple[bool, int]:
-    """Whether a line has one of the wanted columns if this is between them, and how many it has at all."""
+    """Whether the header has a wanted column with this delimiter, and how many columns it has."""
     names = next(csv.reader([line], delimiter=delimiter), [])
     return not set(wanted).isdisjoint(names), len(names)
 
 
 def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[str]) -> dict | Malformed | None:
     if isinstance(values, csv.Error):
-        return Malformed("no CSV", f": {values}")
+        return Malformed("invalid CSV", f": {values}")
     if not values:
         return None
     if len(values) != len(head):
-        return Malformed("a row of more or fewer fields than columns", f": {len(values)} for {len(head)}")
+        return Malformed("wrong number of fields", f": {len(values)} for {len(head)} columns")
     row = {name: value for name, value in zip(head, values, strict=True) if name in columns}
     if not all(map(_is_utf8, row.values())):
         return Malformed("invalid UTF-8")
@@ -139,7 +139,7 @@ def _csv_row(head: list[str], values: list[str] | csv.Error, columns: Sequence[s
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether bytes that were no UTF-8 were none of it."""
+    """Whether a text was decoded without surrogate escapes, so from valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -148,14 +148,14 @@ def _is_utf8(text: str) -> bool:
 
 
 def _existing_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Those of the columns asked for, the text first, that there are."""
+    """Those of the wanted columns that exist, the text first; `ConfigError` if there are none."""
     if known := [*dict.fromkeys(column for column in columns if column in names)]:
         return known
-    raise ConfigError(f"{path.name}: {columns[0]} is no column; there are {', '.join(names)}")
+    raise ConfigError(f"{path.name} has no column {columns[0]}; there are {', '.join(names)}")
 
 
 def _python_rows(batch: pyarrow.RecordBatch) -> Iterator[dict | Malformed]:
-    """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 costs its own row only."""
+    """Rows of a batch. Strings are decoded one by one, so that invalid UTF-8 affects only its own row."""
     for row in zip(*map(_values, batch.columns), strict=True):
         values = zip(batch.schema.names, row, strict=True)
         try:

@@ -1,4 +1,4 @@
 """Tokenizers: learning, loading, and encoding text fast. `python -m data_prep.tokenizer`.
 
-Knows nothing of splits on disk.
+Knows nothing about prepared folders.
 """

@@ -1,4 +1,4 @@
-"""Learns a tokenizer from a corpus: `python -m data_prep.tokenizer --source SOURCE`."""
+"""Trains a tokenizer on a corpus: `python -m data_prep.tokenizer --source SOURCE`."""
 
 import argparse
 from pathlib import Path
@@ -16,24 +16,29 @@ from .build import build_tokenizer, describe, parse_bytes, save
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.tokenizer", description="Learn byte-level BPE from a corpus."
+        prog="python -m data_prep.tokenizer", description="Train byte-level BPE on a corpus."
     )
     parser.add_argument(
         "--source", required=True, help="a name that `python -m data_prep.sources` lists, a Hub id or files"
     )
     parser.add_argument(
-        "--vocab-size", type=int, default=10_000, help="tokens, special ones included (default: 10,000)"
+        "--vocab-size", type=int, default=10_000, help="tokens, including special ones (default: 10,000)"
     )
     parser.add_argument(
-        "--bytes", help="learn from so much text, spread over the corpus, as 500MB (default: all of it)"
+        "--bytes", help="amount of text to train on, spread over the corpus, such as 500MB (default: all)"
     )
-    parser.add_argument("--text-field", help="column of the text (default: the source's)")
-    parser.add_argument("--sample-by", help="a document of plain text: paragraph, line, document or a separator")
+    parser.add_argument("--text-field", help="text column (default: the source's)")
+    parser.add_argument(
+        "--sample-by", help="how plain text is cut into documents: paragraph, line, document or a separator"
+    )
     parser.add_argument(
         "--output", type=Path, help="folder for the tokenizer (default: prepared/tokenizers/SOURCE-SIZE)"
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="of data and tokenizer, such as data.bad_records=0.01"
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings of data and tokenizer, such as data.bad_records=0.01",
     )
     return parser.parse_intermixed_args()
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE learnt from any amount of text: the merges of the `tokenizers` library, sooner and in less memory."""
+"""Trains byte-level BPE on any amount of text: the merges of the `tokenizers` library, faster and in less memory."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from storage.files import report_full_disk
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 TEXT_SEPARATOR = b"\xff\xfe\xff"
-"""Bytes that no UTF-8 text holds: what separates texts in a file."""
+"""Separates texts in a file; these bytes cannot occur in UTF-8."""
 FILE_SIZE = 64_000_000
 Merges = list[tuple[bytes, bytes]]
 
@@ -26,9 +26,9 @@ Merges = list[tuple[bytes, bytes]]
 def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
     """Byte-level BPE (Radford et al., 2019) with GPT-2's pre-tokenizer and all 256 bytes in the alphabet.
 
-    The vocabulary comes out smaller than asked where the texts hold too few different words. It is that of
-    `tokenizers.trainers.BpeTrainer`, ties and order included, but where letters newer than its Unicode tables occur.
-    Memory follows the different words: the texts pass through files in the system's temporary folder.
+    The vocabulary is smaller than requested if the texts have too few distinct words. It equals that of
+    `tokenizers.trainers.BpeTrainer`, including ties and order, except for characters newer than its Unicode tables.
+    Memory grows with the number of distinct words: the texts are written to files in the system's temporary folder.
     """
     smallest = 256 + 2
     if vocab_size < smallest:
@@ -37,7 +37,7 @@ def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
         with report_full_disk("the folder for temporary files, ", folder, "make room there, or set TMPDIR to another"):
             files = _write(texts, Path(folder))
         with _silence_output():
-            # No special tokens for it: it would take them out of the text.
+            # Without special tokens, which it would remove from the text.
             source = gigatoken.TextFileSource(files, TEXT_SEPARATOR)
             _, merges = gigatoken.train_bpe(source, vocab_size - 2, [], tie_breaking="huggingface")
             merges = list(dict.fromkeys(merges))
@@ -46,7 +46,7 @@ def train_bpe(texts: Iterable[Text], vocab_size: int) -> Tokenizer:
 
 
 def _write(texts: Iterable[Text], folder: Path) -> list[Path]:
-    """The texts in files of some MB, which are mapped into memory one at a time."""
+    """Write the texts to files of some MB, which are mapped into memory one at a time."""
     files, size = [folder / "0"], 0
     file = files[0].open("wb")
     for text in texts:
@@ -60,7 +60,7 @@ def _write(texts: Iterable[Text], folder: Path) -> list[Path]:
 
 
 def _tokenizer(merges: Merges) -> Tokenizer:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode  # which imports all of it: seconds
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # deferred: importing it takes seconds
 
     letters = bytes_to_unicode()
     pairs = [tuple("".join(letters[byte] for byte in part) for part in pair) for pair in merges]
@@ -75,10 +75,10 @@ def _tokenizer(merges: Merges) -> Tokenizer:
 
 
 def _count_learnt(merges: Merges, files: list[Path]) -> int:
-    """How many of the merges were learnt from the text, before there was nothing left to merge.
+    """How many of the merges were learnt from the text, before nothing was left to merge.
 
-    gigatoken goes on to merge pairs that do not occur. The last merge that was learnt stands in the encoded text; if
-    the last of all does not, every word has become one token, and what was learnt is what these are made of.
+    gigatoken continues with merges of pairs that do not occur. If the last merge does not occur in the encoded text,
+    every word has become one token, and the learnt merges are those that these tokens are made of.
     """
     tokens = [left + right for left, right in merges]
     state = json.loads(_tokenizer(merges).to_str())
@@ -98,7 +98,7 @@ def _count_learnt(merges: Merges, files: list[Path]) -> int:
 
 @contextmanager
 def _silence_output():
-    """Keep what gigatoken prints while it learns and reads files, below Python, off the screen."""
+    """Suppress the output of gigatoken, which it prints from native code."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

@@ -1,7 +1,7 @@
-"""Tokenizers: byte-level BPE, characters, numbers, or an existing one; all of them ordinary Hugging Face tokenizers.
+"""Builds tokenizers: byte-level BPE, characters, numbers, or an existing one; all are standard Hugging Face tokenizers.
 
-`<|endoftext|>` starts and ends a document and `<|pad|>` pads: two tokens, so that no mask by padding ever hides an
-end. Text never yields either: a document that spells `<|endoftext|>` is encoded letter by letter.
+`<|endoftext|>` starts and ends a document, and `<|pad|>` pads: separate tokens, so that masking the padding never masks
+an end of text. Text never produces either: `<|endoftext|>` in a document is encoded as ordinary characters.
 
     python -m data_prep.tokenizer --source tinystories --vocab-size 10000 --bytes 500MB
 """
@@ -30,7 +30,7 @@ from .bpe import END, PAD, train_bpe
 from .encoder import Encoder
 from .training_text import TrainingTexts
 
-if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` needs none of it
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and `--help` does not need it
     from .fast_tokenizer import PreTrainedTokenizerFast
 
 
@@ -38,7 +38,7 @@ UNKNOWN = "<|unknown|>"
 
 
 def train_characters(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
-    """Each character of the texts is a token; others become the unknown token."""
+    """One token per character of the texts; other characters become the unknown token."""
     characters = set()
     for text in texts:
         for piece in pieces_of(text):
@@ -47,7 +47,7 @@ def train_characters(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # no
 
 
 def train_numbers(texts: Iterable[Text], vocab_size: int) -> Tokenizer:  # noqa: ARG001
-    """Each run of digits and each other symbol is a token; spaces separate and are not kept."""
+    """One token per sequence of digits and per other symbol; spaces separate tokens and are dropped."""
     split = _number_split()
     tokens = {token for text in texts for token, _ in split.pre_tokenize_str(str(text))}
     return _number_level(sorted(tokens, key=lambda token: (not token.isdigit(), len(token), token)))
@@ -83,10 +83,10 @@ TRAINERS = {"bpe": train_bpe, "characters": train_characters, "numbers": train_n
 
 
 def equation_tokenizer(kind: str, symbol: str, largest: int) -> "PreTrainedTokenizerFast":
-    """The tokenizer for equations such as `91 / 7 = 13`, of numbers from 0 to `largest`; spaces are not kept.
+    """The tokenizer for equations such as `91 / 7 = 13`, of numbers from 0 to `largest`; spaces are dropped.
 
-    `kind` is numbers, characters, or padded: characters, shorter numbers filled up with zeros to the length of the
-    largest, in a prompt as well. No start token is added, so that a prompt's tokens are its own.
+    `kind` is numbers, characters, or padded: characters, with numbers zero-padded to the length of the largest, in
+    prompts as well. No start token is added, so that a prompt has only its own tokens.
     """
     if kind == "numbers":
         return wrap(_number_level([*map(str, range(largest + 1)), symbol, "="]), start=None)
@@ -98,7 +98,7 @@ def equation_tokenizer(kind: str, symbol: str, largest: int) -> "PreTrainedToken
 
 
 def _zero_padding_rules(width: int) -> list[normalizers.Normalizer]:
-    """Zeros before each number of less than `width` digits: at its place of width 0, one rule a length."""
+    """Rules that zero-pad numbers of fewer than `width` digits, one rule per length."""
     return [
         normalizers.Replace(Regex(rf"(?<!\d)(?=\d{{{digits}}}(?!\d))"), "0" * (width - digits))
         for digits in range(1, width)
@@ -106,8 +106,9 @@ def _zero_padding_rules(width: int) -> list[normalizers.Normalizer]:
 
 
 def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerFast":
-    """Make it a transformers tokenizer which puts the start token (None: no token) before each text, of a pair as well,
-    and never special ids into text.
+    """Convert to a transformers tokenizer that adds the start token (None: no token) before each text.
+
+    It is added before both texts of a pair. Text never yields special ids.
     """
     from .fast_tokenizer import PreTrainedTokenizerFast
 
@@ -118,14 +119,14 @@ def wrap(tokenizer: Tokenizer, start: str | None = END) -> "PreTrainedTokenizerF
         eos_token=END,
         pad_token=PAD,
         unk_token=unknown,
-        add_bos_token=start is not None,  # makes the post-processor, and tells tools that make none of it
+        add_bos_token=start is not None,  # creates the post-processor, and informs tools that ignore it
         split_special_tokens=True,
         model_input_names=["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
     )
 
 
 def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
-    """An existing tokenizer, from a folder or the Hub, given a pad token of its own if it has none."""
+    """An existing tokenizer, from a folder or the Hub, with a separate pad token added if it has none."""
     from transformers import AutoTokenizer
 
     from .fast_tokenizer import PreTrainedTokenizerFast, TokenizersBackend
@@ -139,7 +140,9 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     except Exception as error:  # tokenizers raises nothing narrower
         why = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"tokenizer.path={path} cannot be loaded: {why}; give the folder or Hub id of one") from None
-    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without any
+    if not tokenizer.get_vocab().keys() - set(
+        tokenizer.all_special_tokens
+    ):  # made up by transformers for a GPT-2 without one
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"tokenizer.path={path} has no end-of-text token; give a tokenizer that has an eos_token")
@@ -152,7 +155,7 @@ def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[
     """Train the tokenizer that the section describes, or load it; return it and a report of the training.
 
     The report has seconds, the process's peak memory, documents and bytes, vocabulary, the longest tokens and, on up to
-    1,000 held-out documents, bytes a token.
+    1,000 held-out documents, bytes per token.
     """
     started = time.perf_counter()
     if section.kind == "pretrained":
@@ -168,7 +171,7 @@ def build_tokenizer(section: TokenizerSection, split: Split, held_out: Iterable[
 
 
 def report(tokenizer, held_out: Iterable[dict]) -> dict:
-    """What there is to know of a tokenizer: size, longest tokens (all ties), and bytes a token on held-out text."""
+    """A tokenizer's size, longest tokens (including ties), and bytes per token on held-out text."""
     tokens = {token: len(tokenizer.decode([index]).encode()) for token, index in tokenizer.get_vocab().items()}
     ordinary = {token: size for token, size in tokens.items() if token not in tokenizer.all_special_tokens}
     longest = max(ordinary.values(), default=0)
@@ -190,27 +193,27 @@ def describe(about: dict) -> str:
     return (
         f"tokenizer: {about['vocabulary']:,} tokens{describe_limit(about) or describe_training_text(about)} in "
         f"{about['seconds']:.1f} s, peak memory {about['peak_memory_megabytes']:,} MB, {about['bytes_per_token']} "
-        f"bytes a token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
+        f"bytes per token on held-out text, longest {', '.join(map(repr, about['longest_tokens'][:3]))}"
     )
 
 
 def describe_training_text(about: dict) -> str:
-    """What the tokenizer of a report learnt from."""
+    """The text that the tokenizer of a report was trained on."""
     return f" learnt from {format_count(about['documents'], 'document')} ({format_bytes(about['text_bytes'])})"
 
 
 def describe_limit(about: dict) -> str:
-    """The same and which setting left something out, or nothing if none did."""
+    """The same with the setting that limited it; empty if none did."""
     return f"{describe_training_text(about)} of more ({about['limit']})" if about.get("limit") else ""
 
 
 def start_token(tokenizer) -> int:
-    """What a document begins with: the start token, or the end token for a tokenizer that has no start."""
+    """The token that starts a document: the start token, or the end token if there is none."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def save(tokenizer, about: dict, folder: Path):
-    """Write the tokenizer as `AutoTokenizer` reads it, and its report beside it."""
+    """Save the tokenizer for `AutoTokenizer`, with its report."""
     tokenizer.save_pretrained(folder)
     (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -221,8 +224,8 @@ def _peak_memory() -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """A number of bytes as people write it: 500MB, 2.2GB, 1e6."""
+    """Parse a size such as 500MB, 2.2GB or 1e6 as bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d\d?)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ConfigError(f"--bytes {text!r} is no size; write 500MB or 2.2GB")
+        raise ConfigError(f"--bytes {text!r} is not a size; write 500MB or 2.2GB")
     return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))

@@ -1,4 +1,4 @@
-"""Text to ids, fast and in bounded memory, and always the ids that the tokenizer itself gives."""
+"""Encodes text to token ids, fast and in bounded memory, with the same ids as the tokenizer itself."""
 
 import json
 import logging
@@ -16,11 +16,11 @@ from data_prep.sources.long_text import Text, pieces_of
 
 LOGGER = logging.getLogger(__name__)
 PIECE_CHARACTERS = 4_000_000
-"""Characters that are encoded at once where text can be cut: memory follows this, not the longest document."""
+"""Characters encoded at once where text can be cut, so that memory does not grow with the longest document."""
 RESTART_AFTER = 64_000_000
-"""Characters after which the fast encoder starts anew, for it remembers each word that it has met."""
+"""Characters after which the fast encoder is recreated, because it caches every word."""
 SAFE_CUT = re.compile(r"(?<=\w)[ \n]")
-"""Before white space that follows a letter or digit: there our pre-tokenizers end a piece in any case."""
+"""White space after a letter or digit: our pre-tokenizers always end a piece before it."""
 HARD_TEXTS = [
     "",
     " ",
@@ -36,10 +36,10 @@ HARD_TEXTS = [
 
 
 class Encoder:
-    """Encodes texts as `tokenizer` does without special tokens: by gigatoken if that gives the same ids, else slowly.
+    """Encodes texts as `tokenizer` does without special tokens, by gigatoken if that gives the same ids.
 
-    Both are compared on hard texts here and on the first texts that come; a difference is a warning and the slow way.
-    Texts with characters newer than Python's Unicode tables always go the slow way.
+    Both are compared on difficult texts and on the first texts given; on a difference it warns and uses the tokenizer
+    itself, which is slower. Texts with characters newer than Python's Unicode tables always use the tokenizer.
     """
 
     def __init__(self, tokenizer):
@@ -55,11 +55,11 @@ class Encoder:
 
     @property
     def is_fast(self) -> bool:
-        """Whether gigatoken does the work."""
+        """Whether gigatoken is used."""
         return self._fast is not None
 
     def __call__(self, texts: list[Text], dtype=np.uint32) -> tuple[np.ndarray, np.ndarray]:
-        """All ids in one array, and how many of them each text has."""
+        """All ids in one array, and the number of ids of each text."""
         if not self._compared:
             self._compared = True
             self._compare([next(pieces_of(text))[:10_000] for text in texts[:100]])
@@ -71,7 +71,7 @@ class Encoder:
         return np.concatenate(parts), counts
 
     def _groups(self, texts: list[Text]) -> Iterator[tuple[list[str], list[int]]]:
-        """Pieces of the texts, some MB at a time, and of which text each is."""
+        """Pieces of the texts, some MB at a time, with the index of the text of each piece."""
         group, owners, size = [], [], 0
         for owner, text in enumerate(texts):
             for piece in self._pieces(text):
@@ -111,7 +111,7 @@ class Encoder:
         return array.content.data[offsets[0] : offsets[-1]], np.diff(offsets)
 
     def _encode_odd(self, texts: list[str], odd: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """As `_encode`, but the odd texts by the tokenizer itself."""
+        """As `_encode`, with the texts at the indices `odd` encoded by the tokenizer itself."""
         slow, slow_counts = _encode_slowly(self.tokenizer, [texts[i] for i in odd])
         others = list(texts)
         for i in odd:
@@ -125,26 +125,26 @@ class Encoder:
     def _new_fast(self) -> gigatoken.Tokenizer | None:
         try:
             return gigatoken.Tokenizer.from_json(self._json)
-        except Exception as error:  # it names no exceptions for the kinds of tokenizer that it does not know
-            LOGGER.info("gigatoken does not know this tokenizer: %s", error)
+        except Exception as error:  # it documents no exceptions for unsupported tokenizers
+            LOGGER.info("gigatoken does not support this tokenizer: %s", error)
             return None
 
     def _compare(self, texts: list[str]):
-        """Give up the fast way if it differs on some text."""
+        """Disable the fast encoder if its ids differ on some text."""
         if self._fast is None:
             return
         ids, counts = self._encode(texts)
         right, right_counts = _encode_slowly(self.tokenizer, texts)
         if not (np.array_equal(ids, right) and np.array_equal(counts, right_counts)):
-            LOGGER.warning("gigatoken gives other ids than this tokenizer, which therefore encodes by itself, slowly")
+            LOGGER.warning("gigatoken gives other ids than this tokenizer, which is used instead and is slower")
             self._fast = None
 
 
 @lru_cache(maxsize=1)
 def _unassigned_characters() -> frozenset[str]:
-    """Characters that Python's Unicode tables do not know.
+    """Characters that are unassigned in Python's Unicode tables.
 
-    Of these the two encoders' tables may differ in which are letters, and so in where a word ends.
+    The tables of the two encoders may differ in which of them are letters, and so in where words end.
     """
     return frozenset(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cn")
 
@@ -156,7 +156,7 @@ def _encode_slowly(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _without_special_tokens(tokenizer) -> str:
-    """The tokenizer as JSON, its special tokens left out, so that a text which spells one is encoded as text."""
+    """The tokenizer as JSON without special tokens, so that their spelling in a text is encoded as text."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
     return json.dumps(state | {"post_processor": None})

@@ -1,4 +1,4 @@
-"""The class of the tokenizers that are made here."""
+"""The class of the tokenizers that Kindling trains."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from transformers import PreTrainedTokenizerFast as TokenizersBackend
 
 
 class PreTrainedTokenizerFast(TokenizersBackend):
-    """transformers' own, saved under the name that transformers 4, and converters built on it, can load as well.
+    """transformers' own class, saved under the name that transformers 4 and converters built on it can load.
 
-    In transformers 5 it is an alias of `TokenizersBackend`, a name that nothing older knows. That a start token is put
-    before a text stands in the post-processor, where transformers looks, and is written down as `add_bos_token` too,
-    where litgpt and others look: transformers leaves it out.
+    In transformers 5 it is an alias of `TokenizersBackend`, which older versions do not know. Whether a start token is
+    added is stored in the post-processor, where transformers looks, and also saved as `add_bos_token`, where litgpt and
+    others look: transformers does not save it.
     """
 
     def save_pretrained(self, *args, **kwargs) -> tuple[str, ...]:

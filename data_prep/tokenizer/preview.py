@@ -1,4 +1,4 @@
-"""What is known of a run's tokens before any data are read."""
+"""The tokenizer of a run as far as it is known before any data are read."""
 
 from contextlib import suppress
 
@@ -10,14 +10,14 @@ from .build import TRAINERS, load_tokenizer, wrap
 
 
 def preview_tokenizer(data: DataSection, section: TokenizerSection, sample: SampleSection):
-    """A tokenizer that cuts the sample's prompt as the run's will, or None where that is still to be learnt.
+    """A tokenizer that encodes the sample's prompt as the run's will, or None if it must first be trained.
 
-    An existing one is itself; of characters and numbers each is a token, whichever there are in the data. `ConfigError`
-    if `data.mask_up_to` is not one token of it.
+    An existing tokenizer is loaded; for characters and numbers, one is built that knows those of the prompt.
+    `ConfigError` if `data.mask_up_to` is not a single token of it.
     """
     tokenizer = None
     if section.kind == "pretrained":
-        with suppress(ConfigError):  # an earlier preparation may have kept a copy; if not, it will say so
+        with suppress(ConfigError):  # an earlier preparation may have a copy; if not, preparing reports the error
             tokenizer = load_tokenizer(section.path)
     elif section.kind != "bpe":
         tokenizer = wrap(TRAINERS[section.kind]([sample.prompt, data.mask_up_to or ""], section.vocab_size))

@@ -1,4 +1,4 @@
-"""What of a corpus a tokenizer learns from."""
+"""Selects the texts of a corpus that a tokenizer is trained on."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ from data_prep.sources.splits import Split, text_of
 
 
 class TrainingTexts:
-    """The texts of a split that a tokenizer learns from, counted as they are read.
+    """The texts of a split that a tokenizer is trained on, counted as they are read.
 
-    The first `max_documents`, or texts of `max_bytes` from evenly over the whole split; None is no limit.
+    The first `max_documents`, or texts of `max_bytes` spread evenly over the split; None means no limit.
     """
 
     def __init__(self, split: Split, max_documents: int | None, max_bytes: int | None):
@@ -20,7 +20,7 @@ class TrainingTexts:
         self.max_documents, self.max_bytes = max_documents, max_bytes
         self.documents = self.bytes = 0
         self.limit = f"tokenizer.train_bytes={max_bytes}" if len(self.split.shards) < len(split.shards) else None
-        """The setting that left some texts out, as far as they were read."""
+        """The setting that excluded some texts, if any did."""
         self.reading, self.is_whole = Reading(), self.split is split
 
     def __iter__(self) -> Iterator[Text]:
@@ -39,7 +39,7 @@ class TrainingTexts:
                     self.limit = f"tokenizer.train_bytes={self.max_bytes}"
                     if share >= 1:
                         break
-                    continue  # for now, so that texts come from all of what is read
+                    continue  # skip it for now, so that texts come from the whole split
                 self.documents += 1
                 self.bytes += size
                 bar.update(size if self.max_bytes else 1)
@@ -47,11 +47,11 @@ class TrainingTexts:
             else:
                 if self.is_whole:
                     reading.judge()
-            bar.total = bar.n  # a budget that there was not enough text for is no measure
-            bar.set_postfix_str("learning from them")
+            bar.total = bar.n  # the corpus may be smaller than the limit
+            bar.set_postfix_str("training the tokenizer")
 
     def _fraction_read(self, seen: int, reading: Reading) -> float:
-        """How much has been read of what there is, by files or by the documents there may be; 1 where nothing says."""
+        """The fraction of the split read so far, by bytes or by documents; 1 if the total is unknown."""
         shares = [seen / most for most in (self.max_documents, self.split.documents) if most]
         shares += [reading.bytes / self.split.size] if self.split.size else []
         return max(shares, default=1.0)

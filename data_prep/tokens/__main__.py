@@ -1,11 +1,11 @@
-"""Prepare the tokens of an experiment before it runs.
+"""Prepare the tokens of an experiment in advance.
 
 usage: python -m data_prep.tokens CONFIG [section.key=value ...] [--push-to-hub USER/NAME]
 
     python -m data_prep.tokens configs/lm/tinystories.yaml
 
-prepares what an experiment needs before it runs, on from where it was interrupted. --push-to-hub publishes it as a data
-set, whose name is a data.source then.
+An interrupted preparation is resumed by the same command. --push-to-hub publishes the tokens as a data set, whose name
+can then be used as data.source.
 """
 
 from command_line.run import run_script
@@ -17,7 +17,7 @@ from .published import check_publishable, publish
 
 
 def main(path: str, overrides: list[str]):
-    """Prepare an experiment's tokenizer and tokens, say what they are, and publish them if that is asked for."""
+    """Prepare an experiment's tokenizer and tokens, describe them, and publish them with --push-to-hub."""
     name = None
     if "--push-to-hub" in overrides:
         place = overrides.index("--push-to-hub")
@@ -30,7 +30,7 @@ def main(path: str, overrides: list[str]):
     print("\n".join(prepared.describe()))
     if name is not None:
         publish(prepared.folder, name)
-        print(f"published     https://huggingface.co/datasets/{name}, use it as data.source={name}")
+        print(f"published     https://huggingface.co/datasets/{name}, use data.source={name}")
 
 
 if __name__ == "__main__":

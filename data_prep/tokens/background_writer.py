@@ -1,4 +1,4 @@
-"""The process that goes on preparing tokens while a run already trains on the first of them."""
+"""The process that prepares tokens in the background while a run already trains on the first of them."""
 
 import atexit
 import json
@@ -20,27 +20,27 @@ from .stream import Stream, Writer
 
 
 def start_writer_process(data: DataSection, section: TokenizerSection, run: Stream):
-    """Start a process that prepares what the run will ask for; it ends with this one, however this one ends."""
+    """Start a process that prepares the tokens that the run needs; it ends when this process ends, for any reason."""
     if run.tokens.has(run.horizon):
         return
-    descriptor, complaint = tempfile.mkstemp(prefix="kindling-writer-")  # not where a full disk may be the complaint
+    descriptor, complaint = tempfile.mkstemp(prefix="kindling-writer-")  # not on the disk that may be full
     os.close(descriptor)
     task = {"data": asdict(data), "tokenizer": asdict(section), "until": run.horizon, "complaint": complaint}
     task["folder"] = str(run.tokens.folder.parent)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, json.dumps(task)],
-        stdin=subprocess.PIPE,  # nothing is sent: that it is closed tells that this process has ended
+        stdin=subprocess.PIPE,  # nothing is sent; its closing signals that this process has ended
         stdout=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1"},
-        start_new_session=True,  # Ctrl-C is for this process
+        start_new_session=True,  # so that Ctrl-C reaches only this process
     )
     run.tokens.writer = Writer(process.pid, Path(complaint))
     atexit.register(_stop, process, Path(complaint))
 
 
 def _stop(process: subprocess.Popen, complaint: Path):
-    process.kill()  # at any moment: it goes on from its last whole shard
+    process.kill()  # safe at any time: it resumes after its last complete shard
     process.wait()
     complaint.unlink(missing_ok=True)
     with suppress(OSError):
@@ -48,14 +48,14 @@ def _stop(process: subprocess.Popen, complaint: Path):
 
 
 def _run_writer(task: dict):
-    """What the process does."""
+    """Run the writer process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)  # training comes first
     try:
         preparation = Preparation(DataSection(**task["data"]), TokenizerSection(**task["tokenizer"]))
         if str(preparation.folder) != task["folder"]:
-            raise ConfigError(f"{preparation.data.origin} has changed since the run began; start another run")
+            raise ConfigError(f"{preparation.data.origin} has changed since the run started; start a new run")
         preparation.make(task["until"])
     except Exception as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
@@ -65,7 +65,7 @@ def _run_writer(task: dict):
 
 
 def _end_with_parent():
-    os.read(sys.stdin.fileno(), 1)  # returns once the other end is closed
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent ends
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What the examples of a run come to, before the first is read: targets and tokens, counted and not estimated."""
+"""Counts the targets and tokens of a run before it starts; exact, not estimated."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,25 @@ from .order import Epochs, first_shuffled, key
 from .windows import Documents, Windows
 
 BLOCK = 2**22
-"""Tokens that are looked through at a time."""
+"""Tokens that are scanned at a time."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over examples, each as often as it is trained on; one without a target, which teaches nothing, counts 0."""
+    """Sums over all trained examples, repeated ones included; an example without targets counts as 0."""
 
     targets: int
     tokens: int
     pairs: int
-    """The sum of tokens squared: what attention compares."""
+    """The sum of squared lengths: the token pairs that attention compares."""
     is_exact: bool = True
-    """Whether it is known; if not, the numbers are the most that they can be."""
+    """Whether the numbers are exact; if not, they are upper bounds."""
 
 
 def tally(run: Epochs, collate: CausalLMCollator) -> Tally:
-    """What a run comes to whose batches `collate` makes, from its first step to its last.
+    """The totals of a run whose batches `collate` makes, from its first step to its last.
 
-    Of a stream that is still being written, windows are taken to be full.
+    Windows of a stream that is still being written are assumed to be full.
     """
     if isinstance(run.examples, Windows):
         lengths, times = _windows(run)
@@ -38,13 +38,13 @@ def tally(run: Epochs, collate: CausalLMCollator) -> Tally:
         masked = masked_tokens(run.examples, collate.mask_first_n, collate.separator_id)
     targets = np.maximum(lengths - np.maximum(masked, 1), 0)
     lengths = np.where(targets > 0, lengths, 0)
-    # Windows are counted in Python's integers, which have no largest one.
+    # Python integers, which cannot overflow.
     targets, tokens, pairs = (int(times @ sums) for sums in (targets, lengths, lengths**2))
     return Tally(targets, tokens, pairs, is_exact)
 
 
 def _windows(run: Epochs) -> tuple[np.ndarray, np.ndarray]:
-    """The lengths that windows have, that of the last one apart, and how often each comes."""
+    """The lengths of full windows and of the last one, and how often each occurs."""
     windows = run.examples
     if not run.is_known:
         return np.array([windows.length]), np.array([run.stop], dtype=object)
@@ -55,7 +55,7 @@ def _windows(run: Epochs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repetitions(run: Epochs) -> np.ndarray:
-    """How often a run comes by each of its examples."""
+    """How often each example occurs in a run."""
     count = len(run.examples)
     epochs, rest = divmod(run.stop, count)
     times = np.full(count, epochs)
@@ -64,13 +64,13 @@ def _repetitions(run: Epochs) -> np.ndarray:
 
 
 def masked_tokens(documents: Documents, mask_first_n: int, separator: int | None) -> np.ndarray:
-    """How many tokens at the beginning of each document carry no loss; more than it has if it has no separator."""
+    """Tokens without loss at the beginning of each document; more than its length if it has no separator."""
     masked = np.maximum(documents.prompts, mask_first_n)
     return masked if separator is None else np.maximum(masked, prompt_ends(documents, separator))
 
 
 def prompt_ends(documents: Documents, separator: int) -> np.ndarray:
-    """Tokens of each document up to and including its first `separator`; more than it has where there is none."""
+    """Tokens of each document up to and including its first `separator`; more than its length if there is none."""
     ids = documents.ids
     first = np.full(len(documents), len(ids))
     for place in range(0, len(ids), BLOCK):

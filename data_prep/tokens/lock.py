@@ -14,7 +14,7 @@ LOCKS = ".locks"
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Held by whoever writes into a prepared folder. `ConfigError` if nothing can be written there."""
+    """The lock that the writer of a prepared folder holds; `ConfigError` if the cache is not writable."""
     locks = folder.parent / LOCKS
     try:
         locks.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,11 @@ MASK = (1 << 64) - 1
 class Epochs:
     """The examples of a whole run, epoch after epoch, each epoch in an order of its own.
 
-    The example at position n of a run is a function of (`seed`, n): no order is stored, and a run goes on from any
-    position. Positions end before `stop`; item i is position i + `shift`, for a run that goes on with batches of
-    another size and so has made other items of the positions before. `about` names what the order depends on.
+    The example at position n of a run is a function of (`seed`, n): no order is stored, and a run resumes at any
+    position. Positions end before `stop`; item i is position i + `shift`, for a run that resumes with another batch
+    size. `about` names what the order depends on.
 
-    After the last one come `blanks`, examples all of which is prompt, for several processes take the same number each.
+    After the last example come `blanks`, examples without targets, so that all processes get the same number.
     """
 
     def __init__(
@@ -39,33 +39,33 @@ class Epochs:
         return blank | {"prompt_length": len(blank["input_ids"])}
 
     def example(self, position: int) -> int:
-        """Which example stands at a position of the run."""
+        """The index of the example at a position of the run."""
         epoch, index = divmod(position, len(self.examples))
         return shuffled(index, len(self.examples), key(self.seed, epoch))
 
     def place(self, example: int, epoch: int) -> int:
-        """Where an epoch has an example; the inverse of `example`."""
+        """The position of an example within an epoch; the inverse of `example`."""
         return place_of(example, len(self.examples), key(self.seed, epoch))
 
     def passes(self, position: int) -> float:
-        """How often the data has been gone through before a position."""
+        """Passes over the data completed before a position."""
         return position / len(self.examples)
 
     @property
     def is_known(self) -> bool:
-        """Whether all examples are there."""
+        """Whether the number of examples is known."""
         return True
 
     @property
     def tokens_per_pass(self) -> int | None:
-        """Ids of all examples, where it is known how many there are."""
+        """Tokens of all examples, if known."""
         return len(self.examples.ids)
 
 
 def shuffled(index: int, size: int, chosen: int) -> int:
-    """Where a permutation of `size` things, chosen by a 64-bit `key`, has put the one at `index`.
+    """The image of `index` under a permutation of `size` things, chosen by a 64-bit `key`.
 
-    A Feistel network over the next larger power of four, walked until it lands inside (Black and Rogaway, 2002).
+    A Feistel network over the next larger power of four, iterated until it lands inside (Black and Rogaway, 2002).
     """
     while True:
         index = _permuted(index, size, chosen)
@@ -74,7 +74,7 @@ def shuffled(index: int, size: int, chosen: int) -> int:
 
 
 def first_shuffled(count: int, size: int, chosen: int) -> np.ndarray:
-    """The first `count` of what `shuffled` says for the indices 0, 1, ..., at once."""
+    """`shuffled` for the indices 0 to `count` - 1, vectorised."""
     places = np.arange(count, dtype=np.uint64)
     outside = np.arange(count)
     while len(outside):
@@ -84,7 +84,7 @@ def first_shuffled(count: int, size: int, chosen: int) -> np.ndarray:
 
 
 def place_of(thing: int, size: int, chosen: int) -> int:
-    """The index of which `shuffled` says that it has this thing."""
+    """The index that `shuffled` maps to `thing`; its inverse."""
     half = _half(size)
     mask = (1 << half) - 1
     while True:
@@ -97,7 +97,7 @@ def place_of(thing: int, size: int, chosen: int) -> int:
 
 
 def _permuted(index, size: int, chosen: int):
-    """A permutation of the next power of four from `size` on; `index` may be an array of uint64."""
+    """A permutation of the next power of four of at least `size`; `index` may be an array of uint64."""
     half = _half(size)
     mask = (1 << half) - 1
     left, right = index >> half, index & mask
@@ -120,6 +120,6 @@ def _mixed(value: int) -> int:
 
 @lru_cache(maxsize=8)
 def key(seed: int, epoch: int, block: int = 0) -> int:
-    """What chooses the permutation of an epoch, or of one block of it."""
+    """The 64-bit key of the permutation of an epoch, or of one block of it."""
     digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8, salt=block.to_bytes(16))
     return int.from_bytes(digest.digest())

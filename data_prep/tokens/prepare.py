@@ -1,10 +1,10 @@
-"""Documents to tokens on disk, once, in a folder that an interrupted preparation goes on with.
+"""Prepares documents as tokens on disk, once, in a folder in which an interrupted preparation resumes.
 
-A prepared folder holds `tokenizer/`, `request.json` with the settings that it is made by, the shards of each split in a
-folder of its name, and last of all `manifest.json`.
+A prepared folder has `tokenizer/`, `request.json` with the settings, one folder of shards per split, and, written last,
+`manifest.json`.
 
-All ids of a split in a row read `end document end document end`: each document is preceded by the start token and
-followed by the end token, which are one token where a tokenizer does not tell them apart.
+The ids of a split form one sequence `end document end document end`: each document is preceded by the start token and
+followed by the end token; if these are the same token, adjacent documents share it.
 """
 
 import hashlib
@@ -40,18 +40,18 @@ MAX_NAME_LENGTH = 60
 
 
 CHECKED_DOCUMENTS = 100
-"""Documents of validation that are looked at before a vocabulary is learnt."""
+"""Validation documents that are checked before a tokenizer is trained."""
 
 
 def prepare(
     data: DataSection, section: TokenizerSection, by_other_process: bool = False, trained: dict | None = None
 ) -> "PreparedData":
-    """The tokenizer and the tokens of an experiment, made now unless an earlier run has made the same.
+    """The tokenizer and tokens of an experiment, prepared now unless an earlier run has prepared the same.
 
-    With `data.streaming`, no more training tokens than a run begins with. A preparation that was interrupted goes on
-    after its last whole shard. A source that is prepared already is used as it is. With `by_other_process`, wait until
-    another process has prepared all this, however long it takes. What a checkpoint was `trained` on (the fields of
-    `TrainedData`) is compared before anything is prepared: `ConfigError` if a file holds something else now.
+    With `data.streaming`, only the training tokens that a run starts with. An interrupted preparation resumes after its
+    last complete shard. A source that is already prepared is used as it is. With `by_other_process`, wait until another
+    process has prepared everything. `trained` describes what a checkpoint was trained on (the fields of
+    `TrainedData`): `ConfigError` before any preparation if a file has changed since.
     """
     if (folder := find_prepared(data, section)) is not None:
         return PreparedData(folder)
@@ -64,7 +64,7 @@ def prepare(
 
 
 class Preparation:
-    """What is to be prepared, and in which folder: `make` does what is missing of it."""
+    """What to prepare, and in which folder; `make` prepares what is missing."""
 
     def __init__(self, data: DataSection, section: TokenizerSection):
         """`ConfigError` if a source is unknown or cannot be read."""
@@ -72,24 +72,24 @@ class Preparation:
         train, validation = open_corpus(data)
         self.splits = {"validation": validation, "train": train}
         identity = {"format": FORMAT, "train": train.identity, "val": validation.identity}
-        identity["tokenizer"] = asdict(section) | {"path": None}  # its vocabulary is what it is
+        identity["tokenizer"] = asdict(section) | {"path": None}  # the vocabulary identifies it
         if section.kind == "pretrained":
             identity["vocabulary"] = self._load_tokenizer().backend_tokenizer.to_str()
         self._find_folder(identity)
-        if not self._files_are_unchanged():  # which the samples do not tell apart
+        if not self._files_are_unchanged():  # changes that the sampled hashes do not detect
             self._find_folder(identity | {"contents": [shard.content for shard in self.shards]})
 
     @property
     def shards(self) -> list:
-        """What the splits are made of, in order."""
+        """The files or programs of the splits, in order."""
         return [shard for split in self.splits.values() for shard in split.shards]
 
     def has_tokens(self, tokens: str) -> bool:
-        """Whether the tokens that a checkpoint was trained on, by `PreparedData.identity`, are there already."""
+        """Whether the tokens of a checkpoint (by `PreparedData.identity`) are already prepared."""
         return is_prepared(self.folder) and tokens in PreparedData(self.folder).names
 
     def _find_folder(self, identity: dict):
-        """The folder of this identity, whatever its source was called when it was made."""
+        """Set the folder of this identity: an existing one, whatever its source was called, or a new one."""
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         cache, names = Path(self.data.cache_dir), self.data.mixture or [self.data.source]
         names = "-".join(map(_folder_part, names))[:MAX_NAME_LENGTH]
@@ -97,7 +97,7 @@ class Preparation:
         self.folder = there[0] if there else cache / f"{safe_file_name(names)}-{self.section.kind}-{self.fingerprint}"
 
     def _files_are_unchanged(self) -> bool:
-        """Whether each file that was read for the folder holds what it held then."""
+        """Whether all files that were read for the folder are unchanged."""
         CONTENTS.load(self.folder)
         for name, split in self.splits.items():
             for shard, content in zip(split.shards, Journal.load(self.folder / name).files, strict=False):
@@ -106,7 +106,7 @@ class Preparation:
         return True
 
     def _record_file_hashes(self):
-        """Write down what the files held that were read so far."""
+        """Record the hashes of the files that were read so far."""
         for name, split in self.splits.items():
             (self.folder / name).mkdir(exist_ok=True)
             journal = Journal.load(self.folder / name)
@@ -114,7 +114,7 @@ class Preparation:
             journal.save(self.folder / name)
 
     def _load_tokenizer(self):
-        """The one at `tokenizer.path`, or a copy that an earlier preparation has made, if there is none any more."""
+        """The tokenizer at `tokenizer.path`, or the copy of an earlier preparation if it no longer exists."""
         try:
             return tokenizers.load_tokenizer(self.section.path)
         except ConfigError:
@@ -125,20 +125,20 @@ class Preparation:
             raise
 
     def notes(self) -> list[str]:
-        """Lines on how the sources are read."""
+        """The notes on how the sources are read, as lines."""
         return [f"{note}\n" for note in dict.fromkeys(one for split in self.splits.values() for one in split.notes)]
 
     def make(self, until: int | None, by_other_process: bool = False) -> "PreparedData":
-        """Prepare all of validation, and of training at least `until` ids (None: all); or wait for who does."""
+        """Prepare all of validation and at least `until` training ids (None: all), or wait for another process."""
         while by_other_process and not self._has(until):
             time.sleep(POLL_SECONDS)
         with remove_new_empty_folders(self.folder.parent / LOCKS):
             lock = lock_of(self.folder)
             while not self._has(until):
-                with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be making the same
+                with suppress(Timeout), lock.acquire(timeout=POLL_SECONDS):  # another process may be preparing the same
                     if not self._has(until):
                         self._make(until)
-        for name, split in self.splits.items():  # which an earlier preparation may have been less strict with
+        for name, split in self.splits.items():  # an earlier preparation may have had a higher limit
             if (journal := Journal.load(self.folder / name)).finished:
                 split.reading(counts=journal.reading).judge()
         CONTENTS.save(self.folder, [shard.path for shard in self.shards if isinstance(shard, LocalShard)])
@@ -148,18 +148,20 @@ class Preparation:
         if (self.folder / MANIFEST).exists():
             return True
         journal = Journal.load(self.folder / "train")
-        return until is not None and journal.tokens >= until and not journal.finished  # or the manifest is missing
+        return (
+            until is not None and journal.tokens >= until and not journal.finished
+        )  # if finished, the manifest is still missing
 
     def _make(self, until: int | None):
         self.folder.mkdir(exist_ok=True)
-        remedy = "make room, or choose another; the same command goes on from here"
+        remedy = "make room, or choose another folder; the same command resumes from here"
         try:
             with report_full_disk("data.cache_dir=", self.data.cache_dir, remedy):
                 self._make_what_is_missing(until)
         finally:
             if not self._has_progress():
                 shutil.rmtree(self.folder)
-                # While it is held: who waits for it finds that it is gone.
+                # while the lock is held, so that waiting processes find it gone
                 Path(lock_of(self.folder).lock_file).unlink(missing_ok=True)
 
     def _make_what_is_missing(self, until: int | None):
@@ -171,12 +173,12 @@ class Preparation:
         self._make_tokens(until)
 
     def _has_progress(self) -> bool:
-        """Whether there is something that a next attempt would go on with: a shard, or a tokenizer that was learnt."""
+        """Whether there is something to resume from: a shard, or a trained tokenizer."""
         learnt = self.section.kind != "pretrained" and (self.folder / "tokenizer").exists()
         return learnt or any(Journal.load(self.folder / name).shards for name in self.splits)
 
     def _check_documents(self):
-        """`ConfigError` if validation's documents, where they need not be fetched, do not fit the settings."""
+        """`ConfigError` if the validation documents do not fit the settings; not checked if they must be downloaded."""
         validation = self.splits["validation"]
         if validation.revisions:
             return
@@ -187,7 +189,7 @@ class Preparation:
             raise ConfigError(self._missing_group_error())
 
     def _missing_group_error(self) -> str:
-        return f"data.group_field={self.data.group_field} is in no document of validation; leave it out"
+        return f"data.group_field={self.data.group_field} does not occur in the validation documents; leave it out"
 
     def _make_tokenizer(self):
         tokenizer, about = tokenizers.build_tokenizer(self.section, self.splits["train"], self.splits["validation"])
@@ -213,5 +215,5 @@ class Preparation:
 
 
 def _folder_part(source: str) -> str:
-    """A source in the name of a folder: the last part of its path without what a shell would read otherwise."""
+    """A source's part of a folder name: the last part of its path, without special characters of the shell."""
     return re.sub(r"[^\w.+-]+", "_", Path(os.path.abspath(source)).stem).strip("_-") or "texts"

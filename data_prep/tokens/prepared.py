@@ -1,4 +1,4 @@
-"""A prepared folder, opened: its tokenizer, and its splits as training examples."""
+"""Opens a prepared folder: its tokenizer, and its splits as training examples."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ from .windows import Documents, TokenArray, Windows
 from .writer import Journal
 
 SECTIONS = ("data", "tokenizer")
-PROMPTS_NEED_DOCUMENTS = "the data has prompts, whose loss data.layout=packed would count; use data.layout=documents"
+PROMPTS_NEED_DOCUMENTS = "the data has prompts, on which data.layout=packed would put a loss; use data.layout=documents"
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What a prepared split holds. Bytes are UTF-8 bytes of text; `floor_nats` is the exact -log p of all of it."""
+    """Counts of a prepared split. Bytes are UTF-8 bytes of text; `floor_nats` is the exact -log p of all of it."""
 
     documents: int
     tokens: int
@@ -38,23 +38,23 @@ class SplitInfo:
     groups: dict[str, dict] = field(default_factory=dict)
     """Documents and `text_bytes` of each, in the order of their numbers."""
     in_validation_too: int = 0
-    """Documents that the validation split has as well, word for word."""
+    """Documents that are identical to one of the validation split."""
     empty_documents: int = 0
     quarantined: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why, and how many of each."""
+    """Why records were skipped, with the count of each reason."""
     revisions: dict[str, str] = field(default_factory=dict)
-    """The commits of the Hub that were read, by data set."""
+    """The Hub commits that were read, by data set."""
     shards: list[dict] = field(default_factory=list)
-    """Tokens, documents and SHA-256 of each."""
+    """Tokens, documents and SHA-256 of each shard."""
     finished: bool = True
-    """Whether this is all that its source holds, or all that it is limited to."""
+    """Whether it has all documents of its source, or as many as its limit allows."""
     more: bool = False
-    """Whether it is limited, and its source holds more."""
+    """Whether a limit applied, and its source has more documents."""
 
     @classmethod
     def of(cls, journal: Journal) -> "SplitInfo":
-        """What is in a split's whole shards."""
+        """The counts of a split's complete shards."""
         reading = Reading(**journal.reading)
         return cls(
             documents=journal.documents,
@@ -74,14 +74,14 @@ class SplitInfo:
         )
 
     def skipped(self) -> str:
-        """How many of the records that were read are no documents of it, and why."""
+        """How many of the records read were skipped, and why."""
         found = self.documents + self.empty_documents + self.quarantined
-        reasons = {"empty": self.empty_documents} | (self.reasons or {"no document": self.quarantined})
+        reasons = {"empty": self.empty_documents} | (self.reasons or {"malformed": self.quarantined})
         told = describe_reasons({kind: count for kind, count in reasons.items() if count})
         return f"{found - self.documents:,} of {format_count(found, 'record')}" + (f" ({told})" if told else "")
 
     def floor(self, targets: int) -> "Floor | None":
-        """The lowest loss that a model can have on this split but for chance, where the source knows it."""
+        """The lowest loss that a model can have on this split except by chance, if the source knows it."""
         if self.floor_nats is None:
             return None
         return Floor(self.floor_nats / targets, self.floor_nats / (math.log(2) * self.text_bytes))
@@ -96,7 +96,7 @@ class Floor:
 
 
 def summary(folder: Path) -> dict:
-    """What a prepared folder holds so far, of the tokenizer and of each split."""
+    """The present contents of a prepared folder: the tokenizer's report and the counts of each split."""
     about = json.loads((folder / "tokenizer" / "report.json").read_text(encoding="utf-8"))
     journals = {name: Journal.load(folder / name) for name in ("validation", "train")}
     return {
@@ -109,7 +109,7 @@ class PreparedData:
     """A prepared folder, opened: `tokenizer`, the tokenizer's report `about_tokenizer`, and `info` by split."""
 
     def __init__(self, folder: Path):
-        path = folder / MANIFEST  # which comes last: without it there may be more to come
+        path = folder / MANIFEST  # written last: without it the folder may be incomplete
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else summary(folder)
         self.folder = folder
         self.tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer"))
@@ -118,7 +118,7 @@ class PreparedData:
         self._check_shards()
 
     def _check_shards(self):
-        """What can be seen without reading them: whether all shards are there, and as long as they were."""
+        """`ConfigError` if a shard is missing or has another length; the contents are not read."""
         for split, info in self.info.items():
             for index, shard in enumerate(info.shards):
                 path = self.folder / split / f"{index:05}.npy"
@@ -134,7 +134,7 @@ class PreparedData:
         return json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))
 
     def origins(self) -> dict[str, list[str]]:
-        """The `datasets` of the Hub that it was made from, and the `licenses` and `languages` that are known."""
+        """The Hub `datasets` that it was made from, and the known `licenses` and `languages`."""
         made = self._request["data"]
         known = [SOURCES[name] for name in made["mixture"] or [made["source"]] if name in SOURCES]
         return {
@@ -145,7 +145,7 @@ class PreparedData:
 
     @property
     def names(self) -> list[str]:
-        """What its tokens can be told by: a hash of them, which further tokens change, and of what they are made of."""
+        """Identifiers of its tokens: a hash, which changes as they grow, and the fingerprint of their sources."""
         told = {
             name: [[shard["sha256"] for shard in info.shards], info.prompt_tokens] for name, info in self.info.items()
         }
@@ -166,14 +166,14 @@ class PreparedData:
 
     @property
     def compared_groups(self) -> dict[str, dict]:
-        """The groups that validation is told apart by: all, or none where there is one."""
+        """The groups by which validation is reported: all of them, or none if there is only one."""
         groups = self.info["validation"].groups
         return groups if len(groups) > 1 else {}
 
     def examples(self, split: str, layout: str, length: int) -> Windows | Documents:
-        """The split as examples: `layout` is `packed` or `documents`, `length` the longest, in tokens.
+        """The split as examples: `layout` is `packed` or `documents`, `length` the maximum in tokens.
 
-        Those of validation tell the groups of their tokens, if there are groups to compare.
+        Validation examples have the groups of their tokens, if there are groups to compare.
         """
         with_groups = split == "validation" and bool(self.compared_groups)
         ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
@@ -183,7 +183,7 @@ class PreparedData:
         return Documents(ids, _documents(ids.parts), length, with_groups)
 
     def numbered(self, split: str, layout: str, length: int) -> Windows | Documents:
-        """As `examples`, but that the groups of all tokens are the numbers of the documents that they are of."""
+        """As `examples`, with the number of each token's document as its group."""
         ids = TokenArray.of_shards(self.folder / split, self.info[split].shards)
         documents = _documents(ids.parts)
         documents["group"] = np.arange(len(documents))
@@ -193,7 +193,7 @@ class PreparedData:
         return Documents(ids, documents, length, with_groups=True)
 
     def training_examples(self, data: DataSection, length: int) -> Windows | Documents:
-        """The examples of training, in no order yet: `in_order` gives them that of a run. A stream's will grow."""
+        """The training examples, not yet in the order of a run (see `in_order`); those of a stream grow."""
         if not data.streaming:
             return self.examples("train", data.layout, length)
         self._check_no_prompts("train")
@@ -205,7 +205,7 @@ class PreparedData:
             raise ConfigError(PROMPTS_NEED_DOCUMENTS)
 
     def documents(self, split: str) -> str:
-        """How many a split has, and of how many if a limit left some out."""
+        """The number of documents in a split, and in its source if a limit applied."""
         count = self.info[split].documents
         if not self.info[split].more:
             return format_count(count, "document")
@@ -213,16 +213,16 @@ class PreparedData:
         return f"{count:,} of at least {count + 1:,} documents (data.{name}={self._request['data'][name]})"
 
     def describe_tokenizer(self) -> str:
-        """Its size, how far it compresses text, and a limit to what it learnt from if there was more."""
-        told = f"{len(self.tokenizer):,} tokens, {self.about_tokenizer['bytes_per_token']} bytes a token"
+        """The tokenizer's size, bytes per token, and the limit on its training text if one applied."""
+        told = f"{len(self.tokenizer):,} tokens, {self.about_tokenizer['bytes_per_token']} bytes per token"
         limit = tokenizers.describe_limit(self.about_tokenizer)
         return f"{told},{limit}" if limit else told
 
     def describe(self) -> list[str]:
-        """What there is, in lines of numbers."""
+        """A summary of the folder, as lines."""
         lines = [f"folder        {self.folder}", f"tokenizer     {self.describe_tokenizer()}"]
         for name, info in self.info.items():
-            text = f"{format_bytes(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes a token"
+            text = f"{format_bytes(info.text_bytes)} of text, {info.text_bytes / info.tokens:.2f} bytes per token"
             so_far = "" if info.finished else " so far"
             lines.append(f"{name:14}{self.documents(name)}, {format_count(info.tokens, 'token')}{so_far}, {text}")
             path = f", see {self.folder / name / 'quarantine.jsonl'}" if info.quarantined else ""
@@ -230,10 +230,10 @@ class PreparedData:
         return [*lines, f"overlap       {self.overlap()}"]
 
     def overlap(self) -> str:
-        """How many training documents are in validation as well, in words."""
-        return f"{count_is(self.info['train'].in_validation_too, 'training document')} in validation too, word for word"
+        """How many training documents are also in validation, in words."""
+        return f"{count_is(self.info['train'].in_validation_too, 'training document')} identical to one in validation"
 
 
 def _documents(files: list[Path]) -> np.ndarray:
-    """What the writer has noted of each document in shards of ids."""
+    """The document records that the writer has saved with each shard."""
     return np.concatenate([np.load(path.with_suffix(".documents.npy")) for path in files])

@@ -1,7 +1,7 @@
-"""Prepared folders as data sets: used as they are, from disk or from the Hub, and published there.
+"""Uses prepared folders from disk or from the Hub as they are, and publishes them as data sets.
 
-A prepared folder brings its own tokenizer and its own choice of documents. A published one has `kindling.json` beside
-its files, with the SHA-256 of each: it is fetched whole into `data.cache_dir`, and used from there once all are right.
+A prepared folder determines its tokenizer and documents. A published one has `kindling.json` with the SHA-256 of each
+file: it is downloaded into `data.cache_dir`, and used once all files are verified.
 """
 
 import json
@@ -28,7 +28,7 @@ FORMAT = 4
 MANIFEST, REQUEST, HASHES_FILE, README = "manifest.json", "request.json", "kindling.json", "README.md"
 FOLDERS = ["tokenizer/*", "train/*", "validation/*"]
 PUBLISHED = re.compile(r"tokenizer/\w[\w.-]*|(train|validation)/\d+(\.documents)?\.npy|manifest\.json|request\.json")
-"""What of a prepared folder is published. Journals and quarantined records stay: they name paths of this machine."""
+"""The files of a prepared folder that are published; journals and quarantined records contain local paths."""
 
 CARD = """---
 {licence}tags: [kindling, tokens]
@@ -36,7 +36,7 @@ CARD = """---
 
 # {name}
 
-Tokens of {origin}, prepared with Kindling (`kindling-lm`) to train language models on.
+Tokens of {origin}, prepared with Kindling (`kindling-lm`) for training language models.
 
 ```sh
 python train_lm.py CONFIG {source}
@@ -46,25 +46,25 @@ python train_lm.py CONFIG {source}
 |---|---|---|---|
 {splits}
 
-The tokenizer in `tokenizer/` has {vocabulary:,} tokens ({bytes_per_token} bytes of validation text a token) and loads
-with `AutoTokenizer`. A split's ids lie in its folder in arrays of numpy, `00000.npy` and so on, in a row that reads
-`end document end document end`; `00000.documents.npy` has where each document begins. `manifest.json` has the counts,
-the SHA-256 of each shard and the revision of what was read, `request.json` the settings it was prepared with.
+The tokenizer in `tokenizer/` has {vocabulary:,} tokens ({bytes_per_token} bytes per token of validation text) and loads
+with `AutoTokenizer`. The ids of a split are in its folder as NumPy arrays, `00000.npy` and so on, one sequence
+`end document end document end`; `00000.documents.npy` has the start of each document. `manifest.json` has the counts,
+the SHA-256 of each shard and the revisions that were read, `request.json` the settings it was prepared with.
 
-The texts are those of {origin}, and so is their licence.
+The texts are those of {origin}, under the same licence.
 """
 
 
 def request(data: DataSection, section: TokenizerSection) -> dict:
-    """The settings that decide what is in a prepared folder, as they are given: places are told, not compared."""
+    """The settings that determine the contents of a prepared folder, as given."""
     return {"format": FORMAT, "data": data.contents(), "tokenizer": asdict(section)}
 
 
 def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The folder that an experiment uses as it is: `data.source`, on disk or on the Hub; None if that is not prepared.
+    """The prepared folder that `data.source` names, on disk or on the Hub; None if it names none.
 
-    Offline (HF_HUB_OFFLINE=1) also one of this machine that was prepared with the same settings before, or begun if it
-    is streamed; its source is not looked at. `ConfigError` if `data.source` was prepared with other settings.
+    Offline (HF_HUB_OFFLINE=1), also a local folder prepared earlier with the same settings (or started, if streaming),
+    without checking its source. `ConfigError` if `data.source` was prepared with other settings.
     """
     folder = Path(data.source).expanduser()
     if data.mixture is None and is_prepared(folder):
@@ -79,10 +79,10 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
 
 
 def _on_the_hub(data: DataSection, section: TokenizerSection) -> Path | None:
-    """A published one; `ConfigError` if the Hub does not have one of the sources at all."""
+    """A published folder; `ConfigError` if a source does not exist on the Hub."""
     for source in map(find_source, data.mixture or [data.source]):
         if isinstance(source, HubDataset):
-            check_repository(source.id, "dataset")  # which goes offline where there is no Hub
+            check_repository(source.id, "dataset")  # switches to offline if the Hub cannot be reached
     is_named = data.mixture is None and data.source not in SOURCES
     return _download_published(data, section) if is_named and isinstance(find_source(data.source), HubDataset) else None
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> dict:
 
 
 def _prepared_earlier(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The newest folder of the same settings that was made here, if they need the Hub."""
+    """The newest local folder prepared with the same settings, if they need the Hub."""
     if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
         return None
     journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
@@ -107,28 +107,28 @@ def _prepared_earlier(data: DataSection, section: TokenizerSection) -> Path | No
 
 
 def matches_request(folder: Path, wanted: dict) -> bool:
-    """Whether a folder was made by this `request`."""
+    """Whether a folder was prepared with this `request`."""
     made = _read(folder / REQUEST)
     return {key: made[key] for key in wanted} == wanted
 
 
 def _check_same_settings(path: Path, data: DataSection, section: TokenizerSection):
-    """What is left out is as the folder's request says; what is given must be so too, but a tokenizer by its path."""
+    """`ConfigError` if a given setting differs from the folder's request; a tokenizer path is compared elsewhere."""
     made = _read(path)
     if made["format"] != FORMAT:
-        raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source anew")
+        raise ConfigError(f"{data.source} was prepared by another version of Kindling; prepare the source again")
     sections = [("data", data, DataSection()), ("tokenizer", section, TokenizerSection())]
     for name, given, default in sections[: 1 if section.kind == "pretrained" else 2]:
         for key in vars(default).keys() & made[name].keys() - {"source", "revision"}:
             if getattr(given, key) not in (made[name][key], getattr(default, key)):
                 raise ConfigError(
                     f"{data.source} was prepared with {name}.{key}={made[name][key]}, and {getattr(given, key)} is "
-                    "given; leave it out, or prepare the source anew"
+                    "given; leave it out, or prepare the source again"
                 )
 
 
 def _check_same_tokenizer(folder: Path, data: DataSection, section: TokenizerSection):
-    """`ConfigError` unless the tokenizer at `tokenizer.path`, if it is still there, is the folder's own."""
+    """`ConfigError` if the tokenizer at `tokenizer.path` exists and differs from the folder's own."""
     if _read(folder / REQUEST)["tokenizer"]["path"] == section.path and not Path(section.path).exists():
         return
     given, own = (
@@ -137,12 +137,12 @@ def _check_same_tokenizer(folder: Path, data: DataSection, section: TokenizerSec
     if given != own:
         raise ConfigError(
             f"{data.source} was prepared with another tokenizer than tokenizer.path={section.path}; leave that out, or "
-            "prepare the source anew"
+            "prepare the source again"
         )
 
 
 def _download_published(data: DataSection, section: TokenizerSection) -> Path | None:
-    """A published folder in the cache, fetched unless it is there; None if the data set is none."""
+    """A published folder in the cache, downloaded unless present; None if the data set is not a published folder."""
     cache, name = Path(data.cache_dir), data.source.replace("/", "--")
     if constants.HF_HUB_OFFLINE:
         wanted = data.revision[:12] if data.revision else "[0-9a-f]" * 12
@@ -152,13 +152,13 @@ def _download_published(data: DataSection, section: TokenizerSection) -> Path | 
         mark = with_retries(data.source, lambda: hf_hub_download(filename=HASHES_FILE, revision=data.revision, **where))
     except ConfigError as error:
         if isinstance(error.__cause__, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
-            return None  # for `data_prep.sources` to read, or to say what is wrong
+            return None  # `data_prep.sources` then reads it, or reports what is wrong
         raise
     where |= {"revision": Path(mark).parent.name}
     hashes = _hashes(Path(mark), data.source)
     asked = Path(with_retries(data.source, lambda: hf_hub_download(filename=REQUEST, **where)))
     _check_hash(asked, hashes[REQUEST], f"{data.source}: {REQUEST}")
-    _check_same_settings(asked, data, section)  # before all is fetched
+    _check_same_settings(asked, data, section)  # before everything is downloaded
     folder = cache / f"{name}-{where['revision'][:12]}"
     with lock_of(folder):
         if not folder.exists():
@@ -174,31 +174,31 @@ def _download_published(data: DataSection, section: TokenizerSection) -> Path | 
 
 
 def _hashes(mark: Path, name: str) -> dict[str, str]:
-    """SHA-256 by file, of files that a prepared folder may have."""
+    """SHA-256 by file, for the files that a prepared folder may have."""
     try:
         about = _read(mark)
     except ValueError:
         about = None
     files = about.get("files") if isinstance(about, dict) and about.get("format") == FORMAT else None
     if not isinstance(files, dict) or not {MANIFEST, REQUEST} <= files.keys():
-        raise ConfigError(f"{name} was published by another version of Kindling; prepare the source anew")
+        raise ConfigError(f"{name} was published by another version of Kindling; prepare the source again")
     if odd := [file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]:
         raise ConfigError(f"{name} lists {odd[0]!r}, which is not in its folder; use another data set")
-    return {file: known for file, known in files.items() if PUBLISHED.fullmatch(file)}  # a later version may add others
+    return {file: known for file, known in files.items() if PUBLISHED.fullmatch(file)}  # a later version may add files
 
 
 def _check_hash(path: Path, known: str, what: str):
     if not path.is_file() or sha256(path) != known:
-        path.unlink(missing_ok=True)  # a copy, which would not be fetched again
-        raise ConfigError(f"{what} is not what its {HASHES_FILE} says; ask who published it")
+        path.unlink(missing_ok=True)  # a copy, which would otherwise not be downloaded again
+        raise ConfigError(f"{what} does not match the hash in its {HASHES_FILE}; ask its publisher")
 
 
 def check_publishable(name: str, data: DataSection):
-    """Before any work: `ConfigError` if tokens cannot be published as `name`."""
+    """`ConfigError` if tokens cannot be published as `name`; called before any work."""
     if not is_hub_name(name) or "/" not in name:
-        raise ConfigError(f"--push-to-hub {name!r} names no data set; write USER/NAME")
+        raise ConfigError(f"--push-to-hub {name!r} is not the name of a data set; write USER/NAME")
     if data.streaming:
-        raise ConfigError("a stream may never be whole; publish with data.streaming=false")
+        raise ConfigError("a stream may be incomplete; publish with data.streaming=false")
     check_push_allowed()
     check_hub_reachable(name)
 
@@ -206,8 +206,8 @@ def check_publishable(name: str, data: DataSection):
 def publish(folder: Path, name: str):
     """Push a finished prepared folder to the Hub as the data set `name`. `ConfigError` if that fails.
 
-    Paths of this machine are not told: of a local source, only the name. A data set that holds something else is not
-    touched, and a card that was changed there is kept.
+    Local paths are not published: of a local source, only the name. A data set with other content is not changed, and a
+    card that was edited on the Hub is kept.
     """
     there = with_retries(name, lambda: _files_of(name))
     if there - {".gitattributes"} and HASHES_FILE not in there:
@@ -221,7 +221,7 @@ def publish(folder: Path, name: str):
 
 
 def _files_of(name: str) -> set[str]:
-    """What a data set holds, which is made if there is none."""
+    """The files of a data set, which is created if it does not exist."""
     HfApi().create_repo(name, repo_type="dataset", exist_ok=True)
     return set(HfApi().list_repo_files(name, repo_type="dataset"))
 
@@ -236,13 +236,13 @@ def _push(folder: Path, name: str):
         repo_id=name,
         repo_type="dataset",
         folder_path=folder,
-        delete_patterns=FOLDERS,  # shards of an earlier, longer one
+        delete_patterns=FOLDERS,  # removes shards of an earlier, longer version
         commit_message="Tokens prepared with Kindling",
     )
 
 
 def _stage(folder: Path, staging: Path, name: str):
-    """What is to be published, in a folder of its own."""
+    """Collect the files to publish in a folder."""
     manifest, settings = _read(folder / MANIFEST), _read(folder / REQUEST)
     known = {one for about in manifest["splits"].values() for one in about["revisions"]} | SOURCES.keys()
     _hide_paths(settings, known)
@@ -264,7 +264,7 @@ def _stage(folder: Path, staging: Path, name: str):
 
 
 def _hide_paths(settings: dict, known: set[str]):
-    """Call local files by their names alone. `known` are the sources that are none."""
+    """Replace local paths by file names; `known` are the sources that are not local."""
 
     def called(source: str) -> str:
         return source if source in known else f"local:{Path(source).name}"

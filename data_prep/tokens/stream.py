@@ -1,7 +1,7 @@
-"""Training while the corpus is still being prepared: a process of its own writes tokens, the run reads them behind it.
+"""Trains while the corpus is still being prepared: a separate process writes tokens, which the run reads.
 
-The tokens are those of `data_prep.tokens`, in the same folder: what a stream leaves, a later run goes on with, and a
-stream that came to its source's end is a prepared folder like any other.
+The tokens are those of `data_prep.tokens`, in the same folder: a later run continues what a stream has written, and a
+stream that reached the end of its source is an ordinary prepared folder.
 """
 
 import time
@@ -18,22 +18,22 @@ from .windows import Documents, TokenArray, Windows
 from .writer import Journal
 
 BLOCK_TOKENS = 1 << 23
-"""Windows of a first pass are shuffled within so many tokens, about 35 MB of English."""
+"""Windows of the first pass are shuffled within blocks of this many tokens, about 35 MB of English."""
 
 
 PATIENCE_SECONDS = 600.0
-"""How long nobody may be writing before a process that has no writer of its own gives up."""
+"""How long a process without its own writer waits when nobody is writing."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A process that writes, and the file that it leaves its complaint in."""
+    """The process that writes tokens, and the file for its error message."""
 
     process: int
     complaint: Path
 
     def is_alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process is still running."""
         try:
             return psutil.Process(self.process).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -41,10 +41,10 @@ class Writer:
 
 
 class GrowingTokens(TokenArray):
-    """The ids of a split that may still be being written, as far as they are in whole shards."""
+    """The ids in the complete shards of a split that may still be growing."""
 
     def __init__(self, folder: Path, shards: list[dict], finished: bool):
-        """`folder` is the split's, in a prepared folder; `shards` and `finished` tell what there is so far."""
+        """`folder` is the split's; `shards` and `finished` describe what is written so far."""
         super().__init__([], [])
         self.folder = folder
         self.writer: Writer | None = None
@@ -56,31 +56,31 @@ class GrowingTokens(TokenArray):
         self.parts, self.ends, self.finished = so_far.parts, so_far.ends, finished
 
     def refresh(self):
-        """Look at what there is by now. `ConfigError` if there are prompts, which a window would count."""
+        """Read the present state; `ConfigError` if there are prompts, on which windows would put a loss."""
         about = (self.folder / "journal.json").stat()
         if self._last == (about.st_mtime_ns, about.st_size):
             return
         journal = Journal.load(self.folder)
         if journal.prompt_tokens:
             raise ConfigError(
-                "the data has prompts, whose loss data.streaming=true would count; leave it out and give "
+                "the data has prompts, on which data.streaming=true would put a loss; leave it out and give "
                 "data.layout=documents"
             )
         self._set(journal.shards, journal.finished)
         self._last = about.st_mtime_ns, about.st_size
 
     def has(self, count: int) -> bool:
-        """Whether there are `count` ids, or all that there will ever be."""
+        """Whether there are `count` ids, or the split is finished."""
         return self.finished or len(self) >= count
 
     def wait_for(self, count: int):
-        """Return once there are `count` ids, or all that there will ever be.
+        """Wait until there are `count` ids, or the split is finished.
 
-        `ConfigError` with the writer's complaint, or if there is no writer.
+        `ConfigError` with the writer's error message, or if there is no writer.
         """
         patience = PATIENCE_SECONDS
         while not self.has(count):
-            # Asked before looking: what they have written by then is seen.
+            # Checked before refreshing, so that nothing written in between is missed.
             is_alive, is_written = self.writer and self.writer.is_alive(), is_locked(self.folder.parent)
             self.refresh()
             if self.has(count):
@@ -95,16 +95,16 @@ class GrowingTokens(TokenArray):
         if self.writer and self.writer.complaint.stat().st_size:
             return self.writer.complaint.read_text(encoding="utf-8")
         return (
-            f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes them is "
-            "gone; resume the run, which starts another"
+            f"{self.folder} holds {len(self):,} tokens, the run needs {count:,}, and the process that writes them has "
+            "ended; resume the run, which starts it again"
         )
 
 
 class Stream(Epochs):
-    """The windows of a whole run over a split that may still be being written: an example waits until it is there.
+    """The windows of a whole run over a split that may still be growing; reading an example waits until it is written.
 
-    In the first pass windows are shuffled within blocks of `BLOCK_TOKENS`, for the rest is not there yet; each further
-    pass is shuffled as a whole. So the order is a function of (`seed`, position) here too, however fast the writer is.
+    In the first pass windows are shuffled within blocks of `BLOCK_TOKENS`, because the rest is not written yet; later
+    passes are shuffled as a whole. So the order is a function of (`seed`, position), however fast the writer is.
     """
 
     def __init__(self, examples: Windows, **positions):
@@ -115,11 +115,11 @@ class Stream(Epochs):
 
     @property
     def horizon(self) -> int:
-        """Ids that the run will ask for, if there are so many: whole blocks, so that a longer run reads the same."""
+        """Ids that the run needs, in whole blocks, so that a longer run reads the same windows."""
         return self.end_of_block((self.stop - 1) // self.block)
 
     def example(self, position: int) -> int:
-        """Which window stands at a position of the run."""
+        """The index of the window at a position of the run."""
         block, index = divmod(position, self.block)
         self.tokens.wait_for(self.end_of_block(block))
         if self.tokens.finished and position >= len(self.examples):
@@ -129,7 +129,7 @@ class Stream(Epochs):
         return before + shuffled(index, size, key(self.seed, 0, block))
 
     def place(self, example: int, epoch: int) -> int:
-        """As `Epochs.place`, once there is all of the split."""
+        """As `Epochs.place`, once the split is finished."""
         if epoch:
             return super().place(example, epoch)
         block, index = divmod(example, self.block)
@@ -138,24 +138,24 @@ class Stream(Epochs):
         return before + place_of(index, size, key(self.seed, 0, block))
 
     def passes(self, position: int) -> float:
-        """How many passes have ended: one has when an example of the next is read, which tells how long it is."""
+        """Completed passes; a pass counts once an example of the next is read."""
         return float(max(position - 1, 0) // len(self.examples)) if self.tokens.finished else 0.0
 
     @property
     def is_known(self) -> bool:
-        """Whether all of the split has been written."""
+        """Whether the split is finished."""
         return self.tokens.finished
 
     @property
     def tokens_per_pass(self) -> int | None:
-        """Ids of all windows, where the run goes through all of them."""
+        """Tokens of all windows, if the run reads all of them."""
         return len(self.tokens) if self.tokens.finished and self.stop > len(self.examples) else None
 
     def end_of_block(self, block: int) -> int:
-        """How many ids there must be for a block to be whole."""
+        """The number of ids that completes a block."""
         return (block + 1) * self.block * self.stride + 1
 
 
 def in_order(examples: Windows | Documents, **positions) -> Epochs:
-    """All examples of a run as `Epochs`, a `Stream` of those that grow; `positions` are its other arguments."""
+    """All examples of a run in order: a `Stream` if they grow, or else `Epochs`, made with `positions`."""
     return (Stream if isinstance(examples.ids, GrowingTokens) else Epochs)(examples, **positions)

@@ -1,6 +1,6 @@
-"""Tokens on disk to training examples by index arithmetic, and the order of examples, computed and never stored.
+"""Training examples from tokens on disk, by index arithmetic.
 
-Each class here is a data set as PyTorch's loaders take them: a length and items by number.
+The classes are map-style data sets for PyTorch's loaders: a length, and items by index.
 """
 
 import math
@@ -12,13 +12,13 @@ import numpy as np
 from settings.checks import ConfigError
 
 MAX_MAPPED_FILES = 100
-"""Files that are open at a time, of the thousand or so that a process may have."""
+"""Maximum number of files mapped at once; a process may open about a thousand."""
 
 
 class TokenArray:
-    """A flat array of ids in several parts: `.npy` files, mapped into memory and read where they are needed, or arrays.
+    """A flat array of ids in several parts: `.npy` files, memory-mapped on demand, or arrays.
 
-    `lengths` are those of the parts.
+    `lengths` are the lengths of the parts.
     """
 
     def __init__(self, parts: Sequence[Path | np.ndarray], lengths: Sequence[int]):
@@ -28,14 +28,14 @@ class TokenArray:
 
     @classmethod
     def of_shards(cls, folder: Path, shards: Sequence[dict]) -> "TokenArray":
-        """The ids of a prepared split, in its folder, of whose shards a journal or a manifest tells `tokens`."""
+        """The ids of a prepared split; `shards` are its entries in a journal or manifest."""
         return cls([folder / f"{index:05}.npy" for index in range(len(shards))], [shard["tokens"] for shard in shards])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Ids `start` to `stop`, as int64; fewer where the array ends."""
+        """Ids `start` to `stop`, as int64; fewer at the end of the array."""
         stop = min(stop, len(self))
         first, last = np.searchsorted(self.ends, [start, stop - 1], side="right") - 1
         pieces = [
@@ -54,18 +54,17 @@ class TokenArray:
         return self._mapped[index]
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"_mapped": {}}  # a worker maps the files itself
+        return vars(self) | {"_mapped": {}}  # each worker maps the files itself
 
 
 class Windows:
-    """A flat array of tokens cut into windows of `length`, each beginning with the last token of the one before.
+    """A flat array of tokens cut into windows of `length`, each starting with the last token of the one before.
 
-    A causal model predicts from a window of T tokens T - 1; the shared token makes each adjacent pair of the array a
-    target exactly once. The last window may be shorter.
+    A causal model predicts T - 1 tokens of a window of T; because of the shared token, each adjacent pair of the array
+    is predicted exactly once. The last window may be shorter.
 
-    With `documents`, where each one begins in `ids` (`start`) and its `group`, an example also has `groups`, as long as
-    its `input_ids`: the group of the document whose text or end each token is, or whose start where that is a token of
-    its own.
+    With `documents` (the `start` of each in `ids`, and its `group`), an example also has `groups`, one per token: the
+    group of the document that the token belongs to. A token between two documents belongs to the one that it ends.
     """
 
     def __init__(self, ids: TokenArray, length: int, documents: np.ndarray | None = None):
@@ -76,11 +75,11 @@ class Windows:
             self.starts, self.groups = np.ascontiguousarray(documents["start"]), documents["group"]
             self.side = (
                 "left" if _share_boundary_token(ids) else "right"
-            )  # the token at a start ends the document before
+            )  # a shared boundary token belongs to the document that it ends
 
     @property
     def targets(self) -> int:
-        """Tokens to predict in one epoch."""
+        """Number of targets in one epoch."""
         return len(self.ids) - 1
 
     def __len__(self) -> int:
@@ -92,14 +91,14 @@ class Windows:
         if self.groups is None:
             return {"input_ids": ids}
         owners = np.searchsorted(self.starts, np.arange(start, start + len(ids)), self.side) - 1
-        return {"input_ids": ids, "groups": self.groups[np.maximum(owners, 0)]}  # the first token ends nothing
+        return {"input_ids": ids, "groups": self.groups[np.maximum(owners, 0)]}  # the first token ends no document
 
 
 class Documents:
-    """One document an example, from its start token to its end token; one too long for `length` is a `ConfigError`.
+    """One example per document, from its start token to its end token; `ConfigError` if one is longer than `length`.
 
-    `documents` has where each one begins in `ids` (`start`) and how many of its tokens are a prompt (`prompt`). An
-    example also has `groups` if asked for: the document's `group`, for each of its tokens.
+    `documents` has the `start` of each in `ids` and the number of its `prompt` tokens. Examples also have `groups` if
+    `with_groups`: the document's `group`, once per token.
     """
 
     def __init__(self, ids: TokenArray, documents: np.ndarray, length: int, with_groups: bool = False):
@@ -109,13 +108,13 @@ class Documents:
         longest = int((self.stops - self.starts).max())
         if longest > length:
             raise ConfigError(
-                f"a document has {longest} tokens and data.context_length is {length}; "
+                f"the longest document has {longest} tokens, more than data.context_length={length}; "
                 f"raise it and model.max_position_embeddings to {longest}, or use data.layout=packed"
             )
 
     @property
     def targets(self) -> int:
-        """Tokens to predict in one epoch: all but the first of each document and its prompt."""
+        """Number of targets in one epoch: all tokens but the first of each document and its prompt."""
         return int((self.stops - self.starts - np.maximum(self.prompts, 1)).sum())
 
     def __len__(self) -> int:
@@ -128,5 +127,5 @@ class Documents:
 
 
 def _share_boundary_token(ids: TokenArray) -> bool:
-    """Whether documents overlap by the token between them: if and only if the first id of all is also the last."""
+    """Whether adjacent documents share the token between them: exactly if the first id equals the last."""
     return bool(ids.read(0, 1)[0] == ids.read(len(ids) - 1, len(ids))[0])

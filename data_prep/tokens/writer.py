@@ -1,8 +1,8 @@
-"""A split's documents to shards of ids on disk: one at a time, so that an interrupted preparation loses one at most.
+"""Writes a split's documents as shards of ids, one at a time, so that an interruption loses at most one.
 
-A shard is an array of ids (`00000.npy`), of where its documents begin (`00000.documents.npy`) and, for validation,
-hashes of its texts (`00000.hashes.npy`). `journal.json` says what there is so far and where to read on;
-`quarantine.jsonl` has what was no document.
+A shard is an array of ids (`00000.npy`), the starts of its documents (`00000.documents.npy`) and, for validation,
+hashes of its texts (`00000.hashes.npy`). `journal.json` records what is written and where to continue reading;
+`quarantine.jsonl` has the malformed records.
 """
 
 import json
@@ -34,39 +34,39 @@ DOCUMENT = np.dtype([("start", "<i8"), ("prompt", "<i4"), ("group", "<i4")])
 
 @dataclass
 class Journal:
-    """What of a split is on disk, and where to read on: the state after the last whole shard."""
+    """The state of a split after its last complete shard: what is on disk, and where to continue reading."""
 
     place: object = None
     reading: dict = field(default_factory=dict)
     shards: list[dict] = field(default_factory=list)
     groups: dict[str, dict] = field(default_factory=dict)
-    """Documents and `text_bytes` of each group; a group's number is its place here."""
+    """Documents and `text_bytes` of each group; a group's number is its index here."""
     prompt_tokens: int = 0
     text_bytes: int = 0
     floor_nats: float | None = 0.0
     duplicates: int = 0
-    """Documents that the validation split has as well, word for word."""
+    """Documents that are identical to one of the validation split."""
     quarantine_bytes: int = 0
     revisions: dict[str, str] = field(default_factory=dict)
-    """The commits of the Hub that were read, by data set."""
+    """The Hub commits that were read, by data set."""
     files: list[str | None] = field(default_factory=list)
-    """A hash of each file of the split, None for one that was not come to."""
+    """A hash of each file of the split, None for a file that was not reached."""
     finished: bool = False
     more: bool | None = None
-    """Whether it is finished because of a limit, and its source holds more; None where that was not looked at yet."""
+    """Whether a limit applied and its source has more documents; None if that has not been checked yet."""
 
     @property
     def tokens(self) -> int:
-        """Ids in whole shards."""
+        """Ids in complete shards."""
         return sum(shard["tokens"] for shard in self.shards)
 
     @property
     def documents(self) -> int:
-        """Documents in whole shards."""
+        """Documents in complete shards."""
         return sum(shard["documents"] for shard in self.shards)
 
     def has(self, tokens: int | None) -> bool:
-        """Whether there are so many ids, or all that there will ever be (None: all)."""
+        """Whether there are `tokens` ids (None: all), or the split is finished."""
         return self.finished or (tokens is not None and self.tokens >= tokens)
 
     @classmethod
@@ -76,20 +76,20 @@ class Journal:
         return from_saved(cls, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def note(self, shards: Sequence):
-        """Take over the hashes of the files that were come to by now."""
+        """Record the hashes of the files that were reached so far."""
         before = self.files or [None] * len(shards)
         self.files = [shard.known or was for shard, was in zip(shards, before, strict=True)]
 
     def save(self, folder: Path):
-        """Write it down, whole or not at all."""
+        """Save the journal atomically."""
         write_atomically(folder / "journal.json", json.dumps(asdict(self), ensure_ascii=False))
 
 
 class SplitWriter:
-    """Encodes a split into its folder, shard by shard, on from the last whole one.
+    """Encodes a split into its folder, shard by shard, continuing after the last complete one.
 
-    A shard ends with the first batch of documents that makes it `TOKENS_PER_SHARD` long, and a batch begins where a
-    shard does: so the bytes on disk do not depend on where a preparation was interrupted.
+    A shard ends with the first batch of documents that makes it `TOKENS_PER_SHARD` long, and the next batch starts a
+    shard, so that the bytes on disk do not depend on interruptions.
     """
 
     def __init__(self, folder: Path, split: Split, tokenizer, encode: Encoder):
@@ -101,9 +101,9 @@ class SplitWriter:
         self.journal.revisions = dict(split.revisions)
 
     def write(self, held_out: set[int] | None = None, until: int | None = None) -> Journal:
-        """Write what is missing of at least `until` ids (None: of all), and return what there is.
+        """Write what is missing of at least `until` ids (None: all), and return the journal.
 
-        `held_out` are the hashes of texts that should not occur; None is for the split that they come from.
+        `held_out` are the hashes of the validation texts; None when writing the validation split itself.
         `ConfigError` if the split holds no documents.
         """
         reading = self.split.reading(self._quarantine(), self.journal.reading)
@@ -118,18 +118,18 @@ class SplitWriter:
         return self.journal
 
     def hashes(self) -> set[int]:
-        """Of the split's texts, for a split that keeps them."""
+        """The hashes of the split's texts, if it stores them."""
         return {int(known) for path in sorted(self.folder.glob("0*.hashes.npy")) for known in np.load(path)}
 
     def _quarantine(self) -> Path:
-        """The file of faults, cut to what it held at the last whole shard."""
+        """The file of malformed records, truncated to its state at the last complete shard."""
         path = self.folder / "quarantine.jsonl"
         path.touch()
         os.truncate(path, self.journal.quarantine_bytes)
         return path
 
     def _write_shard(self, documents: Iterator, reading: Reading, held_out: set[int] | None, progress: "Progress"):
-        """The next shard, and the journal, without which it does not count."""
+        """Write the next shard, and then the journal that makes it valid."""
         journal, name = self.journal, f"{len(self.journal.shards):05}"
         abouts, hashes = [], []
         ids = TokenFile(self.folder / f"{name}.npy", self.ids_type)
@@ -160,12 +160,12 @@ class SplitWriter:
         journal.save(self.folder)
 
     def _check_for_more(self):
-        """Note whether a limit has left something out: only now, for it may take another file."""
+        """Record whether the source has more documents; done last, because it may need another file."""
         self.journal.more = bool(self.split.more and self.split.more(self.journal.place))
         self.journal.save(self.folder)
 
     def _write_batch(self, ids: TokenFile, documents: list[dict]) -> np.ndarray:
-        """Append the documents' ids, and return where they begin in the split."""
+        """Append the documents' ids, and return the document records with their starts in the split."""
         prompts, rests, encoded = self._encode(documents)
         ends = np.cumsum(prompts + rests)
         begins = ends - prompts - rests
@@ -189,7 +189,7 @@ class SplitWriter:
         return about
 
     def _encode(self, documents: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lengths of the prompts and of what follows them, and all ids; the two parts are encoded apart."""
+        """Lengths of the prompts and of the rests, and all ids; the two parts are encoded separately."""
         if any("prompt" in document for document in documents):
             parts = [part for document in documents for part in parts_of(document)]
             ids, counts = self.encode(parts, self.ids_type)
@@ -198,7 +198,7 @@ class SplitWriter:
         return np.zeros_like(counts), counts, ids
 
     def _count(self, documents: list[dict], held_out: set[int] | None) -> np.ndarray:
-        """Add the documents to the journal's sums; return hashes of their texts."""
+        """Add the documents to the journal's counts; return the hashes of their texts."""
         journal, floor, hashes = self.journal, self.split.floor, []
         for document in documents:
             known, size = _hash(parts_of(document))
@@ -214,14 +214,14 @@ class SplitWriter:
         return np.array(hashes, dtype=np.uint64)
 
     def _count_group(self, name: str, size: int, is_training: bool):
-        """Add to a group. Of training, which nothing tells by group, more than so many have none."""
+        """Add a document to its group. Training groups beyond `MAX_GROUPS` are ignored: they are not reported."""
         groups = self.journal.groups
         if name not in groups and len(groups) == MAX_GROUPS:
             if is_training:
                 return
             raise ConfigError(
-                f"data.group_field tells more than {MAX_GROUPS} groups apart, {name!r} among them; "
-                "give a field that many documents have in common"
+                f"data.group_field has more than {MAX_GROUPS} different values, such as {name!r}; "
+                "give a field with fewer values"
             )
         group = groups.setdefault(name, {"documents": 0, "text_bytes": 0})
         group["documents"] += 1
@@ -229,7 +229,7 @@ class SplitWriter:
 
 
 class Progress:
-    """A bar of a split's preparation: documents, tokens, MB of text a second, and the time left where it is known."""
+    """Progress bar of a split: documents, tokens, MB of text per second, and the remaining time if known."""
 
     def __init__(self, name: str, split: Split, journal: Journal, reading: Reading, until: int | None):
         self.journal, self.reading = journal, reading
@@ -247,22 +247,22 @@ class Progress:
 
     def __exit__(self, kind, *_):
         if kind is None:
-            self.bar.total = self.bar.n  # a limit that the source did not reach is no measure of what was done
+            self.bar.total = self.bar.n  # the source may have ended before the limit
             self.bar.refresh()
         self.bar.close()
 
     def show(self, new_tokens: int, new_documents: int):
-        """Bring the bar up to date; what is new has no whole shard yet."""
+        """Update the bar; new tokens and documents are not in a complete shard yet."""
         documents, tokens = self.journal.documents + new_documents, self.journal.tokens + new_tokens
         speed = (self.journal.text_bytes - self.bytes_before) / max(time.monotonic() - self.started, 1e-3)
-        told = f"{format_count(documents, 'document')}, {format_count(tokens, 'token')}, {format_bytes(speed)}/s"
-        self.bar.set_postfix_str(told, refresh=False)
+        summary = f"{format_count(documents, 'document')}, {format_count(tokens, 'token')}, {format_bytes(speed)}/s"
+        self.bar.set_postfix_str(summary, refresh=False)
         so_far = {"documents": documents, "tokens": tokens, "bytes": self.reading.bytes}
         self.bar.update(so_far[self.measure] - self.bar.n)
 
 
 def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
-    """Documents of some MB together, the place after them, and whether there is nothing more to read."""
+    """Batches of documents of about 1 MB, the place after each, and whether it is the last."""
     batch, size = [], 0
     for document, place in documents:
         batch.append(document)
@@ -275,7 +275,7 @@ def _batches(documents: Iterator) -> Iterator[tuple[list[dict], object, bool]]:
 
 
 def _hash(parts: tuple[Text, Text]) -> tuple[int, int]:
-    """A hash of a text, and its UTF-8 bytes."""
+    """A hash of a text, and its length in UTF-8 bytes."""
     hasher, size = xxhash.xxh3_64(), 0
     for part in parts:
         for piece in map(str.encode, pieces_of(part)):
