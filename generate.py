@@ -7,9 +7,8 @@ Without a prompt the model starts a new document. Tokens are printed as they are
     python generate.py runs/demo --interactive
     python generate.py runs/demo --score story.txt
 
---score prints loss, perplexity and bits per byte of files, read as in training: a text file is one document, or is cut
-by the run's data.sample_by; each record of JSON lines, CSV and parquet is a document. Of a prompt with a completion,
-only the completion is scored.
+--score reads files as training does: a text file is one document, or is cut by the run's data.sample_by; each record of
+JSON lines, CSV and parquet is a document. Of a prompt with a completion, only the completion is scored.
 """
 
 import argparse
@@ -26,21 +25,15 @@ def parse_arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", nargs="+", help="one or more prompts")
     source.add_argument("--file", type=Path, help="a file with one prompt per line")
-    source.add_argument(
-        "--score", type=Path, metavar="FILE", nargs="+", help="print loss, perplexity and bits per byte of these texts"
-    )
+    source.add_argument("--score", type=Path, metavar="FILE", nargs="+", help="print loss and bits per byte of these")
     source.add_argument("--interactive", action="store_true", help="read prompts until an empty line")
     parser.add_argument("--samples", type=int, default=1, help="continuations per prompt (default 1)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="top-k sampling: only the k most likely tokens (default: all)"
-    )
+    parser.add_argument("--top-k", type=int, default=0, help="sample from the k most likely tokens (default: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus (top-p) sampling (default 1: off)")
     parser.add_argument("--max-new-tokens", type=int, help="default: up to the model's maximum positions")
     parser.add_argument("--ignore-end", action="store_true", help="continue after an end-of-text token")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed of the first sample; each further one adds 1 (default 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; others add 1 (default 0)")
     return parser.parse_args()
 
 
@@ -64,10 +57,7 @@ def main(arguments: argparse.Namespace):
 
 
 def print_continuations(model, tokenizer, prompts: Iterable[str], seeds: range, sampling):
-    """Print the continuations of each prompt as they are generated, after checking all prompts that are known.
-
-    With several seeds, each continuation is preceded by its seed.
-    """
+    """Print each prompt's continuations as they are generated, after checking all known prompts; several with seeds."""
     from transformers import set_seed
 
     from training.reporting.generation import ids_to_continue, stream
@@ -96,9 +86,7 @@ def read_documents_to_score(paths: list[Path], model: str) -> dict[str, list[dic
     from data_prep.sources.local_files import documents_of
 
     settings = Path(model) / "experiment.yaml"
-    data = (
-        read_mapping(settings, "restore the file that the run has written").get("data", {}) if settings.exists() else {}
-    )
+    data = read_mapping(settings, "restore the run's file").get("data", {}) if settings.exists() else {}
     as_trained = {name: data.get(name) for name in ("sample_by", "text_field")}
     return {str(path): documents_of(path, **as_trained) for path in paths}
 

@@ -41,7 +41,10 @@ def show(path: str, overrides: list[str]):
     check_source_overrides(experiment)
     data = experiment.data
     if "path" in experiment.model and data.context_length is None:
-        raise ConfigError(f"this command does not load model.path={experiment.model['path']}; give data.context_length")
+        raise ConfigError(
+            f"the maximum length of model.path={experiment.model['path']} is not known, because this command does not "
+            "load the model; give data.context_length"
+        )
     known = data.context_length if "path" in experiment.model else DEFAULT_POSITIONS
     length = experiment.window(experiment.model.get("max_position_embeddings", known))
     prepared = prepare(data, experiment.tokenizer)

@@ -75,8 +75,8 @@ UNSUPPORTED = {
     "hub_revision": "runs are pushed to main",
     "hub_token": "it would be written into the run; use `hf auth login`",
     "ignore_data_skip": "a resumed run would repeat examples",
-    "include_num_input_tokens_seen": "targets are always counted, and these would be counted twice",
-    "label_smoothing_factor": "transformers would also smooth tokens that are not targets",
+    "include_num_input_tokens_seen": "targets are always counted, and input tokens would be added to their count",
+    "label_smoothing_factor": "transformers would compute it on other tokens than the targets",
     "parallelism_config": "use `accelerate launch` for several GPUs",
     "remove_unused_columns": "the collator needs columns that the model does not take",
     "train_sampling_strategy": "it would override the order of the run, in which each epoch is shuffled",
@@ -185,7 +185,7 @@ class LanguageExperiment(Experiment):
     def window(self, positions: int, start: str | None = None) -> int:
         """Tokens per window, for a model with this many positions (of the checkpoint `start`, if there is one).
 
-        `ConfigError` if the positions are fewer than 2, or than the window is long.
+        `ConfigError` if there are fewer than 2 positions, or fewer than tokens in a window.
         """
         length = self.data.context_length or positions
         if positions < 2:

@@ -114,8 +114,8 @@ class DataSection:
             self.reset_at_documents = False
         if self.mask_up_to is not None and self.layout != "documents":
             raise ConfigError(
-                f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents, because a "
-                "window may start inside an example; set it, or leave data.mask_up_to out"
+                f"data.mask_up_to={self.mask_up_to!r} needs data.layout=documents, because a window may start "
+                "inside an example; give that layout, or leave data.mask_up_to out"
             )
         if self.context_length is not None and self.mask_first_n >= self.context_length:
             raise ConfigError(
@@ -246,7 +246,7 @@ class ResumeSection:
             if not isinstance(name, str):
                 raise ConfigError(
                     f"resume.allow={self.allow} has {name!r}, which is not the name of a setting; give "
-                    "names such as training.seed"
+                    "names such as training.learning_rate"
                 )
 
 

@@ -94,7 +94,10 @@ def check_repository(name: str, kind: str = "model"):
     if not constants.HF_HUB_OFFLINE:
         _ask_once(lambda: HfApi().repo_info(name, repo_type=kind, timeout=CHECK_SECONDS), name, kind)
     if _unreachable_reason and kind == "model" and not _is_cached(name):
-        raise ConfigError(f"{name} cannot be read: {_unreachable_reason}; check its name and your connection")
+        raise ConfigError(
+            f"{name} cannot be read: it is not in the local cache, and {_unreachable_reason}; check its name and your "
+            "connection"
+        )
     _known_repositories.add((name, kind))
 
 
@@ -120,7 +123,7 @@ def _ask_once(ask: Callable, name: str, kind: str):
         if not any(base.__name__ in UNREACHABLE for base in type(error).__mro__):
             return
         reason = " ".join(redact_token(str(error)).split()) or type(error).__name__
-        _unreachable_reason = f"it is not in the local cache, and the Hub cannot be reached ({reason})"
+        _unreachable_reason = f"the Hub cannot be reached ({reason})"
         constants.HF_HUB_OFFLINE = True
         if "datasets.config" in sys.modules:  # which has its own copy
             sys.modules["datasets.config"].HF_HUB_OFFLINE = True

@@ -76,9 +76,7 @@ def prepare_equations(section: EquationsSection, seed: int) -> Equations:
 @lru_cache(maxsize=1)  # replicas differ only in the split
 def _tokenize(operation: Operation, modulus: int, tokens: str):
     """The tokenizer, and all equations in order as texts and as examples."""
-    from data_prep.tokenizer.build import (
-        equation_tokenizer,
-    )  # deferred: imports transformers, which `--help` does not need
+    from data_prep.tokenizer.build import equation_tokenizer  # deferred: `--help` does not need transformers
 
     triples = all_equations(operation, modulus)
     largest = max(map(max, triples))
@@ -108,7 +106,7 @@ def split_indices(count: int, section: EquationsSection, seed: int) -> dict[str,
     rest. `ConfigError` if a requested split would be empty.
     """
     if seed < 0:
-        raise ConfigError(f"the seed of the split is {seed}; it must be at least 0: give data.seed")
+        raise ConfigError(f"the seed of the split is {seed} and must be at least 0; give such a data.seed")
     fractions = {"train": section.train_fraction, "validation": section.validation_fraction}
     sizes = {name: math.floor(Fraction(str(fraction)) * count) for name, fraction in fractions.items()}
     for name, size in sizes.items():

@@ -267,8 +267,8 @@ def _check_validation_differs(train: Sequence[Path] = (), validation: Sequence[P
     ]
     if twins and all(twins):
         raise ConfigError(
-            f"{validation[0]} is for validation but equals {twins[0]}, which is for training, and so does all of "
-            "validation; remove it, so that the first documents are held out"
+            f"{validation[0]} is for validation but has the same content as {twins[0]}, which is for training, and all "
+            "of validation is such a copy; remove it, so that the first documents are held out"
         )
 
 

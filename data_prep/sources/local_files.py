@@ -47,9 +47,8 @@ class LocalFiles:
             file, are_ends = marks
             source = replace(self, sample_by=END_OF_TEXT) if are_ends else self
             notes += (f"{self.pattern}: {MARK_NOTES[are_ends].format(file=file.name)}",)
-        notes = tuple(
-            note.encode("utf-8", "backslashreplace").decode() for note in notes
-        )  # file names may contain any bytes
+        # File names may contain any bytes.
+        notes = tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
         return {
             name: replace(split_of(source, [LocalShard.of(file) for file in files], data), notes=notes)
             for name, files in listing.splits.items()

@@ -165,7 +165,7 @@ def _check_not_array(path: Path, line: bytes):
     """`ConfigError` for a file that is one JSON array: every line of it would be malformed."""
     text = line.strip()
     if text == b"[" or (text.startswith(b"[") and text[1:].lstrip().startswith(b"{")):
-        raise ConfigError(f"{path.name} is a JSON array (it begins with [); write one object per line instead")
+        raise ConfigError(f"{path.name} begins with [, like a JSON array; write one object per line instead")
 
 
 def _rows(read: Callable[[Path, Sequence[str], int], Rows]) -> Callable[[Path, Fields, int], Iterator[Record]]:

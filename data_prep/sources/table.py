@@ -52,9 +52,7 @@ class Generated:
                 reading.document()
                 yield {"text": self.document(seed, index)}, index + 1
 
-        code = Path(self.code).read_text(
-            encoding="utf-8"
-        )  # the code is part of the identity: it determines the documents
+        code = Path(self.code).read_text(encoding="utf-8")  # it determines the documents
         program = Program(Path(self.code).name, xxhash.xxh3_128_hexdigest(f"{seed} {code}".encode()))
         return Split(read_from, {"code": code, "seed": seed}, self.floor, shards=[program])
 
@@ -218,7 +216,7 @@ def _unused_source_notes(splits: dict[str, Split], data: DataSection) -> list[st
     """Notes on a folder or a validation split that the settings leave unused."""
     notes = []
     if data.source in SOURCES and Path(data.source).is_dir():
-        notes.append(f"{data.source} is read as the named source; for the folder give ./{data.source}")
+        notes.append(f"{data.source} is read as the source of that name; for the folder give ./{data.source}")
     if data.validation_source and "validation" in splits and data.validation_source != data.source:
         notes.append(f"{data.source}: its own validation split is not used, because data.validation_source is given")
     return notes
@@ -232,11 +230,11 @@ def find_source(name: str) -> Generated | HubDataset | LocalFiles:
         ours = kindling_folder_kind(Path(name).expanduser())
         if ours == "prepared tokens":
             raise ConfigError(
-                f"{name} holds tokens, not texts; it can only be data.source, not part of a mixture, "
-                "and must be finished"
+                f"{name} holds prepared tokens, not texts; give it as data.source, without data.mixture, once its "
+                "preparation has finished"
             )
         if ours == "a run":
-            raise ConfigError(f"{name} is a run folder, not a folder of texts; give texts, or give this as model.path")
+            raise ConfigError(f"{name} is a run folder, not a folder of texts; give texts, and this as model.path")
         return LocalFiles(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not format_of(Path(name)):
         return HubDataset(name)

@@ -140,9 +140,7 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerFast":
     except Exception as error:  # tokenizers raises nothing narrower
         why = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"tokenizer.path={path} cannot be loaded: {why}; give the folder or Hub id of one") from None
-    if not tokenizer.get_vocab().keys() - set(
-        tokenizer.all_special_tokens
-    ):  # made up by transformers for a GPT-2 without one
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # made up for a GPT-2 without one
         raise ConfigError(f"tokenizer.path={path} holds no tokenizer; give the folder or Hub id of one")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"tokenizer.path={path} has no end-of-text token; give a tokenizer that has an eos_token")

@@ -148,9 +148,8 @@ class Preparation:
         if (self.folder / MANIFEST).exists():
             return True
         journal = Journal.load(self.folder / "train")
-        return (
-            until is not None and journal.tokens >= until and not journal.finished
-        )  # if finished, the manifest is still missing
+        # If it is finished, the manifest is still missing.
+        return until is not None and journal.tokens >= until and not journal.finished
 
     def _make(self, until: int | None):
         self.folder.mkdir(exist_ok=True)
