@@ -108,7 +108,9 @@ def test_a_server_that_refuses_is_asked_once_and_what_the_cache_has_is_read(tmp_
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}"
         refused, read = run(tmp_path, [COMMANDS["native"], ("modeling.native", "some/model", "out")], address)
-    assert refused[0][0].startswith("modeling.native: runs/TYPO cannot be read: it is not here, and the Hub cannot be ")
+    assert refused[0][0].startswith(
+        "modeling.native: runs/TYPO cannot be read: it is not in the local cache, and the Hub cannot be "
+    )
     assert refused[1] == 2
     assert read[1] == 0
     assert len(refused[2]) <= 2
@@ -131,9 +133,9 @@ def test_what_the_hub_does_not_have_is_said_after_one_request(tmp_path):
         """)
     sentences, counts = zip(*said, strict=True)
     assert sentences[0] == (
-        "some/typo cannot be read: it is no folder here and no model of the Hub; check its name and your rights"
+        "some/typo cannot be read: it is neither a local folder nor a model on the Hub; check its name and your rights"
     )
-    assert "no dataset of the Hub" in sentences[1]
+    assert "nor a dataset on the Hub" in sentences[1]
     assert counts == (1, 2, 3)
 
 
@@ -149,6 +151,6 @@ def test_a_hub_that_answers_late_is_not_taken_for_absent(monkeypatch):
         hub.check_repository("some/texts", "dataset")
         hub.check_hub_reachable("a push")
         assert not hub.constants.HF_HUB_OFFLINE
-    with pytest.raises(checks.ConfigError, match="a push: it is not here, and the Hub cannot be reached"):
+    with pytest.raises(checks.ConfigError, match="a push: the Hub cannot be reached"):
         hub.check_hub_reachable("a push")
     assert hub.constants.HF_HUB_OFFLINE

@@ -155,13 +155,13 @@ def test_what_is_skipped_and_what_is_in_both_splits_is_said(workshop, tmp_path, 
     (tmp_path / "validation.jsonl").write_text("\n".join(rows[:3]))
     run = workshop("skipping", f"data.source={tmp_path}", "data.bad_records=0.05", "training.max_steps=2")
     told, card = capsys.readouterr().out, (run / "README.md").read_text()
-    skipped = "training 3 of 63 records (1 x empty, 1 x no JSON, 1 x text is null), validation 0 of 3 records"
+    skipped = "training 3 of 63 records (1 x empty, 1 x invalid JSON, 1 x text is null), validation 0 of 3 records"
     assert f"\nskipped     {skipped}: " in told
     (path,) = re.findall(r"^skipped .*: (/.*quarantine.jsonl)$", told, re.M)
     assert len(Path(path).read_text().splitlines()) == 2
     assert f"| skipped | {skipped} |" in card
-    assert "tokens; 3 training documents are in validation too, word for word\n" in told
-    assert "60 documents; 3 training documents are in validation too" in card
+    assert "tokens; 3 training documents are identical to one in validation\n" in told
+    assert "60 documents; 3 training documents are identical to one in validation" in card
 
 
 def test_a_run_is_the_same_in_a_poor_place(tiny):
@@ -407,9 +407,9 @@ def test_a_run_cuts_what_it_scores_as_it_was_trained(tiny, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a\0b", "record 1: a NUL byte at byte 1 of the text; mend it, or give another file"),
+        (b"a\0b", "record 1: a NUL byte at byte 1 of the text; fix it, or give another file"),
         (b"a\xff", "invalid UTF-8"),
-        (codecs.BOM_UTF16_LE + "a".encode("utf-16-le"), "is UTF-16, which its byte order mark says; save it as UTF-8"),
+        (codecs.BOM_UTF16_LE + "a".encode("utf-16-le"), "is UTF-16, by its byte order mark; save it as UTF-8"),
     ],
 )
 def test_what_training_would_skip_is_not_scored(tmp_path, content, complaint):
@@ -446,7 +446,7 @@ def test_settings_of_generation_change_the_text(tiny):
     [
         (["nowhere/at-all"], "nowhere/at-all cannot be "),
         (["./nowhere"], "there is no folder"),
-        (["RUN", "--file", "missing.txt"], "missing.txt is not there; give a text file"),
+        (["RUN", "--file", "missing.txt"], "missing.txt does not exist; give a text file"),
         (["RUN", "--prompt", "word " * 99], "model 64 positions; shorten it"),
         (["RUN", "--temperature", "-1"], "temperature=-1.0 is not 0, which is greedy, nor 0.001 or more"),
         (["RUN", "--temperature", "nan"], "temperature=nan is not 0"),

@@ -132,7 +132,7 @@ def test_neither_runs_nor_their_failures_tell_the_token(said):
 
 def test_a_token_that_cannot_be_sent_is_refused_before_a_client_quotes_it(said):
     *_, text = said
-    refused = "the Hub's token has characters that no token has; run `hf auth login` or set HF_TOKEN anew"
+    refused = "the Hub token contains characters that are not allowed; run `hf auth login`, or set HF_TOKEN again"
     for name in ("train_lm.py", "generate.py", "publishing"):
         assert text.count(f"{name}: {refused}\n") == 2
     assert "someone/model does not load: Illegal header value b'Bearer hf_***'\n" in text

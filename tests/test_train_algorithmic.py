@@ -155,8 +155,8 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["training.optim=sgd"], "optimizer.kind is adamw or muon"),
         (["optimizer.kind=lion"], "it takes adamw|muon"),
         (["optimizer.muon_momentum=1.0"], "below 1"),
-        (["replicas.training.seed=3"], "no list of different values"),
-        (["replicas.training.seed=[1,1]"], "no list of different values"),
+        (["replicas.training.seed=3"], "not a list of distinct values"),
+        (["replicas.training.seed=[1,1]"], "not a list of distinct values"),
         (["replicas.training.max_steps=[1,2]"], "replicas can differ in"),
         (["replicas.data.operation=[add]"], "replicas can differ in"),
         (["replicas.training.seed=[a]"], "it takes int"),
@@ -164,7 +164,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["sample.prompt=x"], "is not a section of train_algorithmic.py"),
         (["model.max_position_embeddings=4"], "too small for equations of 5 tokens"),
         (["training.push_to_hub=true"], "publishing"),
-        (["training.num_train_epochs=3"], "training.max_steps is the length"),
+        (["training.num_train_epochs=3"], "training.max_steps sets the length"),
         (["training.load_best_model_at_end=true"], "leave it out"),
         (["training.save_strategy=best"], "the last model is kept"),
         (["training.metric_for_best_model=loss"], "the last model is kept"),
@@ -177,7 +177,7 @@ def test_written_data_are_the_equations_of_the_run(single):
         (["training.seed=-1"], "below 2^32"),
         (["training.weight_decay=-1"], "must be at least 0"),
         (["training.adam_beta2=1.5"], "out of range"),
-        (["replicas.training.weight_decay=[1,1.0]"], "no list of different values"),
+        (["replicas.training.weight_decay=[1,1.0]"], "not a list of distinct values"),
         (["data.modulus=9973"], "it must be at most 2236"),
         (
             ["training.lr_scheduler_type=warmup_stable_decay", "training.lr_scheduler_kwargs={num_decay_steps: 10}"],
@@ -218,9 +218,7 @@ def test_a_schedule_with_a_floor(workshop):
 def test_replicas_have_no_model_of_their_own(several):
     from training.reporting.generation import load_model
 
-    with pytest.raises(
-        ConfigError, match=r"no model of its own; give the folder of one that it holds, such as .*seed=3"
-    ):
+    with pytest.raises(ConfigError, match=r"no model of its own; give one of the folders in it, such as .*seed=3"):
         load_model(str(several))
 
 
@@ -253,7 +251,7 @@ def test_of_an_interrupted_run_the_newest_checkpoint_is_named(tmp_path, monkeypa
     (tmp_path / "provenance.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["native.py", str(tmp_path), str(tmp_path / "out")])
     for read in (lambda: load_model(str(tmp_path)), lambda: check_model_path(str(tmp_path)), native.main):
-        with pytest.raises(ConfigError, match=r"give the folder of one that it holds, such as .*checkpoint-10$"):
+        with pytest.raises(ConfigError, match=r"give one of the folders in it, such as .*checkpoint-10$"):
             read()
     assert not (tmp_path / "out").exists()
     (tmp_path / "tokenizer.json").write_text("{}")

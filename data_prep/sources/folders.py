@@ -33,8 +33,8 @@ METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"
 """Metadata files of data sets; `save_to_disk` of `datasets` writes them, and `state.json`, beside the data."""
 MAX_NAMES = 3
 READABLE = (
-    f"supported are {', '.join(SUFFIXES)}, compressed ({', '.join(DECOMPRESSORS)}) or not; plain text of "
-    "another name is read once it is renamed to end in .txt"
+    f"supported files are {', '.join(SUFFIXES)}, compressed ({', '.join(DECOMPRESSORS)}) or not; rename "
+    "plain text of another name to end in .txt"
 )
 
 

@@ -297,18 +297,18 @@ def test_every_operation_is_in_the_help():
             {"operation": "add", "modulus": -1},
             "data.modulus=-1 is not prime, and data.operation=add needs a prime; the next one is 2",
         ),
-        ({"operation": "s5", "modulus": 97}, "data.modulus=97 is not for data.operation=s5; leave it out"),
+        ({"operation": "s5", "modulus": 97}, "data.modulus=97 does not apply to data.operation=s5; leave it out"),
         (
             {"modulus": 3, "train_fraction": 0.1},
             "data.train_fraction=0.1 and data.validation_fraction=0.0 of 6 equations leave none for train; "
-            "change them, or take a larger modulus",
+            "change them, or use a larger modulus",
         ),
         (
             {"modulus": 3, "validation_fraction": 0.1},
             "data.train_fraction=0.5 and data.validation_fraction=0.1 of 6 equations leave none for validation; "
-            "change them, or take a larger modulus",
+            "change them, or use a larger modulus",
         ),
-        ({"seed": -1}, "the equations cannot be split by the seed -1; give a data.seed of at least 0"),
+        ({"seed": -1}, "the seed of the split is -1 and must be at least 0; give such a data.seed"),
         ({"operation": "no.py:f"}, "data.operation=no.py:f: there is no file no.py; write FILE.py:FUNCTION"),
     ],
 )
@@ -321,23 +321,23 @@ def test_mistakes_are_one_sentence(section, complaint):
 @pytest.mark.parametrize(
     ("code", "modulus", "complaint"),
     [
-        ("def f(a, b): return a - b", 3, "{f} gives -1 for a=0 and b=1; return an int of at least 0, as in % 97"),
-        ("def f(a, b): return a / 2", 3, "{f} gives 0.0 for a=0 and b=0; return an int of at least 0, as in % 97"),
-        ("def f(a, b): return b < 9", 3, "{f} gives True for a=0 and b=0; return an int of at least 0, as in % 97"),
+        ("def f(a, b): return a - b", 3, "{f} returns -1 for a=0 and b=1; return an int of at least 0, as in % 97"),
+        ("def f(a, b): return a / 2", 3, "{f} returns 0.0 for a=0 and b=0; return an int of at least 0, as in % 97"),
+        ("def f(a, b): return b < 9", 3, "{f} returns True for a=0 and b=0; return an int of at least 0, as in % 97"),
         (
             "def f(a, b): return a // b",
             3,
-            "{f} fails with ZeroDivisionError('integer division or modulo by zero') for a=0 and b=0; mend it",
+            "{f} fails with ZeroDivisionError('integer division or modulo by zero') for a=0 and b=0; fix it",
         ),
         ("def g(a, b): return 1", 3, "{f}: {file} defines no function f; write FILE.py:FUNCTION"),
-        ("raise ValueError('so')", 3, "{f}: {file} fails with ValueError('so'); mend the file"),
-        ("import sys; sys.exit(3)", 3, "{f}: {file} fails with SystemExit(3); mend the file"),
-        ("def f(a, b): raise SystemExit", 3, "{f} fails with SystemExit() for a=0 and b=0; mend it"),
+        ("raise ValueError('so')", 3, "{f}: {file} fails with ValueError('so'); fix the file"),
+        ("import sys; sys.exit(3)", 3, "{f}: {file} fails with SystemExit(3); fix the file"),
+        ("def f(a, b): raise SystemExit", 3, "{f} fails with SystemExit() for a=0 and b=0; fix it"),
         ("def f(a, b): return a", 1, "data.modulus=1 is too small; it must be at least 2"),
         (
             "def f(a, b): return 10**9",
             3,
-            "data.tokens=numbers takes a token for each number up to the largest, which is 1000000000 and may be "
+            "data.tokens=numbers needs one token per number up to the largest, 1000000000, which must be at most "
             "1000000; use data.tokens=characters",
         ),
     ],
@@ -371,7 +371,7 @@ def test_written_data_loads_with_datasets_and_is_the_splits(tmp_path):
         "c is a times the inverse of b mod p, b not 0, p is 13",
         "| train | 78 | 0.5 |\n| validation | 31 | 0.2 |\n| test | 47 | the rest |",
         "default_rng(5).permutation(156)",
-        "Tokens (numbers): each number and each symbol is a token.",
+        "Tokens (numbers): one token per number and per symbol.",
         'data_files={"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}',
     ):
         assert fact in about

@@ -86,7 +86,7 @@ def test_every_end_is_a_label_whatever_token_pads(documents):
 
 LIMITED = CausalLMCollator(PAD, vocab_size=10, max_position_embeddings=4)
 TOKEN = (
-    "token id {} (row {}, place {} of its batch) is outside the model's vocabulary of 10 tokens; "
+    "token id {} (row {}, position {} of its batch) is outside the model's vocabulary of 10 tokens; "
     "prepare the data with the model's own tokenizer"
 )
 LONG = (
@@ -109,8 +109,8 @@ REFUSED = {
     "without a separator": (
         replace(LIMITED, separator_id=7),
         [[1, 7, 2], [1, 2]],
-        "an example has no separator (token 7), its first tokens are [1, 2]; end each prompt with data.mask_up_to, or "
-        "leave that out",
+        "an example has no separator (token 7) and begins with the tokens [1, 2]; end each prompt with "
+        "data.mask_up_to, or leave that out",
     ),
 }
 
@@ -158,7 +158,7 @@ def test_the_separator_of_a_section_must_be_one_token():
         == tokenizer("=").input_ids[-1]
     )
     for wrong in ("+2", "x"):
-        with pytest.raises(ConfigError, match="give text that is one token"):
+        with pytest.raises(ConfigError, match="give text that is a single token"):
             build_collator(DataSection(mask_up_to=wrong, layout="documents"), tokenizer)
 
 

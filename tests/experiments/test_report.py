@@ -425,7 +425,11 @@ def test_mistakes_are_said_before_anything_is_written(runs, old, new, complaint)
 DAMAGED = [
     ("recipe=paper/provenance.json", None, "cannot be read: No such file or directory; delete or rename its folder"),
     ("recipe=paper/metrics.json", "{", "is damaged: Expecting property name enclosed in double quotes"),
-    ("recipe=paper/metrics.json", "[]", "is damaged: it holds no keys and values; delete or rename its folder, and"),
+    (
+        "recipe=paper/metrics.json",
+        "[]",
+        "is damaged: it is not a mapping of keys to values; delete or rename its folder, and",
+    ),
     ("recipe=ours/metrics.json", '{"replicas": ["seed=9"]}', "seed=9/metrics.json cannot be read: No such file"),
     ("recipe=paper.json", "{", "is damaged: Expecting property name"),
 ]

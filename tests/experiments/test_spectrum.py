@@ -334,11 +334,11 @@ DAMAGED = [
     (
         "metrics.json",
         b"{}",
-        "metrics.json is damaged: it has no 'steps'; restore the file that the run",
+        "metrics.json is damaged: it lacks 'steps'; restore the file that the run",
     ),
     ("metrics.jsonl", b"", "metrics.jsonl has no evaluation with train_accuracy and test_accuracy; restore the file"),
     ("metrics.jsonl", b'{"step": 1', "metrics.jsonl is damaged: Expecting"),
-    ("experiment.yaml", b"", "experiment.yaml is damaged: it holds no keys and values"),
+    ("experiment.yaml", b"", "experiment.yaml is damaged: it is not a mapping of keys to values"),
     ("experiment.yaml", b"data: [", "experiment.yaml is damaged: while parsing"),
     ("experiment.yaml", b"data:", "has no experiment.yaml with a data.operation"),
     ("tokenizer.json", b"{", "tokenizer.json is damaged: "),

@@ -310,7 +310,7 @@ def test_training_never_stops_for_the_hub(strategies):
     assert slow == [0, later[1].replace("later", "slow")]
     assert silent[0] == 2
     assert "silent cannot be published" in silent[1]
-    assert nobody == [2, "publishing: nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN"]
+    assert nobody == [2, "publishing: you are not logged in to the Hub; run `hf auth login`, or set HF_TOKEN"]
 
 
 def test_what_others_made_is_kept(strategies):
@@ -491,7 +491,7 @@ def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
     [
         (["training.hub_token=hf_secret"], "training.hub_token is not supported: it would be written into the run"),
         (["training.hub_revision=dev"], "training.hub_revision=dev is not supported"),
-        (["training.push_to_hub=true"], "nobody is logged in to the Hub"),
+        (["training.push_to_hub=true"], "you are not logged in to the Hub"),
     ],
 )
 def test_what_cannot_be_published_is_said_before_any_work(tmp_path, monkeypatch, overrides, complaint):
@@ -506,7 +506,7 @@ def test_names_and_offline_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.hub.constants.HF_HUB_OFFLINE", False)
     (tmp_path / "tiny.yaml").write_text("training: {use_cpu: true, push_to_hub: true}")
     arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), []))
-    with pytest.raises(ConfigError, match=r"'a/b/c' is no name for a model"):
+    with pytest.raises(ConfigError, match=r"'a/b/c' is not a valid model name"):
         arguments.training_arguments(load_experiment(str(tmp_path / "tiny.yaml"), ["training.hub_model_id=a/b/c"]))
     monkeypatch.setattr("storage.hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE=1"):
@@ -559,7 +559,7 @@ def test_the_folder_is_looked_at_before_the_hub(run_to_publish, monkeypatch, cap
 
 
 WORDS = [
-    (["--to", ""], "publishing: '' is no name for a model"),
+    (["--to", ""], "publishing: '' is not a valid model name"),
     (["--timeout", "-1"], "publishing: --timeout -1.0 is not a valid time; give seconds above 0"),
     (["--timeout", "nan"], "publishing: --timeout nan is not a valid time"),
 ]

@@ -86,7 +86,7 @@ def test_an_override_that_replicas_would_undo_is_refused(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_experiment(str(path), ["training.seed=7"], AlgorithmicExperiment)
     assert str(error.value) == (
-        "training.seed=7 has no effect, for replicas.training.seed=[0, 1] are trained side by side; "
+        "training.seed=7 has no effect, because replicas.training.seed=[0, 1] replaces it; "
         "give replicas.training.seed=[7]"
     )
     for override in ("training.weight_decay=7", "replicas.training.seed=[7]"):
@@ -126,8 +126,8 @@ def test_an_override_that_replicas_would_undo_is_refused(tmp_path):
         ("data.mask_up_to==", "needs data.layout=documents"),
         ("tokenizer.kind=pretrained", "give a path with kind=pretrained"),
         ("tokenizer.path=somewhere", "give a path with kind=pretrained"),
-        ("model=7", "'model=7' is no override"),
-        ("learning_rate", "is no override"),
+        ("model=7", "'model=7' is not an override"),
+        ("learning_rate", "is not an override"),
     ],
 )
 def test_mistakes_are_one_sentence(example, override, complaint):
@@ -201,9 +201,9 @@ def test_a_mistake_is_one_sentence_from_a_loaders_worker_too(capsys, workers):
 
 
 def test_a_short_list_of_settings_is_said_to_be_whole(example):
-    with pytest.raises(ConfigError, match=r"resume\.stop is not a setting; there are extend, allow$"):
+    with pytest.raises(ConfigError, match=r"resume\.stop is not a setting; give one of extend, allow$"):
         load_experiment(example, ["resume.stop=1"])
-    with pytest.raises(ConfigError, match=r"model\.zzz is not a setting; there are path, type, .*, \.\.\.$"):
+    with pytest.raises(ConfigError, match=r"model\.zzz is not a setting; give one of path, type, .*, \.\.\.$"):
         load_experiment(example, ["model.zzz=1"])
 
 
@@ -273,7 +273,7 @@ def test_help_has_the_defaults_that_a_run_has(plain):
         alike = field.default is None or now == field.default or (now, field.default) in (([], "none"), ([], ""))
         assert alike or f"training.{name}" in kind.chosen or name == "resume_from_checkpoint", name
     lines = describe_sections(kind).splitlines()
-    assert any(line.startswith("  bf16  (bool, default true where the hardware") for line in lines)
+    assert any(line.startswith("  bf16  (bool, default true if the hardware") for line in lines)
     assert re.search(r"\n  optim  \(adamw_torch \|[^()]*, default adamw_torch", "\n".join(lines))
     assert max(map(len, lines)) <= 100
     assert not [line for line in lines if re.match(r"  \w.*default ?[,)]", line)]

@@ -31,7 +31,7 @@ def test_a_name_is_cut_where_it_is_too_long():
 
 
 def test_a_name_that_is_too_long_is_a_mistake_and_a_full_disk_an_end(tmp_path):
-    with pytest.raises(ConfigError, match="is too long a name; give a shorter one"), report_system_errors():
+    with pytest.raises(ConfigError, match="is too long for a file name; give a shorter one"), report_system_errors():
         (tmp_path / ("x" * 300)).touch()
     with pytest.raises(SystemExit, match="there is no room left "), report_system_errors():
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -104,9 +104,9 @@ def test_sha256_is_the_standards(tmp_path):
 
 BROKEN = [
     ("a.json", b"", "a.json is damaged: Expecting value"),
-    ("a.json", b"[1]", "a.json is damaged: it holds no keys and values; mend it"),
+    ("a.json", b"[1]", "a.json is damaged: it is not a mapping of keys to values; mend it"),
     ("a.json", b"\xff\xfe", "a.json is damaged: 'utf-8' codec"),
-    ("a.yaml", b"", "a.yaml is damaged: it holds no keys and values; mend it"),
+    ("a.yaml", b"", "a.yaml is damaged: it is not a mapping of keys to values; mend it"),
     ("a.yaml", b"a: [", "a.yaml is damaged: while parsing"),
     ("b.yaml", None, "b.yaml cannot be read: No such file or directory; mend it"),
 ]

@@ -260,11 +260,11 @@ def misfits(gpt2, llama, here):
 @pytest.mark.parametrize(
     ("start", "override", "complaint"),
     [
-        ("GPT2", "model.hidden_size=64", "brings its own settings, and model.hidden_size=64 would be others"),
-        ("GPT2", "model.type=kindling_gpt", "model.type=kindling_gpt would be others; leave out all of this"),
-        ("GPT2", "tokenizer.vocab_size=100", "tokenizer.vocab_size=100 makes a vocabulary that model.path="),
+        ("GPT2", "model.hidden_size=64", "brings its own settings, which model.hidden_size=64 would contradict"),
+        ("GPT2", "model.type=kindling_gpt", "model.type=kindling_gpt would contradict; leave out all of this"),
+        ("GPT2", "tokenizer.vocab_size=100", "tokenizer.vocab_size=100 changes the vocabulary that model.path="),
         ("GPT2", "model.hidden_dropout=1.5", "hidden_dropout=1.5 must be at least 0 and below 1"),
-        ("GPT2", "tokenizer.kind=bpe", "tokenizer.kind=bpe makes a vocabulary that model.path="),
+        ("GPT2", "tokenizer.kind=bpe", "tokenizer.kind=bpe changes the vocabulary that model.path="),
         ("GPT2", "tokenizer.path=LLAMA", "learnt '<|endoftext|>' as token 0, which the data's tokenizer has as None"),
         ("GPT2", "tokenizer.path=nowhere/at-all", "tokenizer.path=nowhere/at-all holds no tokenizer; give"),
         ("GPT2", "data.context_length=65", "data.context_length=65 is longer than model.max_position_embeddings=64 of"),

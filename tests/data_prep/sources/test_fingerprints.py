@@ -162,14 +162,14 @@ def test_what_has_changed_is_named(tmp_path):
     others = [LocalShard.of(paths[1]), *shards[1:]]
     for known, there in ((files, shards), ([], shards), ([None, *files[1:]], others)):
         TrainedData("", "corpus", "", "", known).check_unchanged(there, "elsewhere", tmp_path)
-    assert f"holds now: {paths[0]} has changed; put it back" in said(shards, ["x", *files[1:]])
+    assert f"holds now: {paths[0]} has changed; restore it" in said(shards, ["x", *files[1:]])
     assert f"{paths[0]}, {paths[1]}, {paths[2]} and 3 more have changed" in said(shards, ["x"] * 6)
     assert "it has more files" in said(shards, files[1:])
     assert "it has fewer files" in said(shards[1:], files)
     assert f"than fables holds now: it was corpus, and {paths[0]}, " in said(shards, ["x"] * 6, "fables")
     (tmp_path / "corpus-bpe-1" / "tokenizer").mkdir(parents=True)
     tokens = tmp_path / "corpus-bpe-1"
-    assert f"put it back, give data.source={tokens}, which has its tokens, or choose" in said(shards, ["x"] * 6)
+    assert f"restore it, give data.source={tokens}, which has its tokens, or choose" in said(shards, ["x"] * 6)
 
 
 def test_a_tokenizer_and_the_parts_of_a_mixture_may_lie_elsewhere(corpus, tmp_path):

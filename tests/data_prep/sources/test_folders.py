@@ -57,8 +57,8 @@ def test_links_are_followed_and_loops_told(corpus, tmp_path):
     train, validation, told = read(corpus)
     assert (train, validation) == (["outside.jsonl", "a.jsonl", "deep/b.jsonl"], ["validation/c.jsonl"])
     assert told == (
-        f"{corpus}: files read: 3 for training, 1 for validation; not read: train/deep/again (a link to a folder that "
-        "it is in)"
+        f"{corpus}: files read: 3 for training, 1 for validation; not read: train/deep/again (a link to a parent "
+        "folder)"
     )
 
 
@@ -66,20 +66,20 @@ def test_links_that_lead_nowhere_are_refused(corpus):
     write(corpus, "validation.jsonl", "train.jsonl")
     for name in ("part.jsonl", "train"):
         (corpus / name).symlink_to("gone")
-        assert f"{corpus / name} is a link to gone, which is not there; mend or remove it" in refused(corpus)
+        assert f"{corpus / name} is a link to gone, which does not exist; fix or remove it" in refused(corpus)
         assert "is a link to gone" in refused(corpus / name)
         (corpus / name).unlink()
     (corpus / ".#lock.jsonl").symlink_to("nobody@nowhere")  # an editor's
     (corpus / "notes.doc").symlink_to("gone")
-    assert read(corpus)[2].endswith("; not read: .#lock.jsonl (hidden), notes.doc (of another kind)")
+    assert read(corpus)[2].endswith("; not read: .#lock.jsonl (hidden), notes.doc (unsupported file type)")
     (corpus / "round.jsonl").symlink_to("round.jsonl")
-    assert "is a link to round.jsonl, which is not there" in refused(corpus)
+    assert "is a link to round.jsonl, which does not exist" in refused(corpus)
 
 
 @pytest.mark.parametrize("names", [["dev.jsonl"], ["dev.jsonl", "test.jsonl"], ["validation/a.jsonl", ".hidden.jsonl"]])
 def test_validation_alone_is_not_trained_on(corpus, names):
     write(corpus, *names)
-    assert "holds what is for validation and nothing for training; give what to train on as data.s" in refused(corpus)
+    assert "has validation files only, nothing to train on; give training texts as data.source, and" in refused(corpus)
     assert read(corpus / names[0], validation_documents=1)[1] == [names[0]]  # it is what was asked for
 
 
@@ -95,7 +95,7 @@ def test_validation_that_is_trained_on_is_refused(corpus, how):
             there
         )
     said = refused(corpus)
-    assert f"{here} is for validation and the same as {there}, which is for training" in said
+    assert f"{here} is for validation but has the same content as {there}, which is for training" in said
     if how == "folder":
         return
     write(corpus, "validation/b.jsonl")
@@ -108,7 +108,7 @@ def test_a_file_with_two_names_is_read_once(corpus):
     (corpus / "links").symlink_to(".")
     train, _, told = read(corpus, validation_source="fables")
     assert train == ["a.jsonl"]
-    assert "newest.jsonl (the same file as a.jsonl)" in told
+    assert "newest.jsonl (same file as a.jsonl)" in told
 
 
 NAMES = {
@@ -149,7 +149,7 @@ def test_tests_are_not_trained_on(corpus, others):
 @pytest.mark.parametrize("name", ["training-validation.txt", "train_val/a.jsonl", "train.test.jsonl"])
 def test_a_name_of_two_splits_is_refused(corpus, name):
     write(corpus, "a.jsonl", name)
-    assert f"{name} says by its name that it is for two splits; rename it, so that it says one" in refused(corpus)
+    assert f"{name} has a name that matches two splits; rename it to match one" in refused(corpus)
 
 
 def test_patterns_tell_splits_too(corpus):
@@ -159,7 +159,7 @@ def test_patterns_tell_splits_too(corpus):
     assert (train, validation) == (["train.jsonl"], ["deep/validation.jsonl"])
     assert "not read: run/metrics.jsonl, run/provenance.json (in a run)" in told
     assert read(corpus / "deep" / "val*", validation_documents=1)[1] == ["deep/validation.jsonl"]
-    assert "holds notes.mdx; what can be read is .txt, " in refused(corpus / "*.mdx")
+    assert "holds notes.mdx; supported files are .txt, " in refused(corpus / "*.mdx")
     assert read(corpus / "*.md", validation_documents=1)[1] == ["README.md"]  # it was asked for
 
 
@@ -169,7 +169,9 @@ def test_what_is_hidden_is_not_read(corpus):
     assert train == ["a.txt"]
     assert "files read: 1 for training; not read: ._a.txt, .ipynb_checkpoints, deep/.b.txt (hidden)" in told
     (corpus / "a.txt").unlink()
-    assert "holds no files that can be read: ._a.txt, .ipynb_checkpoints, deep/.b.txt (hidden); what" in refused(corpus)
+    assert "holds no files that can be read: ._a.txt, .ipynb_checkpoints, deep/.b.txt (hidden); supported" in refused(
+        corpus
+    )
     assert read(corpus / "._a.txt", validation_documents=1)[1] == ["._a.txt"]  # it was asked for
 
 
@@ -186,7 +188,7 @@ def test_what_kindling_keeps_is_not_read(corpus):
         told = read(corpus, cache_dir=found.cache_dir)[2]
         assert "run (a run), words (a tokenizer)" in told
     assert prepare(other, section).info == prepare(data, section).info
-    assert "run is the folder of a run, not of texts" in refused(corpus / "run")
+    assert "run is a run folder, not a folder of texts; give texts, and this as model.path" in refused(corpus / "run")
 
 
 def test_what_sweeps_keep_is_not_read(corpus):
@@ -201,17 +203,20 @@ def test_what_is_of_another_kind_is_told(corpus):
     write(corpus, "a.txt", *(f"{i}.doc" for i in range(5)), "LICENSE", "Makefile.bak")
     os.mkfifo(corpus / "pipe")
     os.mkfifo(corpus / "pipe.jsonl")
-    assert "pipe.jsonl is no file but a pipe or a device; write what comes of it into a file" in refused(corpus)
-    assert "pipe is no file but a pipe" in refused(corpus / "pipe")
+    assert "pipe.jsonl is a pipe or a device, not a file; write its contents to a file" in refused(corpus)
+    assert "pipe is a pipe or a device, not a file" in refused(corpus / "pipe")
     (corpus / "pipe.jsonl").unlink()
     told = read(corpus, validation_source="fables")[2]
-    assert "files read: 1 for training; not read: 0.doc, 1.doc, 2.doc and 5 more (of another kind)" in told
+    assert "files read: 1 for training; not read: 0.doc, 1.doc, 2.doc and 5 more (unsupported file type)" in told
     write(corpus, "dataset_infos.json")
-    assert "0.doc, 1.doc, 2.doc and 5 more (of another kind), dataset_infos.json (about a data set)" in read(corpus)[2]
+    assert (
+        "0.doc, 1.doc, 2.doc and 5 more (unsupported file type), dataset_infos.json (data set metadata)"
+        in read(corpus)[2]
+    )
     (corpus / "dataset_infos.json").unlink()
     (corpus / "a.txt").unlink()
-    assert "and 5 more (of another kind); what can be read is .txt, .text, .md" in refused(corpus)
-    assert "plain text of another name is read once that ends in .txt" in refused(corpus)
+    assert "and 5 more (unsupported file type); supported files are .txt, .text, .md" in refused(corpus)
+    assert "rename plain text of another name to end in .txt" in refused(corpus)
 
 
 def test_plain_text_is_read_whatever_it_is_called(corpus):
@@ -221,7 +226,7 @@ def test_plain_text_is_read_whatever_it_is_called(corpus):
     train, _, told = read(corpus, validation_source="fables")
     assert train == [*names, "g.md.gz"]
     assert (
-        "6 for training; not read: README (of another kind), README.md, deep/Readme.rst, readme.txt (about a data s"
+        "6 for training; not read: README (unsupported file type), README.md, deep/Readme.rst, readme.txt (data set m"
         in told
     )
     write(corpus.parent / "notes", "train.md", "val.md")
@@ -231,11 +236,11 @@ def test_plain_text_is_read_whatever_it_is_called(corpus):
 def test_a_folder_is_never_looked_for_on_the_hub(corpus, monkeypatch):
     monkeypatch.chdir(corpus)
     (corpus / "someone" / "corpus").mkdir(parents=True)
-    assert "someone/corpus holds no files that can be read; what can be read is" in refused("someone/corpus")
+    assert "someone/corpus holds no files that can be read; supported files are" in refused("someone/corpus")
     write(corpus, "fables/a.txt")
     assert type(find_source("./fables")).__name__ == "LocalFiles"
     told = open_corpus(DataSection(source="fables", train_documents=2))[0].notes
-    assert told == ("fables is the source of that name; the folder is ./fables",)
+    assert told == ("fables is read as the source of that name; for the folder give ./fables",)
 
 
 def test_what_may_not_be_read_is_said_before_any_work(corpus, monkeypatch):
@@ -264,13 +269,13 @@ def test_names_may_be_any_bytes(corpus, tmp_path):
     prepared = prepare(data, TokenizerSection(kind="characters"))
     assert prepared.info["train"].documents == 18
     assert "caf\\udce9.jsonl" in (prepared.folder / "train" / "quarantine.jsonl").read_text()
-    assert "not read: caf\\udce9.doc (of another kind)" in read(corpus)[2]
+    assert "not read: caf\\udce9.doc (unsupported file type)" in read(corpus)[2]
 
 
 def test_another_validation_source_is_told(corpus):
     write(corpus, "train.txt", "validation.txt")
     assert (
-        "its own validation is not read, for there is data.validation_source"
+        "its own validation split is not used, because data.validation_source is given"
         in read(corpus, validation_source="fables", validation_documents=2)[2]
     )
 
@@ -296,10 +301,10 @@ def test_csv_is_read_row_by_row(corpus, compression):
     assert len(list(split.read_from(None, reading))) == 3
     assert (reading.records, reading.empty) == (8, 1)
     assert reading.reasons == {
-        "a row of more or fewer fields than columns": 1, "invalid UTF-8": 1, "no CSV": 2
+        "wrong number of fields": 1, "invalid UTF-8": 1, "invalid CSV": 2
     }  # fmt: skip
     (corpus / "a.csv").write_text("id,speaker\n1,b\n")
-    with pytest.raises(ConfigError, match=r"a\.csv: text is no column; there are id, speaker"):
+    with pytest.raises(ConfigError, match=r"a\.csv has no column text; there are id, speaker"):
         read(corpus / "a.csv", validation_documents=1)
 
 
@@ -323,7 +328,7 @@ def test_csv_may_have_other_delimiters(corpus, name, delimiter, head):
 
 def test_a_column_that_no_delimiter_gives_is_named(corpus):
     (corpus / "a.csv").write_text("id;texte\n1;a, b\n")
-    with pytest.raises(ConfigError, match=r"a\.csv: text is no column; there are id, texte"):
+    with pytest.raises(ConfigError, match=r"a\.csv has no column text; there are id, texte"):
         read(corpus / "a.csv", validation_documents=1)
     assert "a.csv (without a column text)" in refused(corpus)
     assert read(corpus, text_field="texte", validation_source="fables")[0] == ["a, b"]
@@ -339,7 +344,7 @@ def test_rows_that_a_quote_takes_in_are_counted(corpus, last, lost):
     assert len(list(split.read_from(None, reading))) == 500
     assert (reading.records, reading.faults) == (500 + lost, lost)
     assert len(list(split.read_from((0, 700), Reading(1.0)))) == 0
-    with pytest.raises(ConfigError, match=r"500 of 1,000 records are no documents"):
+    with pytest.raises(ConfigError, match=r"500 of 1,000 records are malformed"):
         list(split)
 
 
@@ -360,7 +365,7 @@ def test_a_saved_data_set_is_what_datasets_makes_of_it(corpus, form):
     assert both == expected["train"]["text"][:]
     if form == "splits":
         assert validation == expected["validation"]["text"][:]
-    assert "cache-123.arrow (no part of the saved data set)" in told
+    assert "cache-123.arrow (not part of the saved data set)" in told
     split = open_corpus(DataSection(source=str(corpus / "saved"), validation_source="fables"))[0]
     shard.write_bytes(shard.read_bytes()[:-5000])
     with pytest.raises(ConfigError, match=r"data-00000.*\.arrow (is damaged after record|has changed)"):
@@ -413,7 +418,7 @@ def test_a_text_about_the_mark_is_a_text(corpus, text):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.csv"])
 def test_a_pointer_in_the_place_of_a_file_is_no_text(corpus, name):
     (corpus / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 12345\n")
-    with pytest.raises(ConfigError, match=r"is a pointer of Git LFS, not the file; run `git lfs pull`"):
+    with pytest.raises(ConfigError, match=r"is a Git LFS pointer, not the file itself; run `git lfs pull`"):
         read(corpus / name, validation_documents=1)
 
 
@@ -423,6 +428,6 @@ def test_files_in_another_encoding_are_named(corpus, encoding):
     for name in ("a.txt", "a.jsonl", "a.csv", "a.md"):
         (corpus / name).write_text('\ufeff{"text": "a"}', encoding=encoding)
         with pytest.raises(
-            ConfigError, match=f"{name}.* is {called}, which its byte order mark says; save it as UTF-8"
+            ConfigError, match=f"{name} is encoded as {called}, by its byte order mark; save it as UTF-8"
         ):
             read(corpus / name, validation_documents=1)

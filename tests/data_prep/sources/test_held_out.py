@@ -46,7 +46,7 @@ def test_texts_too_short_to_cut_are_refused_as_such(tmp_path):
     data = DataSection(
         source=str(tmp_path / "corpus.txt"), validation_documents=None, cache_dir=str(tmp_path / "prepared")
     )
-    with pytest.raises(ConfigError, match=r"3 documents are too short for a part of each to be held out; give more te"):
+    with pytest.raises(ConfigError, match=r"3 documents are too short to hold out a part of each; give more te"):
         prepare(data, TokenizerSection(kind="characters"))
 
 

@@ -21,28 +21,28 @@ from settings.checks import ConfigError
 
 GOOD = b'{"text": "a good one"}'
 FAULTS = {
-    "truncated JSON": (b'{"text": "cut', "no JSON"),
-    "two objects": (b'{"text": "a"} {"text": "b"}', "no JSON"),
-    "a bare word": (b"text", "no JSON"),
-    "not a number": (b'{"text": NaN}', "no JSON"),
-    "invalid UTF-8": (b'{"text": "\xff\xfe"}', "no JSON"),
-    "UTF-8 cut short": (b'{"text": "\xe6\xbc"}', "no JSON"),
-    "an encoded surrogate": (b'{"text": "\xed\xa0\x80"}', "no JSON"),
-    "a lone surrogate": (b'{"text": "\\ud800"}', "no JSON"),
-    "a surrogate the wrong way round": (b'{"text": "\\udc00\\ud800"}', "no JSON"),
-    "a raw NUL": (b'{"text": "a\x00b"}', "no JSON"),
-    "a raw control character": (b'{"text": "a\x01b"}', "no JSON"),
-    "NUL bytes alone": (b"\x00\x00\x00", "no JSON"),
-    "a missing field": (b'{"content": "a"}', "text is no column; there are content"),
+    "truncated JSON": (b'{"text": "cut', "invalid JSON"),
+    "two objects": (b'{"text": "a"} {"text": "b"}', "invalid JSON"),
+    "a bare word": (b"text", "invalid JSON"),
+    "not a number": (b'{"text": NaN}', "invalid JSON"),
+    "invalid UTF-8": (b'{"text": "\xff\xfe"}', "invalid JSON"),
+    "UTF-8 cut short": (b'{"text": "\xe6\xbc"}', "invalid JSON"),
+    "an encoded surrogate": (b'{"text": "\xed\xa0\x80"}', "invalid JSON"),
+    "a lone surrogate": (b'{"text": "\\ud800"}', "invalid JSON"),
+    "a surrogate the wrong way round": (b'{"text": "\\udc00\\ud800"}', "invalid JSON"),
+    "a raw NUL": (b'{"text": "a\x00b"}', "invalid JSON"),
+    "a raw control character": (b'{"text": "a\x01b"}', "invalid JSON"),
+    "NUL bytes alone": (b"\x00\x00\x00", "invalid JSON"),
+    "a missing field": (b'{"content": "a"}', "there is no column text; there are content"),
     "null": (b'{"text": null}', "text is null; it must be text"),
     "a number": (b'{"text": 5}', "text is a number; it must be text"),
     "a float": (b'{"text": 1.5}', "text is a number; it must be text"),
-    "a truth value": (b'{"text": true}', "text is a truth value; it must be text"),
+    "a boolean": (b'{"text": true}', "text is a boolean; it must be text"),
     "a list": (b'{"text": ["a"]}', "text is a list; it must be text"),
     "an object": (b'{"text": {"a": 1}}', "text is an object; it must be text"),
-    "a line that is a list": (b'["text"]', "a line must hold an object, not a list"),
-    "a line that is text": (b'"text"', "a line must hold an object, not text"),
-    "half a pair": (b'{"prompt": "a"}', "text is no column; there are prompt"),
+    "a line that is a list": (b'["text"]', "a line must be a JSON object, not a list"),
+    "a line that is text": (b'"text"', "a line must be a JSON object, not text"),
+    "half a pair": (b'{"prompt": "a"}', "there is no column text; there are prompt"),
 }
 FINE = {
     "an escaped NUL": (b'{"text": "a\\u0000b"}', "a\0b"),
@@ -120,7 +120,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 )
 def test_a_json_array_is_one_sentence(tmp_path, text):
     (tmp_path / "corpus.json").write_text(text)
-    with pytest.raises(ConfigError, match="write one object a line instead"):
+    with pytest.raises(ConfigError, match="write one object per line instead"):
         read(tmp_path / "corpus.json")
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_breaks_off_is_one_sentence(tmp_path, suffix):
     else:
         whole = PACK[suffix]((GOOD + b"\n") * 5000)
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(ConfigError, match=r"is damaged after record \d+: .*; get the file again"):
+    with pytest.raises(ConfigError, match=r"is damaged after record \d+: .*; download or copy the file again"):
         read(path)
 
 
@@ -257,7 +257,7 @@ def test_a_group_that_cannot_be_read_is_a_fault(tmp_path):
     (tmp_path / "pile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     documents, _, faults = read(tmp_path / "pile.jsonl", group="meta.name")
     assert documents == [{"text": "2"}]
-    assert [fault["reason"].startswith("meta.name is no JSON") for fault in faults] == [True, True]
+    assert [fault["reason"].startswith("meta.name is not valid JSON") for fault in faults] == [True, True]
 
 
 @pytest.mark.parametrize("sample_by", ["paragraph", "line", "document", "|"])
@@ -289,11 +289,13 @@ def test_kinds_of_faults_are_counted(tmp_path):
     (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(lines))
     _, reading, _ = read(tmp_path / "corpus.jsonl")
     assert reading.reasons == {
-        "no JSON": 2, "text is null": 1, "text is no column": 3, "no JSON, for it is not UTF-8": 1
+        "invalid JSON": 2, "text is null": 1, "there is no column text": 3, "invalid JSON, not UTF-8": 1
     }  # fmt: skip
     again = Reading(1.0, **json.loads(json.dumps(reading.counts())))
     assert (again.reasons, again.records, again.faults) == (reading.reasons, 8, 7)
-    assert str(again).startswith("7 of 8 records are no documents (3 x text is no column, 2 x no JSON, 1 x text is n")
+    assert str(again).startswith(
+        "7 of 8 records are malformed (3 x there is no column text, 2 x invalid JSON, 1 x text is n"
+    )
 
 
 def test_a_text_may_lie_within_a_column(tmp_path):
@@ -319,7 +321,7 @@ def test_a_column_that_is_asked_for_is_read_beside_prompts(tmp_path):
 
 
 def test_a_fault_reads_well():
-    assert str(MalformedRecord("a.jsonl", 3, 120, "no JSON")) == "a.jsonl, record 3 (byte 120): no JSON"
+    assert str(MalformedRecord("a.jsonl", 3, 120, "invalid JSON")) == "a.jsonl, record 3 (byte 120): invalid JSON"
     assert str(MalformedRecord("a.parquet", 1, None, "an empty file")) == "a.parquet, record 1: an empty file"
 
 

@@ -85,14 +85,14 @@ def test_a_limit_asks_for_nothing_beyond_it(tmp_path):
 def test_a_file_that_changes_is_never_read_silently(tmp_path):
     split = files(tmp_path, ["a", "b"])
     (tmp_path / "0.jsonl").write_text('{"text": "another"}\n')
-    with pytest.raises(ConfigError, match="has changed since it was first looked at"):
+    with pytest.raises(ConfigError, match="has changed since the corpus was opened"):
         list(split)
     split = files(tmp_path, ["a"] * 3)
     documents = iter(split)
     next(documents)
     with (tmp_path / "0.jsonl").open("a") as file:
         file.write('{"text": "more"}\n')
-    with pytest.raises(ConfigError, match="has changed since it was first looked at"):
+    with pytest.raises(ConfigError, match="has changed since the corpus was opened"):
         list(documents)
 
 
@@ -124,5 +124,5 @@ def test_one_of_something_is_said_as_one():
     said = ["0 bytes", "1 byte", "999 bytes", "1.0 kB", "52.3 kB", "1.5 MB", "2.2 GB"]
     assert [format_bytes(size) for size in sizes] == said
     reading = Reading(1.0)
-    reading.fault(MalformedRecord("a.jsonl", 1, 0, "no JSON"))
-    assert str(reading).startswith("1 of 1 record is no document (")
+    reading.fault(MalformedRecord("a.jsonl", 1, 0, "invalid JSON"))
+    assert str(reading).startswith("1 of 1 record is malformed (")

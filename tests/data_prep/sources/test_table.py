@@ -139,13 +139,13 @@ def test_unknown_sources_are_refused(source, complaint):
 
 def test_files_of_no_known_kind_are_refused(tmp_path):
     (tmp_path / "table.xlsx").write_bytes(b"?")
-    with pytest.raises(ConfigError, match=r"holds table.xlsx; what can be read is \.txt, "):
+    with pytest.raises(ConfigError, match=r"holds table.xlsx; supported files are \.txt, "):
         open_corpus(DataSection(source=str(tmp_path / "table.xlsx")))
 
 
 def test_it_is_said_which_of_two_sources_has_them(tmp_path):
     (tmp_path / "table.xlsx").write_bytes(b"?")
-    with pytest.raises(ConfigError, match=r"table\.xlsx holds table\.xlsx; what can be read is"):
+    with pytest.raises(ConfigError, match=r"table\.xlsx holds table\.xlsx; supported files are"):
         open_corpus(DataSection(source="fables", validation_source=str(tmp_path / "table.xlsx")))
 
 

@@ -257,7 +257,7 @@ def test_impossible_tokenizers_are_refused(section, complaint):
 
 
 def test_no_documents_is_an_error():
-    with pytest.raises(ConfigError, match=r"the train split holds no documents: there is nothing in it; check data\."):
+    with pytest.raises(ConfigError, match=r"the train split holds no documents: it is empty; check data\."):
         build_tokenizer(TokenizerSection(), split_of(), [])
 
 
@@ -265,10 +265,15 @@ UTF_16 = "a story of bears".encode("utf-16")
 ROW = b'{"text": "a"}\n'
 WITHOUT = [
     ("a.jsonl", ROW * 9, {}, "all 9 documents are held out; give data.validation_documents=null for a "),
-    ("a.jsonl", ROW * 9, {"text_field": "body"}, "9 of 9 records are no documents (the last: "),
-    ("a.jsonl", ROW * 9, {"text_field": "body"}, "a.jsonl, record 9 (byte 112): body is no column; there are text); "),
+    ("a.jsonl", ROW * 9, {"text_field": "body"}, "9 of 9 records are malformed (the last: "),
+    (
+        "a.jsonl",
+        ROW * 9,
+        {"text_field": "body"},
+        "a.jsonl, record 9 (byte 112): there is no column body; there are text); ",
+    ),
     ("a.jsonl", b'{"text": 5}\n', {}, "a.jsonl, record 1: text is a number; it must be text); check data.source and"),
-    ("a.jsonl", b"a story\n", {}, "a.jsonl, record 1: no JSON: "),
+    ("a.jsonl", b"a story\n", {}, "a.jsonl, record 1: invalid JSON: "),
     ("a.jsonl", b'{"text": ""}\n' * 9, {}, "all 9 records are empty; check data.source and data.text_field"),
     ("a.txt", UTF_16[2:], {}, "a.txt, record 1: a NUL byte at byte 1 of the text); check data.source and data.text_"),
     ("a.txt", b"\xff\xfd", {}, "a.txt, record 1: invalid UTF-8 at byte 0 of the text); save the files as"),
@@ -289,7 +294,7 @@ OUTPUTS = [
         "data_prep.tokenizer: --output FILE/x cannot be written to: Not a directory; give another",
     ),
     (["--output", "FILE"], "data_prep.tokenizer: FILE exists already; choose another --output"),
-    (["--bytes", ""], "data_prep.tokenizer: --bytes '' is no size; write 500MB or 2.2GB"),
+    (["--bytes", ""], "data_prep.tokenizer: --bytes '' is not a size; write 500MB or 2.2GB"),
 ]
 
 
@@ -380,13 +385,13 @@ def test_what_a_refusal_advises_can_be_done(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         learn(monkeypatch, *words)
     said = capsys.readouterr().err
-    assert "more than data.bad_records=0.001; mend the files, or raise the limit to 0.5" in said
+    assert "more than data.bad_records=0.001; fix the files, or raise the limit to 0.5" in said
     with pytest.raises(SystemExit):
         learn(monkeypatch, *words, "data.bad_record=0.6")
     assert "data.bad_record is not a setting; did you mean bad_records?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         learn(monkeypatch, *words, "training.seed=1")
-    assert "training is not a section of this command; there are data, tokenizer" in capsys.readouterr().err
+    assert "training is not a section of this command; give one of data, tokenizer" in capsys.readouterr().err
     learn(monkeypatch, *words, "data.bad_records=0.6")
     assert " tokens learnt from 9 documents (" in capsys.readouterr().out
     learn(monkeypatch, *words[:-1], tmp_path / "other", "data.bad_records=0.6", "tokenizer.train_documents=4")
@@ -412,5 +417,5 @@ def test_a_limit_that_leaves_something_out_is_noted(limits, said):
 
 
 def test_what_is_no_size_is_refused():
-    with pytest.raises(ConfigError, match="'half' is no size; write 500MB"):
+    with pytest.raises(ConfigError, match="'half' is not a size; write 500MB"):
         parse_bytes("half")

@@ -83,14 +83,19 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
 REFUSED = [
     ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 broken", {}, "broken.jsonl.gz is damaged after record 0"),
     ("broken.parquet", b"PAR1 broken", {}, "broken.parquet is damaged after record 0"),
-    ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [ as a JSON array does; write one object a line instead"),
+    ("array.json", b'[\n{"text": "a"}\n]', {}, "begins with [, like a JSON array; write one object per line instead"),
     ("empty.jsonl", b"", {}, "the only record is empty; check data.source and data.text_field"),
-    ("some.jsonl", b'{"text": "a"}\n' * 20, {"group_field": "meta"}, "data.group_field=meta is in no document of"),
+    (
+        "some.jsonl",
+        b'{"text": "a"}\n' * 20,
+        {"group_field": "meta"},
+        "data.group_field=meta does not occur in the validation documents",
+    ),
     (
         "pairs.jsonl",
         b'{"prompt": "a", "completion": "b"}\n' * 20,
         {},
-        "data.layout=packed would count; use data.layout=doc",
+        "on which data.layout=packed would put a loss; use data.layout=doc",
     ),
 ]
 
@@ -111,7 +116,9 @@ def test_a_refused_source_leaves_nothing_behind(tmp_path, monkeypatch, kind, nam
 
 def test_what_the_first_documents_tell_is_said_before_a_vocabulary_is_learnt(corpus, monkeypatch):
     monkeypatch.setattr(tokens.tokenizers, "build_tokenizer", None)  # it is not come to
-    with pytest.raises(ConfigError, match=r"data\.group_field=meta is in no document of validation; leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"data\.group_field=meta does not occur in the validation documents; leave it out"
+    ):
         prepare(replace(corpus, group_field="meta"), TokenizerSection())
 
 
@@ -175,9 +182,9 @@ def test_a_preparation_says_what_it_made(corpus, tmp_path):
     lines = "\n".join(prepare(replace(corpus, bad_records=0.1), TokenizerSection(kind="characters")).describe())
     for words in (
         "16 documents",
-        "skipped: 2 of 18 records (1 x empty, 1 x no JSON), see ",
+        "skipped: 2 of 18 records (1 x empty, 1 x invalid JSON), see ",
         "skipped: 0 of 5 records",
-        "1 training document is in validation too",
+        "1 training document is identical to one in validation",
     ):
         assert words in lines
 
@@ -264,7 +271,9 @@ def test_validation_alone_tells_its_groups_if_there_are_two(corpus, layout):
 
 
 def test_a_group_field_that_is_nowhere_is_refused(corpus):
-    with pytest.raises(ConfigError, match=r"data.group_field=kinds is in no document of validation"):
+    with pytest.raises(
+        ConfigError, match=r"data.group_field=kinds does not occur in the validation documents validation"
+    ):
         prepare(replace(corpus, group_field="kinds"), TokenizerSection(kind="characters"))
 
 
@@ -338,7 +347,7 @@ def test_a_small_corpus_loses_no_more_than_is_allowed(tmp_path, monkeypatch, nam
     with monkeypatch.context() as patch:
         patch.setattr(tokens.tokenizers, "save", None)  # it is not come to
         with pytest.raises(
-            ConfigError, match=r"records (is|are) no documents? .* more than data\.bad_records=0; "
+            ConfigError, match=r"records (is|are) malformed .* more than data\.bad_records=0; "
         ) as error:
             prepare(data, TokenizerSection(kind="characters"))
     assert why in str(error.value)
@@ -346,7 +355,7 @@ def test_a_small_corpus_loses_no_more_than_is_allowed(tmp_path, monkeypatch, nam
     allowed = prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters"))
     info = allowed.info["validation" if file.startswith("validation") else "train"]
     assert info.quarantined == sum(info.reasons.values()) > 0
-    with pytest.raises(ConfigError, match=r"records (is|are) no documents?"):  # though it is prepared by now
+    with pytest.raises(ConfigError, match=r"records (is|are) malformed"):  # though it is prepared by now
         prepare(data, TokenizerSection(kind="characters"))
     assert prepare(replace(data, bad_records=0.6), TokenizerSection(kind="characters")).folder == allowed.folder
 
@@ -358,13 +367,11 @@ def test_of_a_mixture_each_part_is_judged(tmp_path):
         train_documents=2000, cache_dir=str(tmp_path / "prepared"),
     )  # fmt: skip
     section = TokenizerSection(kind="characters")
-    with pytest.raises(
-        ConfigError, match=r"300 of 600 records are no documents \(the last: .*bad.jsonl.*than data.bad"
-    ):
+    with pytest.raises(ConfigError, match=r"300 of 600 records are malformed \(the last: .*bad.jsonl.*than data.bad"):
         prepare(data, section)
     whole = prepare(replace(data, bad_records=0.6), section)
     for info in whole.info.values():
-        assert info.reasons == {"text is no column": info.groups["bad.jsonl"]["documents"]}
+        assert info.reasons == {"there is no column text": info.groups["bad.jsonl"]["documents"]}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -384,7 +391,7 @@ def test_a_split_is_judged_with_what_is_held_out_from_it(tmp_path, streaming):
             prepare(replace(data, bad_records=limit), section)
         else:
             with pytest.raises(
-                ConfigError, match=r"8 of 2,000 records are no documents \(8 x text is no column\), more"
+                ConfigError, match=r"8 of 2,000 records are malformed \(8 x there is no column text\), more"
             ):
                 prepare(replace(data, bad_records=limit), section)
 
@@ -393,6 +400,6 @@ def test_what_is_held_out_is_counted_once(corpus, tmp_path):
     (tmp_path / "corpus.jsonl").write_text(rows(40, "{}"))
     info = prepare(replace(corpus, bad_records=0.6), TokenizerSection(kind="characters")).info
     assert [info[split].skipped() for split in ("validation", "train")] == [
-        "5 of 10 records (5 x text is no column)",
-        "15 of 30 records (15 x text is no column)",
+        "5 of 10 records (5 x there is no column text)",
+        "15 of 30 records (15 x there is no column text)",
     ]

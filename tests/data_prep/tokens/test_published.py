@@ -167,7 +167,7 @@ def test_what_is_not_as_published_is_never_used(corpus, hub):
     *messages, whole = said[::2]
     assert said[1::2] == [[]] * 10
     assert whole is None
-    complaint = "someone/tokens: {} is not what its kindling.json says; ask who published it"
+    complaint = "someone/tokens: {} does not match the hash in its kindling.json; ask its publisher"
     assert messages[::2] == [complaint.format(file) for file in [*files, "request.json"]]
     for file, message in zip([*files, "request.json"], messages[1::2], strict=True):
         assert message == complaint.format(file) or message.startswith("someone/tokens cannot be read: 404 ")
@@ -291,16 +291,16 @@ def test_what_cannot_be_published_is_said_before_any_work(corpus, monkeypatch):
     published.check_publishable("someone/tokens", corpus)
     assert asked == [(constants.ENDPOINT, 10.0)]
     for name in ("", "tokens", "a/b/c", "data.seed=1"):
-        with pytest.raises(ConfigError, match=r"names no data set; write USER/NAME"):
+        with pytest.raises(ConfigError, match=r"is not the name of a data set; write USER/NAME"):
             published.check_publishable(name, corpus)
     with pytest.raises(ConfigError, match=r"publish with data.streaming=false"):
         published.check_publishable("someone/tokens", replace(corpus, streaming=True))
     assert len(asked) == 1
     monkeypatch.setattr("storage.hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE=1 forbids to push"):
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE=1 disables pushing"):
         published.check_publishable("someone/tokens", corpus)
     monkeypatch.setattr("storage.hub.get_token", lambda: None)
-    with pytest.raises(ConfigError, match=r"nobody is logged in to the Hub"):
+    with pytest.raises(ConfigError, match=r"you are not logged in to the Hub"):
         published.check_publishable("someone/tokens", corpus)
 
 
@@ -359,5 +359,5 @@ def test_other_settings_than_a_folder_was_prepared_with_are_refused(corpus, opti
 
 def test_tokens_are_no_texts_to_mix(corpus):
     made = prepare(corpus, CHARACTERS)
-    with pytest.raises(ConfigError, match=r"holds tokens, no texts"):
+    with pytest.raises(ConfigError, match=r"holds prepared tokens, not texts"):
         prepare(DataSection(mixture={str(made.folder): 1, "fables": 2}), CHARACTERS)

@@ -175,7 +175,7 @@ def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
     monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
     begun = prepare(corpus, NUMBERS)
     run = stream_of(begun, 50)
-    with pytest.raises(ConfigError, match=r"the process that writes them is gone; resume the run"):
+    with pytest.raises(ConfigError, match=r"the process that writes them has ended; resume the run"):
         run.example(45)
     with lock_of(begun.folder):
         assert lock.is_locked(begun.folder)
@@ -185,7 +185,7 @@ def test_a_writer_that_is_gone_is_not_waited_for(corpus, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda path: path.write_text('{"text": "1 2"}\n'), "has changed since the run began; start another run"),
+        (lambda path: path.write_text('{"text": "1 2"}\n'), "has changed since the run started; start a new run"),
         (lambda path: path.unlink(), "is neither a known source nor an existing file"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_writer_that_starts_slowly_is_waited_for_and_one_that_is_killed_is_not
         os.kill(run.tokens.writer.process, signal.SIGSTOP)
     waiting = threading.Timer(1, os.kill, (run.tokens.writer.process, signal.SIGKILL))
     waiting.start()
-    with pytest.raises(ConfigError, match=r"the process that writes them is gone"):
+    with pytest.raises(ConfigError, match=r"the process that writes them has ended"):
         run.example(45)
     assert not waiting.is_alive()
     assert not run.tokens.writer.is_alive()

@@ -202,7 +202,7 @@ def test_faults_are_written_down(tmp_path):
 
 
 def test_a_split_of_nothing_says_why(tmp_path):
-    with pytest.raises(ConfigError, match=r"train split holds no documents: 1 of 1 record is no document .* not good"):
+    with pytest.raises(ConfigError, match=r"train split holds no documents: 1 of 1 record is malformed .* not good"):
         write(tmp_path, split_of(None))
 
 

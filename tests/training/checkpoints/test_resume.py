@@ -236,7 +236,7 @@ def test_other_text_in_the_same_file_is_refused(place, half, is_prepared):
     os.utime(file, ns=(known.st_atime_ns, known.st_mtime_ns))
     cache = place / "prepared" if is_prepared else place / f"{name}-cache"
     before = {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")}
-    with pytest.raises(ConfigError, match=rf"than {file.name} holds now: {file} has changed; put it back"):
+    with pytest.raises(ConfigError, match=rf"than {file.name} holds now: {file} has changed; restore it"):
         run(train_lm, place, name, GO_ON, f"data.cache_dir={cache}")
     assert {path: path.stat().st_mtime_ns for path in (place / name).rglob("*")} == before
     assert not (place / f"{name}-cache").exists()

@@ -90,7 +90,7 @@ def test_what_is_no_mistake_passes(arguments, override, capsys):
         ("training.hub_strategy=end", "training.hub_strategy=end has no effect with training.push_to_hub"),
         (
             "training.gradient_checkpointing_kwargs={use_reentrant: true}",
-            "has no effect with training.gradient_checkpointing=None, but with training.gradient_checkpointing=true",
+            "has no effect with training.gradient_checkpointing=None; it needs training.gradient_checkpointing=true",
         ),
         (
             "training.lr_scheduler_type=constant; training.lr_scheduler_kwargs={num_cycles: 2}",
@@ -100,12 +100,12 @@ def test_what_is_no_mistake_passes(arguments, override, capsys):
             "training.lr_scheduler_type=cosine_with_min_lr; training.lr_scheduler_kwargs={min_lr_rate: 2}",
             "raises the learning rate to 2 times training.learning_rate=0.001",
         ),
-        ("training.enable_jit_checkpoint=true", "changes nothing: in any case a run that gets SIGTERM is saved"),
-        ("training.restore_callback_states_from_checkpoint=true", "in any case a resumed run restores its own"),
+        ("training.enable_jit_checkpoint=true", "changes nothing: in any case a run that receives SIGTERM is saved"),
+        ("training.restore_callback_states_from_checkpoint=true", "in any case a resumed run restores its callbacks"),
         ("training.train_sampling_strategy=random", "in any case each epoch is shuffled"),
-        ("card.license=MIT", "near it is mit"),
-        ("card.license=Apache 2.0", "near it is apache-2.0"),
-        ("card.language=english", "card.language=english is no code of ISO 639"),
+        ("card.license=MIT", "did you mean mit?"),
+        ("card.license=Apache 2.0", "did you mean apache-2.0?"),
+        ("card.language=english", "card.language=english is not an ISO 639 code"),
     ],
 )
 def test_what_is_odd_is_said_once_and_passes(arguments, capsys, override, said):
