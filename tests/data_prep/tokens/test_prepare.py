@@ -271,9 +271,7 @@ def test_validation_alone_tells_its_groups_if_there_are_two(corpus, layout):
 
 
 def test_a_group_field_that_is_nowhere_is_refused(corpus):
-    with pytest.raises(
-        ConfigError, match=r"data.group_field=kinds does not occur in the validation documents validation"
-    ):
+    with pytest.raises(ConfigError, match=r"data.group_field=kinds does not occur in the validation documents"):
         prepare(replace(corpus, group_field="kinds"), TokenizerSection(kind="characters"))
 
 

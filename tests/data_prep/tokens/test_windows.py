@@ -64,7 +64,7 @@ def test_documents_of_several_shards(tmp_path):
     assert [example["input_ids"].tolist() for example in documents] == [[9, 1, 9], [9, 2, 3, 9], [9, 4, 9]]
     assert [example["prompt_length"] for example in documents] == [0, 3, 0]
     assert documents.targets == 2 + 1 + 2
-    with pytest.raises(ConfigError, match=r"has 4 tokens .* raise it .* to 4"):
+    with pytest.raises(ConfigError, match=r"has 4 tokens, .* raise it .* to 4"):
         Documents(documents.ids, about, 3)
 
 

@@ -112,7 +112,7 @@ def test_groups_are_numbered_as_they_come(tmp_path):
 def test_a_field_that_tells_documents_apart_makes_no_groups(tmp_path):
     pages = ({"text": "a", "group": f"http://{index}"} for index in range(writer.MAX_GROUPS + 1))
     pages = list(pages)
-    with pytest.raises(ConfigError, match=r"data\.group_field .* more than 256 groups .*'http://256'"):
+    with pytest.raises(ConfigError, match=r"data\.group_field .* more than 256 different values, .*'http://256'"):
         write(tmp_path, split_of(*pages))
     (tmp_path / "training").mkdir()
     journal = write(tmp_path / "training", split_of(*pages), held_out=set())
