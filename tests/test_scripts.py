@@ -498,7 +498,7 @@ def test_prepared_tokens_that_are_none_are_refused_by_id_and_place(tmp_path, mon
     *_, sentence = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     assert sentence.startswith(
-        "train_lm.py: token id 60000 (row 0, place 0 of its batch) is outside the model's vocabulary of 400 tokens;"
+        "train_lm.py: token id 60000 (row 0, position 0 of its batch) is outside the model's vocabulary of 400 tokens;"
     )
 
 
