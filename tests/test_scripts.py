@@ -409,7 +409,10 @@ def test_a_run_cuts_what_it_scores_as_it_was_trained(tiny, tmp_path, monkeypatch
     [
         (b"a\0b", "record 1: a NUL byte at byte 1 of the text; fix it, or give another file"),
         (b"a\xff", "invalid UTF-8"),
-        (codecs.BOM_UTF16_LE + "a".encode("utf-16-le"), "is encoded as UTF-16, by its byte order mark; save it as UTF-8"),
+        (
+            codecs.BOM_UTF16_LE + "a".encode("utf-16-le"),
+            "is encoded as UTF-16, by its byte order mark; save it as UTF-8",
+        ),
     ],
 )
 def test_what_training_would_skip_is_not_scored(tmp_path, content, complaint):

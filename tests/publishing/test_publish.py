@@ -527,7 +527,11 @@ def run_to_publish(tmp_path, monkeypatch):
 
 
 DAMAGED = [
-    ("experiment.yaml", "", "experiment.yaml is damaged: it holds no keys and values; restore the run's file"),
+    (
+        "experiment.yaml",
+        "",
+        "experiment.yaml is damaged: it is not a mapping of keys to values; restore the run's file",
+    ),
     ("experiment.yaml", "training: [", "experiment.yaml is damaged: while parsing a flow"),
     ("provenance.json", "", "provenance.json is damaged: Expecting value"),
     ("provenance.json", "[]", "provenance.json is damaged: it holds no keys and values"),
