@@ -42,7 +42,7 @@ import xllamacpp
 
 def ask(server, path, **body):
     post = urllib.request.Request(server.listening_address + path, json.dumps(body).encode())
-    return json.load(urllib.request.urlopen(post, timeout=60))
+    return json.load(urllib.request.urlopen(post, timeout=300))
 
 files, prompts, answers = *json.loads(sys.argv[1]), {}
 for file in files:

@@ -49,7 +49,7 @@ def wait_for(url: str, process: subprocess.Popen, log: Path):
 def complete(address: str, **request) -> dict:
     body = json.dumps({"max_tokens": 12, "temperature": 0} | request).encode()
     post = urllib.request.Request(f"{address}/v1/completions", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(post, timeout=120) as answer:
+    with urllib.request.urlopen(post, timeout=300) as answer:
         return json.load(answer)
 
 

@@ -52,7 +52,7 @@ def visited(build, tokens, tmp_path_factory):
     environment |= {"HF_HOME": str(root / "cache"), "HF_HUB_OFFLINE": "1"}
     arguments = [str(root / name) for name in saved]
     stranger = [sys.executable, "-P", "-c", STRANGER, *arguments]
-    subprocess.run(stranger, cwd=root, env=environment, check=True, timeout=120)
+    subprocess.run(stranger, cwd=root, env=environment, check=True, timeout=600)
     return root, saved
 
 

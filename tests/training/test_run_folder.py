@@ -72,7 +72,7 @@ def test_a_second_process_is_told_who_has_it_and_touches_nothing(tmp_path, hold)
     for _ in range(2):  # the first to be refused has not wiped out who has it
         done = subprocess.run(
             [sys.executable, "train_lm.py", str(tmp_path / "tiny.yaml")],
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         assert done.returncode == 2
         assert done.stderr.startswith(
