@@ -116,3 +116,13 @@ def test_hooks_are_called_in_the_order_of_a_run(make_trainer, monkeypatch):
     assert order[-1] == "before_finalizing"
     assert [name for name in order if name in steps] == steps
     assert calls.index("before_epoch") > calls.index("prepare_state")
+
+
+def test_the_loss_alone_is_judged_where_the_norm_is_not_to_be_had(make_trainer):
+    trainer = make_trainer()
+    trainer._loss, trainer.grad_norm = torch.tensor(1.0), None
+    trainer.before_optimizer_step()
+    assert trainer.guard.skipped == 0
+    trainer._loss = torch.tensor(math.nan)
+    trainer.before_optimizer_step()
+    assert trainer.guard.skipped == 1

@@ -206,8 +206,9 @@ class ReliableTrainer(SavingTrainer):
             self.checkpoints.limit = None  # an earlier checkpoint may be needed
 
     def _judged_norm(self, grad_norm):
-        """The norm that the guard sees: with float16 the scaler skips non-finite gradients by itself."""
-        return 0.0 if self.accelerator.scaler is not None else grad_norm
+        """The norm that the guard sees. With float16 the scaler skips non-finite gradients by itself; where the Trainer
+        clips without `Accelerator.clip_grad_norm_`, as over mixed meshes, the loss alone is judged."""
+        return 0.0 if grad_norm is None or self.accelerator.scaler is not None else grad_norm
 
     def _gather_step(self, loss, grad_norm) -> tuple[list[float], float]:
         """Each process's loss, and the largest norm; also agree on a signal. Synchronises with the device once."""
