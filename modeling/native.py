@@ -240,7 +240,9 @@ def main():
     )
     parser.add_argument("source", help="a folder or a Hub id")
     parser.add_argument("out", type=Path, help="a new folder, or a new file that ends in .gguf")
-    parser.add_argument("--gguf", action="store_true", help="write model.gguf, for llama.cpp, into the folder")
+    parser.add_argument(
+        "--gguf", action="store_true", help="write a GGUF file for llama.cpp: `out`, or model.gguf in it"
+    )
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

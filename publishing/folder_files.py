@@ -36,8 +36,11 @@ WHERE_THERE = {
 
 
 def describe_files(folder: Path, is_model: bool = True, replicas: Iterable[str] = ()) -> str:
-    """The files of a run folder as rows of a Markdown table; `replicas` are the models with folders of their own."""
+    """The files of a run folder as rows of a Markdown table; `replicas` are the models with folders of their own.
+
+    Until a run is finished, its model is in its checkpoints alone.
+    """
     there = {name: meaning for name, meaning in WHERE_THERE.items() if any(folder.glob(name))}
     models = {f"{name}/": "a model with a folder of its own" for name in replicas}
-    rows = ALWAYS | (OF_A_MODEL if is_model else {}) | there | models
+    rows = ALWAYS | (OF_A_MODEL if is_model and (folder / "config.json").exists() else {}) | there | models
     return "\n".join(["| file | what it is |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in rows.items())])

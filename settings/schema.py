@@ -65,7 +65,7 @@ def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) ->
 
 def _model_fields() -> dict[str, Field]:
     source, parts = (ROOT / "modeling" / name for name in ("configuration_kindling.py", "layers.py"))
-    fields = read_fields(source, "KindlingConfig", parts)
+    fields = dict(read_fields(source, "KindlingConfig", parts))  # which are cached
     for name, gpt in read_fields(source, "KindlingGPTConfig", parts).items():
         fields[name] = dataclasses.replace(fields[name], meaning=f"{fields[name].meaning} kindling_gpt: {gpt.default}.")
     family = Field([MODEL_TYPES], MODEL_TYPES[0], "Model family, which determines the defaults.")

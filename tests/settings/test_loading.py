@@ -228,6 +228,7 @@ def test_a_constructors_complaint_is_one_sentence():
 
 def test_every_setting_has_a_meaning_and_a_line_of_help():
     text = describe_sections()
+    assert describe_sections() == text
     for section in ("model", "tokenizer", "data", "sample", "training"):
         for name, field in section_fields(section).items():
             assert f"  {name}  (" in text
