@@ -16,11 +16,12 @@ UNTITLED = {"benchmarks": "Side-by-side measurements; each file is a command, `p
 
 def file_map() -> str:
     """A table per folder: the scripts of the root first, then every room with the rooms inside it."""
-    folders = [folder for room in ROOMS for folder in _with_packages(ROOT / room)]
+    folders = [folder for room in ROOMS for folder in _with_subfolders(ROOT / room)]
     return "\n\n".join(["\n".join(_table(ROOT)), *("\n".join([_heading(one), "", *_table(one)]) for one in folders)])
 
 
-def _with_packages(room: Path) -> list[Path]:
+def _with_subfolders(room: Path) -> list[Path]:
+    """A top-level folder, and the folders with Python files inside it."""
     inside = sorted({path.parent for path in room.rglob("*.py")} - {room})
     return [room, *inside]
 

@@ -126,6 +126,7 @@ def caption(rows: list[Row], columns: list[str], sweep: Sweep, kept: dict[str, d
 
 
 def _has_changed(cell: Cell, kept: dict[str, dict]) -> bool:
+    """Whether the sweep file has other settings than the cell was run with; `kept` are those of a saved report."""
     return has_other_settings(cell, kept[cell.name]) if cell.name in kept else bool(differences(cell))
 
 

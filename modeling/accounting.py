@@ -103,7 +103,7 @@ def key_value_flops(config: KindlingConfig, tokens: int) -> int:
 
 
 def training_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
-    """Bytes by part while training in float32 with AdamW, at the end of a forward pass.
+    """Bytes by part of a training step in float32 with AdamW, when its forward pass has ended and its gradients exist.
 
     Activations are the tensors that autograd keeps for the backward pass with a fused attention kernel and without
     activation checkpointing; a working set on top (the gradients of activations, the allocator's slack) is not counted.

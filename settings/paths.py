@@ -29,7 +29,7 @@ MAX_NAME_BYTES = 200
 
 
 def safe_file_name(text: str, longest: int = MAX_NAME_BYTES) -> str:
-    """The text as a file name; if it is too long, its beginning and a hash of all of it."""
+    """The text as it is, slashes included; if it is too long for a file name, its beginning and a hash of it all."""
     if len(text.encode("utf-8", "surrogateescape")) <= longest:
         return text
     hashed = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]

@@ -147,7 +147,7 @@ class KindlingTrainer(ReliableTrainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's; counts the step's targets and FLOPs on the device until the next log."""
+        """As the Trainer's; also counts the step's targets and FLOPs, in tensors that only a log waits for."""
         if self._started is None:
             self._start_clock()
         samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -63,7 +63,7 @@ class Epochs:
 
 
 def shuffled(index: int, size: int, chosen: int) -> int:
-    """The image of `index` under a permutation of `size` things, chosen by a 64-bit `key`.
+    """The image of `index` under a permutation of `size` things, that a 64-bit number, `chosen`, selects.
 
     A Feistel network over the next larger power of four, iterated until it lands inside (Black and Rogaway, 2002).
     """
