@@ -1,6 +1,9 @@
 """Formats counts and sizes for sentences."""
 
-UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
+import math
+
+DECIMAL_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
+BINARY_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def format_count(count: int, noun: str) -> str:
@@ -19,6 +22,12 @@ def all_count_is(count: int, noun: str) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """A size in bytes: `1 byte`, `1.5 kB`, `2.2 GB`."""
-    unit = next((unit for unit, size in UNITS.items() if count >= size), None)
-    return f"{count / UNITS[unit]:.1f} {unit}" if unit else format_count(round(count), "byte")
+    """The size of a text: `1 byte`, `1.5 kB`, `2.2 GB`."""
+    unit = next((unit for unit, size in DECIMAL_UNITS.items() if count >= size), None)
+    return f"{count / DECIMAL_UNITS[unit]:.1f} {unit}" if unit else format_count(round(count), "byte")
+
+
+def format_memory(count: int) -> str:
+    """An amount of memory or disk: `1,023 bytes`, `1.5 GiB`."""
+    unit = min(int(math.log(max(count, 1), 1024)), len(BINARY_UNITS) - 1)
+    return f"{count / 1024**unit:,.{1 if unit else 0}f} {BINARY_UNITS[unit]}"

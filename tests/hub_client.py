@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,12 @@ for _line in _sys.stdin:
     break
 """
 """A fork for each script that comes in, whose exit code is told."""
+
+
+def empty(folder: Path):
+    """Remove everything in a folder that is served: no repository, and no cache of one."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

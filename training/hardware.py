@@ -155,12 +155,3 @@ def measure_flops(
         (left @ right)[0, 0].item()  # reading a value waits for the device
         best, tries = min(best, clock() - before), tries + 1
     return 2 * size**3 / best
-
-
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def format_bytes(count: int) -> str:
-    """A number of bytes with a binary unit, such as 1.5 GiB."""
-    unit = min(int(math.log(max(count, 1), 1024)), len(UNITS) - 1)
-    return f"{count / 1024**unit:,.{1 if unit else 0}f} {UNITS[unit]}"

@@ -9,9 +9,10 @@ from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from settings.checks import ConfigError, build
 from settings.experiment import Experiment
 from settings.schema import DROPOUTS
+from settings.wording import format_memory
 
 from .attention import attention_implementation
-from .hardware import format_bytes, memory_limit
+from .hardware import memory_limit
 from .pretrained import check_same_tokenizer, start_config, take_weights
 
 
@@ -37,8 +38,8 @@ def check_model_size(config: KindlingConfig):
     machine = min(psutil.virtual_memory().total + psutil.swap_memory().total, memory_limit())
     if FLOAT32_BYTES * count > machine:
         raise ConfigError(
-            f"the model has {count:,} parameters, which take {format_bytes(FLOAT32_BYTES * count)}, and the machine "
-            f"has {format_bytes(machine)} of memory; lower model.hidden_size, model.num_hidden_layers or another size"
+            f"the model has {count:,} parameters, which take {format_memory(FLOAT32_BYTES * count)}, and the machine "
+            f"has {format_memory(machine)} of memory; lower model.hidden_size, model.num_hidden_layers or another size"
         )
 
 

@@ -153,7 +153,7 @@ class PreparedData:
         return [digest, self._request.get("fingerprint", self.folder.name)]
 
     def identity(self, data: DataSection) -> dict:
-        """What a run on this is told by, wherever it lies: see `Trained`. A stream's tokens are not all there yet."""
+        """What identifies this data for a run, wherever the folder is (`TrainedData`); a stream is still incomplete."""
         tokens, fingerprint = self.names
         journals = [Journal.load(self.folder / name) for name in ("validation", "train")]
         return {

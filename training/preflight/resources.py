@@ -15,9 +15,10 @@ from modeling.accounting import FLOAT32_BYTES, activation_memory
 from modeling.configuration_kindling import KindlingConfig
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
+from settings.wording import format_memory
 from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
 from training.checkpoints.store import remove_stale
-from training.hardware import format_bytes, memory_limit
+from training.hardware import memory_limit
 from training.optimizers import MATRIX_OPTIMIZERS, split_parameters
 from training.run import Run
 
@@ -105,8 +106,8 @@ def check_disk_space(folder: Path, args: TrainingArguments, trained: Trained, ex
     needed, free = more * size + model, shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"{folder} has room for {format_bytes(free)}, and the run needs {format_bytes(needed)}, {more} x "
-            f"{format_bytes(size)} for checkpoints and {format_bytes(model)} for its model; free some space, lower "
+            f"{folder} has room for {format_memory(free)}, and the run needs {format_memory(needed)}, {more} x "
+            f"{format_memory(size)} for checkpoints and {format_memory(model)} for its model; free some space, lower "
             "training.save_total_limit, or choose another training.output_dir"
         )
 
@@ -154,10 +155,10 @@ def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
         machine = min(machine, memory_limit())
         lasting = here * (lasting - parts["weights"]) + used
     if peak <= machine:
-        return f"memory      about {format_bytes(peak)} of {format_bytes(machine)}"
+        return f"memory      about {format_memory(peak)} of {format_memory(machine)}"
     advice = "lower training.per_device_train_batch_size, and raise training.gradient_accumulation_steps"
     if parts["validation"] > parts["training"]:
         advice = "lower training.per_device_eval_batch_size"
     if lasting > machine:
         advice = "choose a smaller model"
-    return f"memory      needs about {format_bytes(peak)} of {format_bytes(machine)}: {advice}"
+    return f"memory      needs about {format_memory(peak)} of {format_memory(machine)}: {advice}"

@@ -145,7 +145,7 @@ def draw_accuracies(runs: list[list[dict]], path: Path, title: str):
         _band(accuracy, steps, [[100 * row[f"{split}_accuracy"] for row in rows] for rows in runs], split)
         _band(loss, steps, [[row[f"{split}_loss"] for row in rows] for rows in runs], split)
     _band(norm, steps, [[row["weight_norm"] for row in rows] for rows in runs], "weights")
-    for panel, label in ((accuracy, "accuracy (%)"), (loss, "loss (nats a target)"), (norm, "norm of all weights")):
+    for panel, label in ((accuracy, "accuracy (%)"), (loss, "loss (nats per target)"), (norm, "norm of all weights")):
         panel.set(xscale="log", xlabel="optimiser steps", ylabel=label)
         panel.grid(alpha=0.3)
     accuracy.set_ylim(-3, 103)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +10,7 @@ import zstandard
 from filelock import FileLock
 
 from data_prep.sources import shards
-from tests.hub_client import serving
+from tests.hub_client import empty, serving
 
 TEXTS = [f"document {i} of some length, {'word ' * (i % 7)}" for i in range(60)]
 PILE = [{"text": text, "meta": {"pile_set_name": f"set {i % 3}"}} for i, text in enumerate(TEXTS)]
@@ -91,8 +90,7 @@ def served(tmp_path_factory):
 def hub(served):
     """The folder that is served, as new and nowhere cached, and how to run Python against the server."""
     here, run = served
-    for path in here.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    empty(here)
     for name, (write, below) in REPOSITORIES.items():
         folder = here / "hub" / name
         (folder / below).mkdir(parents=True)

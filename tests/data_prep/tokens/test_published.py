@@ -13,7 +13,7 @@ from data_prep.tokens.prepare import prepare
 from data_prep.tokens.stream import in_order
 from settings.checks import ConfigError
 from settings.sections import DataSection, TokenizerSection
-from tests.hub_client import serving
+from tests.hub_client import empty, serving
 
 CHARACTERS = TokenizerSection(kind="characters")
 IMPORTS = """
@@ -75,8 +75,7 @@ def served(tmp_path_factory):
 def hub(served):
     """The one Hub of these tests, with nothing on it, and no cache of it."""
     folder, _ = served
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    empty(folder)
     (folder / "hub").mkdir()
     return served
 

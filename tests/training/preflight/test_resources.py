@@ -16,7 +16,7 @@ from modeling.accounting import activation_memory
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
-from training import hardware
+from settings.wording import format_memory
 from training.optimizers import build_optimizer
 from training.preflight import resources
 from training.trainer import KindlingTrainer
@@ -154,9 +154,7 @@ def test_what_will_lie_on_the_disk_must_fit(tmp_path, monkeypatch, there, settin
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ConfigError) as error:
         resources.check_disk_space(tmp_path, args, trained, examples=100, done=max(there, default=0))
-    assert f"needs {hardware.format_bytes(needed)}, {checkpoints} x {hardware.format_bytes(size)} for" in str(
-        error.value
-    )
+    assert f"needs {format_memory(needed)}, {checkpoints} x {format_memory(size)} for" in str(error.value)
 
 
 def test_what_broken_saves_have_left_is_no_obstacle(tmp_path, monkeypatch):
@@ -243,4 +241,4 @@ def test_what_is_said_of_memory(tmp_path, monkeypatch, available, limit, setting
     [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (1.5 * 2**20, "1.5 MiB"), (31 * 2**30, "31.0 GiB")],
 )
 def test_bytes_are_readable(count, words):
-    assert hardware.format_bytes(count) == words
+    assert format_memory(count) == words
