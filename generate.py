@@ -45,9 +45,10 @@ def main(arguments: argparse.Namespace):
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
     texts = read_documents_to_score(arguments.score or [], arguments.model)
-    typed = iter(lambda: input("> "), "")
-    given = () if arguments.interactive else [generation.decoded(prompt) for prompt in read_prompts(arguments)]
-    prompts = given or map(generation.decoded, typed)
+    if arguments.interactive:
+        prompts = map(generation.decoded, iter(lambda: input("> "), ""))
+    else:
+        prompts = [generation.decoded(prompt) for prompt in read_prompts(arguments)]
     model, tokenizer = generation.load_model(arguments.model)
     generation.check_known_text(tokenizer, texts)
     for name, documents in texts.items():

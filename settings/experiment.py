@@ -176,7 +176,7 @@ class LanguageExperiment(Experiment):
     chosen = CHOSEN | {"training.greater_is_better": "false: for every measured metric, lower is better"}
 
     def __post_init__(self):
-        run, cache = Path(self.training["output_dir"]), Path(self.data.cache_dir)
+        run, cache = self.folder, Path(self.data.cache_dir)
         if run.resolve() == cache.resolve():  # a run folder holds nothing else
             raise ConfigError(
                 f"training.output_dir={run} is also data.cache_dir, which is for prepared data; choose another"
@@ -247,7 +247,7 @@ class AlgorithmicExperiment(Experiment):
         replica = replace(self, name=name, replicas={})
         for (section, key, _), value in zip(axes, values, strict=True):
             replica = replica.with_value(section, key, value)
-        return replica.with_value("training", "output_dir", str(Path(self.training["output_dir"]) / name))
+        return replica.with_value("training", "output_dir", str(self.folder / name))
 
     def with_value(self, section: str, key: str, value) -> "AlgorithmicExperiment":
         """A copy of the experiment with one setting changed."""

@@ -45,7 +45,7 @@ class Member:
     @property
     def folder(self) -> Path:
         """The folder of the model and its results."""
-        return Path(self.experiment.training["output_dir"])
+        return self.experiment.folder
 
 
 def build_members(run: Run) -> list[Member]:
