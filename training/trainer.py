@@ -16,7 +16,7 @@ from training.resilience.reliable_trainer import ReliableTrainer
 
 from .checkpoints.data_position import DataPosition
 from .dropout import hashed, use_row_dropout
-from .optimizers import OptimizerWork, build_optimizer
+from .optimization.optimizers import OptimizerWork, build_optimizer
 from .run import Run
 from .run_data import RunData
 

@@ -13,7 +13,7 @@ from modeling.accounting import matmul_flops
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.sections import OptimizerSection
 from tests.training.grokking.test_trainer import make_experiment, make_trainer  # noqa: F401
-from training.optimizers import Muon, orthogonalization_flops
+from training.optimization.optimizers import Muon, orthogonalization_flops
 from training.trainer import KindlingTrainer
 
 SIZES = {

@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from data_prep.collator import CausalLMCollator
 from modeling.accounting import product_flops
-from training.optimizers import build_optimizer
+from training.optimization.optimizers import build_optimizer
 from training.reporting.callbacks import MetricsFile, show_progress
 from training.run import Run
 from training.trainer import KindlingTrainer, lengths

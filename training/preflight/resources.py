@@ -19,7 +19,7 @@ from settings.wording import format_memory
 from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
 from training.checkpoints.store import remove_stale
 from training.hardware import memory_limit
-from training.optimizers import MATRIX_OPTIMIZERS, split_parameters
+from training.optimization.optimizers import MATRIX_OPTIMIZERS, split_parameters
 from training.run import Run
 
 Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]

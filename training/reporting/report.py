@@ -13,7 +13,7 @@ from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
 from training.dropout import per_process_randomness
-from training.optimizers import step_flops
+from training.optimization.optimizers import step_flops
 from training.preflight.resources import memory_line
 from training.processes import batch_size, share, unused_devices
 from training.run import Run

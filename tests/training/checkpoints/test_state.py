@@ -16,7 +16,7 @@ from settings.sections import OptimizerSection
 from tests.training.checkpoints.test_data_position import train
 from tests.training.checkpoints.test_store import OPTIONS, same
 from training.checkpoints.state import read_state, write_state
-from training.optimizers import build_optimizer
+from training.optimization.optimizers import build_optimizer
 
 NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 TENSORS = st.builds(

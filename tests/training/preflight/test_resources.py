@@ -17,7 +17,7 @@ from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
 from settings.wording import format_memory
-from training.optimizers import build_optimizer
+from training.optimization.optimizers import build_optimizer
 from training.preflight import resources
 from training.trainer import KindlingTrainer
 

@@ -10,7 +10,7 @@ from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConf
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
 from settings.schema import section_fields
 from settings.sections import OptimizerSection
-from training.optimizers import MATRIX_OPTIMIZERS, Chain, Grokfast, Muon, build_optimizer, orthogonalize
+from training.optimization.optimizers import MATRIX_OPTIMIZERS, Chain, Grokfast, Muon, build_optimizer, orthogonalize
 
 SIZES = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -138,7 +138,7 @@ def test_a_schedule_reaches_every_group_also_after_loading():
 def test_every_kind_of_optimiser_is_in_the_table():
     (kinds,) = section_fields("optimizer")["kind"].accepts
     assert set(kinds) == MATRIX_OPTIMIZERS.keys(), (
-        "optimizer.kind (settings/sections.py) and MATRIX_OPTIMIZERS (training/optimizers.py) must have the same names"
+        "optimizer.kind (settings/sections.py) and MATRIX_OPTIMIZERS (training/optimization/) must have the same names"
     )
     for kind in kinds:
         has_settings = bool(OptimizerSection(kind=kind).matrix_settings)
