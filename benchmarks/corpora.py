@@ -31,7 +31,7 @@ def texts_of(name: str) -> list[str]:
     """Some MB of a corpus; of fables, stories."""
     from data_prep.fables import fable
     from data_prep.sources.table import open_corpus
-    from settings.sections import DataSection
+    from settings.data_sections import DataSection
 
     if name == "fables":
         return [fable("benchmark", index) for index in range(10_000)]
@@ -99,7 +99,7 @@ def streaming(megabytes: int) -> dict:
     from data_prep.tokens.background_writer import start_writer_process
     from data_prep.tokens.prepare import prepare
     from data_prep.tokens.stream import in_order
-    from settings.sections import DataSection, TokenizerSection
+    from settings.data_sections import DataSection, TokenizerSection
 
     length, batch = 257, 32
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +140,7 @@ def huge_document(kind: str) -> dict:
     """Peak memory over the baseline, in MB, of preparing one document of 100 MB on one line."""
     from data_prep import fables
     from data_prep.tokens.prepare import prepare
-    from settings.sections import DataSection, TokenizerSection
+    from settings.data_sections import DataSection, TokenizerSection
 
     with tempfile.TemporaryDirectory() as folder:
         small = DataSection(source="fables", train_documents=500, validation_documents=5, cache_dir=folder)

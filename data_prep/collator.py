@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data_prep.tokenizer.build import start_token
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 
 IGNORE_INDEX = -100
 NO_GROUP = -1

@@ -7,18 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from .checks import ConfigError
+from .data_sections import DataSection, EquationsSection, TokenizerSection
 from .paths import safe_file_name
-from .sections import (
-    CardSection,
-    DataSection,
-    EquationsSection,
-    EvaluationSection,
-    GuardSection,
-    OptimizerSection,
-    ResumeSection,
-    SampleSection,
-    TokenizerSection,
-)
+from .sections import CardSection, EvaluationSection, GuardSection, OptimizerSection, ResumeSection, SampleSection
 
 # Pre-training defaults that differ from transformers', which are meant for fine-tuning.
 LM_TRAINING = {

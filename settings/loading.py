@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from .checks import ConfigError
+from .data_sections import TokenizerSection
 from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field
 from .ineffective import reject_ineffective_overrides
 from .overrides import ALIASES, parse_override, read_experiment_file
 from .paths import expand_folder
 from .schema import DROPOUTS, FROM_TOKENIZER, MODEL_TYPES, drop_unknown_to_transformers, section_fields, sections_of
-from .sections import TokenizerSection
 
 
 def load_experiment(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import typing
 from functools import cache
 from pathlib import Path
@@ -60,7 +61,8 @@ def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) ->
             for other, keys in REPLICABLE.items()
             for key in keys
         }
-    return read_fields(ROOT / "settings" / "sections.py", sections_of(kind)[section].__name__)
+    cls = sections_of(kind)[section]
+    return read_fields(Path(inspect.getfile(cls)), cls.__name__)
 
 
 def _model_fields() -> dict[str, Field]:

@@ -28,9 +28,9 @@ from data_prep import fables
 from data_prep.sources.local_files import documents_of
 from data_prep.tokens.prepare import prepare
 from settings.checks import ConfigError
+from settings.data_sections import DataSection, TokenizerSection
 from settings.loading import load_experiment
 from settings.paths import ROOT
-from settings.sections import DataSection, TokenizerSection
 from storage.checkpoint_manifest import find_damage
 from training.checkpoints.store import latest_valid
 from training.reporting.generation import Sampling, document_ids, encode_prompt, load_model, score, stream

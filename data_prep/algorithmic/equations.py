@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from settings.checks import ConfigError
-from settings.sections import EquationsSection
+from settings.data_sections import EquationsSection
 
 from .operations import MAX_NUMBER_TOKEN, Operation, find_modulus, find_operation
 

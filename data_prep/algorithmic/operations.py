@@ -10,7 +10,7 @@ from numbers import Integral
 from pathlib import Path
 
 from settings.checks import ConfigError
-from settings.sections import EquationsSection
+from settings.data_sections import EquationsSection
 
 SHOWN_EQUATIONS, DEFAULT_MODULUS = 3, 97
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 
 from .folders import READABLE, list_files
 from .record_errors import Malformed

@@ -16,8 +16,8 @@ import xxhash
 
 from data_prep import fables
 from settings.checks import ConfigError
+from settings.data_sections import DataSection
 from settings.experiment import LanguageExperiment
-from settings.sections import DataSection
 from storage.hub import check_repository, with_retries
 
 from .folders import is_local_source, kindling_folder_kind

@@ -6,9 +6,9 @@ from pathlib import Path
 from command_line.run import exit_on_user_error
 from data_prep.sources.table import open_corpus
 from settings.checks import ConfigError
+from settings.data_sections import DataSection, TokenizerSection
 from settings.loading import read_settings
 from settings.paths import safe_file_name
-from settings.sections import DataSection, TokenizerSection
 from storage.files import check_writable
 
 from .build import build_tokenizer, describe, parse_bytes, save

@@ -22,7 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from data_prep.sources.long_text import Text, pieces_of
 from data_prep.sources.splits import Split, explain_empty_split, text_of
 from settings.checks import ConfigError
-from settings.sections import TokenizerSection
+from settings.data_sections import TokenizerSection
 from settings.wording import format_bytes, format_count
 from storage.hub import check_model_path
 

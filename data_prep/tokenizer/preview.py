@@ -4,7 +4,8 @@ from contextlib import suppress
 
 from data_prep.collator import build_collator
 from settings.checks import ConfigError
-from settings.sections import DataSection, SampleSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
+from settings.sections import SampleSection
 
 from .build import TRAINERS, load_tokenizer, wrap
 

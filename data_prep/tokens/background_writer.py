@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from settings.checks import ConfigError
+from settings.data_sections import DataSection, TokenizerSection
 from settings.paths import ROOT
-from settings.sections import DataSection, TokenizerSection
 
 from .prepare import Preparation
 from .stream import Stream, Writer

@@ -26,8 +26,8 @@ from data_prep.sources.table import open_corpus
 from data_prep.tokenizer import build as tokenizers
 from data_prep.tokenizer.encoder import Encoder
 from settings.checks import ConfigError
+from settings.data_sections import DataSection, TokenizerSection
 from settings.paths import safe_file_name
-from settings.sections import DataSection, TokenizerSection
 from storage.files import remove_new_empty_folders, report_full_disk, write_json
 
 from .lock import LOCKS, POLL_SECONDS, lock_of

@@ -13,7 +13,7 @@ from data_prep.sources.record_errors import Reading, describe_reasons
 from data_prep.sources.table import SOURCES
 from data_prep.tokenizer import build as tokenizers
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 from settings.wording import count_is, format_bytes, format_count
 from storage.files import from_saved, sha256
 

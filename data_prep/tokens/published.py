@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_
 from data_prep.sources.table import SOURCES, HubDataset, find_source
 from data_prep.tokenizer import build as tokenizers
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from settings.wording import format_bytes
 from storage.files import sha256, write_json
 from storage.hub import check_hub_reachable, check_push_allowed, check_repository, is_hub_name, with_retries

@@ -21,10 +21,10 @@ from data_prep.algorithmic.operations import OPERATIONS, find_modulus, find_oper
 from data_prep.collator import CausalLMCollator
 from data_prep.tokenizer.build import equation_tokenizer as build_equation_tokenizer
 from settings.checks import ConfigError
+from settings.data_sections import EquationsSection
 from settings.experiment import AlgorithmicExperiment
 from settings.paths import ROOT
 from settings.schema import section_fields
-from settings.sections import EquationsSection
 
 equation_tokenizer = cache(build_equation_tokenizer)  # hypothesis asks for the same ones hundreds of times
 
@@ -278,7 +278,7 @@ def test_lengths(kind, p, length, answer_length):
 def test_every_operation_is_in_the_help():
     meaning = section_fields("data", AlgorithmicExperiment)["operation"].meaning
     missing = [name for name in OPERATIONS if name not in re.findall(r"\w+", meaning)]
-    assert not missing, f"EquationsSection.operation (settings/sections.py) leaves out {missing} of OPERATIONS"
+    assert not missing, f"EquationsSection.operation (settings/data_sections.py) leaves out {missing} of OPERATIONS"
 
 
 @pytest.mark.parametrize(

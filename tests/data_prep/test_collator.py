@@ -12,7 +12,7 @@ from data_prep.collator import CausalLMCollator, build_collator
 from data_prep.tokenizer.build import train_characters, wrap
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 
 PAD = 9
 

@@ -8,9 +8,10 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames
 
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
+from settings.data_sections import DataSection, TokenizerSection
 from settings.fields import Field
 from settings.schema import section_fields
-from settings.sections import DataSection, SampleSection, TokenizerSection
+from settings.sections import SampleSection
 
 
 def defaults(cls) -> dict:

@@ -17,7 +17,7 @@ from data_prep.tokenizer.bpe import train_bpe
 from data_prep.tokenizer.build import start_token
 from data_prep.tokens.prepare import prepare
 from modeling.configuration_kindling import KindlingGPTConfig
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from training.reporting import report
 from training.trainer import KindlingTrainer
 

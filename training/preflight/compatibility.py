@@ -7,7 +7,7 @@ import numpy as np
 from data_prep.tokenizer.preview import preview_tokenizer
 from data_prep.tokens.counts import masked_tokens, prompt_ends
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 from training.model import build_config, check_vocabulary_size
 from training.reporting.callbacks import Samples
 from training.reporting.report import validation_baselines

@@ -1,8 +1,8 @@
 """Checks that the sizes of model, windows, masks and vocabulary fit each other; they need no data."""
 
 from settings.checks import ConfigError
+from settings.data_sections import MAX_POSITIONS
 from settings.experiment import LanguageExperiment
-from settings.sections import MAX_POSITIONS
 from training.model import build_config, check_model_size, check_vocabulary_size
 from training.pretrained import check_files
 from training.run import Run

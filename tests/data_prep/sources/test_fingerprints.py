@@ -12,7 +12,7 @@ from data_prep.sources.shards import LocalShard
 from data_prep.sources.table import open_corpus
 from data_prep.tokens.prepare import prepare
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 
 CHARACTERS = TokenizerSection(kind="characters")
 PLACE = SAMPLE_BYTES + 100

@@ -16,7 +16,7 @@ from data_prep.sources.record_errors import Reading
 from data_prep.sources.table import find_source, open_corpus
 from data_prep.tokens.prepare import prepare
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 
 
 def write(folder: Path, *names: str):

@@ -11,7 +11,7 @@ from data_prep.sources.splits import Split
 from data_prep.sources.table import open_corpus
 from data_prep.tokens.prepare import prepare
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 
 
 def open_rows(tmp_path, rows, **settings):

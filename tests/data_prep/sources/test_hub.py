@@ -66,7 +66,7 @@ START = """
     import json, pathlib
     from data_prep.sources.table import open_corpus
     from settings.checks import ConfigError
-    from settings.sections import DataSection
+    from settings.data_sections import DataSection
     from storage import hub
     hub.FIRST_WAIT = 0.01
 

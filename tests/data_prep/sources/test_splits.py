@@ -13,7 +13,7 @@ from data_prep.sources.shards import LocalShard
 from data_prep.sources.splits import Split, concatenated, mix, split_of_files
 from data_prep.sources.table import open_corpus
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 from settings.wording import all_count_is, count_is, format_bytes, format_count
 
 

@@ -14,7 +14,7 @@ import zstandard
 
 from data_prep.sources.table import SOURCES, find_source, open_corpus, uniform_integers
 from settings.checks import ConfigError
-from settings.sections import DataSection
+from settings.data_sections import DataSection
 
 TEXTS = [f"story {i} with \u2028 and \u0085 and a\nline" for i in range(8)]
 

@@ -30,7 +30,7 @@ from data_prep.tokenizer.build import (
 )
 from data_prep.tokenizer.training_text import TrainingTexts
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from settings.wording import format_count
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a longer cat sat down again and again"] * 3

@@ -23,7 +23,7 @@ from data_prep.tokens import writer
 from data_prep.tokens.prepare import prepare
 from data_prep.tokens.prepared import SplitInfo
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from storage.arrays import TokenFile, save_array
 from storage.files import is_disk_full
 

@@ -12,7 +12,7 @@ from data_prep.tokens import published
 from data_prep.tokens.prepare import prepare
 from data_prep.tokens.stream import in_order
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from tests.hub_client import empty, serving
 
 CHARACTERS = TokenizerSection(kind="characters")
@@ -24,7 +24,7 @@ START = """
     import contextlib, json, pathlib, sys
     from data_prep.tokens import prepare as tokens
     from settings.checks import ConfigError
-    from settings.sections import DataSection, TokenizerSection
+    from settings.data_sections import DataSection, TokenizerSection
     from storage import hub
     hub.FIRST_WAIT = 0.01
 

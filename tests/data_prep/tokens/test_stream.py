@@ -19,7 +19,7 @@ from data_prep.tokens.stream import GrowingTokens, Stream
 from data_prep.tokens.windows import TokenArray, Windows
 from data_prep.tokens.writer import Journal
 from settings.checks import ConfigError
-from settings.sections import DataSection, TokenizerSection
+from settings.data_sections import DataSection, TokenizerSection
 from storage.arrays import save_array
 
 NUMBERS = TokenizerSection(kind="numbers")

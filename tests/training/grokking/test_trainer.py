@@ -14,15 +14,9 @@ import modeling  # noqa: F401
 from data_prep.algorithmic.equations import prepare_equations
 from data_prep.collator import CausalLMCollator
 from settings.checks import ConfigError
+from settings.data_sections import EquationsSection
 from settings.experiment import ALGORITHMIC_TRAINING, AlgorithmicExperiment
-from settings.sections import (
-    CardSection,
-    EquationsSection,
-    EvaluationSection,
-    GuardSection,
-    OptimizerSection,
-    ResumeSection,
-)
+from settings.sections import CardSection, EvaluationSection, GuardSection, OptimizerSection, ResumeSection
 from tests.night import by_day
 from training.grokking.callbacks import EvaluateLogSpaced, StopWhenGrokked, log_spaced
 from training.grokking.members import Member
