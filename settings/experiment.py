@@ -194,6 +194,7 @@ REPLICABLE = {
     "training": ("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     "optimizer": (
         "muon_learning_rate", "muon_weight_decay", "muon_momentum", "grokfast_lambda", "grokfast_alpha",
+        "decay_embeddings",
     ),
     "model": ("initializer_range", "embedding_init_std", "linear_init", "residual_init"),
     "data": ("seed",),

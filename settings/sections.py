@@ -26,6 +26,8 @@ class OptimizerSection:
     """Adds this multiple of the running mean of the gradients to each gradient (Grokfast); 0 is off."""
     grokfast_alpha: float = 0.98
     """Decay per step of that running mean."""
+    decay_embeddings: bool = True
+    """Weight decay on embeddings, tokens' and positions', as on the other matrices; a tied one is the head, too."""
 
     def __post_init__(self):
         check_minimum("optimizer", self, muon_learning_rate=0, muon_weight_decay=0, grokfast_lambda=0)

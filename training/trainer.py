@@ -16,7 +16,7 @@ from training.resilience.reliable_trainer import ReliableTrainer
 
 from .checkpoints.data_position import DataPosition
 from .dropout import hashed, use_row_dropout
-from .optimization.optimizers import OptimizerWork, build_optimizer
+from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
 from .run import Run
 from .run_data import RunData
 
@@ -143,8 +143,8 @@ class KindlingTrainer(ReliableTrainer):
         return [(self.model, self.args, self.optimizer_section)]
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """Weight decay on matrices, the embeddings among them; never on norms or biases."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        """Weight decay on matrices, never on norms or biases; on embeddings if `optimizer.decay_embeddings` is on."""
+        return list(decayed_parameters(model, self.optimizer_section))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; also counts the step's targets and FLOPs, in tensors that only a log waits for."""

@@ -60,7 +60,7 @@ SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"m
 
 FIXED = {
     *(f"training.{name}" for name in ("seed", "data_seed", "optim", "optim_args", "metric_for_best_model")),
-    *("optimizer.kind", "optimizer.grokfast_lambda", *LENGTH),
+    *("optimizer.kind", "optimizer.grokfast_lambda", "optimizer.decay_embeddings", *LENGTH),
 }
 """Exceptions: the order of the data, the optimiser's state or the choice of the best model depend on them."""
 
@@ -156,7 +156,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
     def _check_and_record(self, terms: dict):
         """Record settings; `ConfigError` if one has changed and `resume.allow` does not name it."""
         terms = json.loads(json.dumps(terms, default=str))  # as they come back from a checkpoint
-        was = {name: self.before.get("terms", {}).get(name, now) for name, now in terms.items()}
+        was = {name: self._recorded(name, now) for name, now in terms.items()}
         for name, now in terms.items():
             if was[name] != now and name not in (*self.allowed, *BATCH_SPLIT, *LOCATIONS, *self.set_by_prepared_data):
                 remedy = f", or with resume.allow=[{name}]" if _may_change(name) else ""
@@ -165,6 +165,13 @@ class RunFingerprint(TrainerCallback, ExportableState):
                     f"{self._how_to_match(name, was[name])}{remedy}, or choose another training.output_dir"
                 )
         self.terms |= terms
+
+    def _recorded(self, name: str, now):
+        """The checkpoint's value; of a setting that its version did not have, the default, which changed nothing."""
+        section, _, key = name.partition(".")
+        if "terms" in self.before and key and section in (*SECTIONS, "model"):
+            now = section_fields(section, type(self.experiment))[key].default
+        return self.before.get("terms", {}).get(name, now)
 
     def _how_to_match(self, name: str, was) -> str:
         """How to get the recorded value back; for the batch, with the present number of processes."""

@@ -192,7 +192,7 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
     for model, args, section in trained:
         matrices, rest = split_parameters(model, section.kind)
         own += [{"params": matrices} | section.matrix_settings] if matrices else []
-        adamw += _adamw_groups(rest, args)
+        adamw += _adamw_groups(rest, decayed_parameters(model, section), args)
         if section.grokfast_lambda:
             filtered = {"alpha": section.grokfast_alpha, "lamb": section.grokfast_lambda}
             grokfast.append({"params": list(model.parameters())} | filtered)
@@ -212,9 +212,21 @@ def split_parameters(model: nn.Module, kind: str) -> tuple[list, list]:
     return tuple([p for (_, p), matrix in zip(named, inside, strict=True) if matrix is side] for side in (True, False))
 
 
-def _adamw_groups(parameters: list, args: TrainingArguments) -> list[dict]:
+def decayed_parameters(model: nn.Module, section: OptimizerSection) -> dict[str, nn.Parameter]:
+    """The parameters with weight decay, by name: matrices, never norms or biases.
+
+    Embeddings are among them unless `decay_embeddings` is off; a tied one is the head, too.
+    """
+    embeddings = [one.weight for one in model.modules() if isinstance(one, nn.Embedding)]
+    spared = set() if section.decay_embeddings else set(map(id, embeddings))
+    return {name: one for name, one in model.named_parameters() if one.ndim >= 2 and id(one) not in spared}
+
+
+def _adamw_groups(parameters: list, decayed: dict[str, nn.Parameter], args: TrainingArguments) -> list[dict]:
     settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
-    kept = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [settings | {"params": decayed, "weight_decay": args.weight_decay}]
-    return groups + ([settings | {"params": kept, "weight_decay": 0.0}] if kept else [])
+    decays = set(map(id, decayed.values()))
+    groups = [
+        settings | {"params": [one for one in parameters if id(one) in decays], "weight_decay": args.weight_decay},
+        settings | {"params": [one for one in parameters if id(one) not in decays], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

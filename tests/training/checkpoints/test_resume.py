@@ -164,6 +164,7 @@ def test_the_precision_is_the_checkpoints_on_other_hardware(place, runs, script,
         (train_lm, "data.layout=documents", "packed", False),
         (train_lm, "data.validation_documents=7", "5", False),
         (train_lm, "optimizer.kind=muon", "adamw", False),
+        (train_lm, "optimizer.decay_embeddings=false", "True", False),
         (train_lm, "guard.loss_spike=6.0", "None", True),
         (train_lm, "training.learning_rate=0.5", "0.001", True),
         (train_lm, "training.adam_beta2=0.9", "0.95", True),
@@ -186,7 +187,7 @@ def test_what_is_otherwise_is_named_with_both_values(place, half, script, change
     setting, _, value = change.partition("=")
     if setting.startswith("replicas"):  # which are one setting
         setting, value = "replicas", "{'training': {'seed': [0, 1]}}"
-    value = {"true": "True"}.get(value, value)
+    value = {"true": "True", "false": "False"}.get(value, value)
     said = str(error.value)
     assert f"checkpoint-5 was trained with {setting}={was} and is resumed with {value}" in said
     assert (f"or with resume.allow=[{setting}]" in said) == allowed

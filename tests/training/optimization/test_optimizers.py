@@ -147,6 +147,7 @@ def test_every_kind_of_optimiser_is_in_the_table():
         )
 
 
+@pytest.mark.parametrize("spared", [False, True])
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize(
     ("model_class", "config"),
@@ -155,9 +156,11 @@ def test_every_kind_of_optimiser_is_in_the_table():
         (KindlingLlamaForCausalLM, KindlingLlamaConfig(**SIZES, qk_norm=True)),
     ],
 )
-def test_every_parameter_has_one_optimiser_and_its_own_settings(kind, model_class, config):
+def test_every_parameter_has_one_optimiser_and_its_own_settings(kind, model_class, config, spared):
+    """Embeddings are decayed like other matrices, unless the second model's settings say otherwise."""
     models = [model_class(config) for _ in range(2)]
     sections = [OptimizerSection(kind=kind, muon_learning_rate=rate) for rate in (0.03, 0.05)]
+    sections[1].decay_embeddings = not spared
     arguments = [Arguments(weight_decay=decay) for decay in (0.5, 2.0)]
     optimizer = build_optimizer(list(zip(models, arguments, sections, strict=True)))
     where = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -170,4 +173,5 @@ def test_every_parameter_has_one_optimiser_and_its_own_settings(kind, model_clas
                 assert (group["lr"], group["momentum"]) == (section.muon_learning_rate, 0.95)
             else:
                 assert group["lr"] == args.learning_rate
-                assert group["weight_decay"] == (args.weight_decay if parameter.ndim >= 2 else 0)
+                decays = parameter.ndim >= 2 and (section.decay_embeddings or ".embed_" not in name)
+                assert group["weight_decay"] == (args.weight_decay if decays else 0)
