@@ -8,8 +8,17 @@ from typing import ClassVar
 
 from .checks import ConfigError
 from .data_sections import DataSection, EquationsSection, TokenizerSection
+from .horizon import check_horizon
 from .paths import safe_file_name
-from .sections import CardSection, EvaluationSection, GuardSection, OptimizerSection, ResumeSection, SampleSection
+from .sections import (
+    BudgetSection,
+    CardSection,
+    EvaluationSection,
+    GuardSection,
+    OptimizerSection,
+    ResumeSection,
+    SampleSection,
+)
 
 # Pre-training defaults that differ from transformers', which are meant for fine-tuning.
 LM_TRAINING = {
@@ -159,6 +168,7 @@ class LanguageExperiment(Experiment):
 
     data: DataSection
     tokenizer: TokenizerSection
+    budget: BudgetSection
     sample: SampleSection
 
     script = "train_lm.py"
@@ -171,6 +181,21 @@ class LanguageExperiment(Experiment):
         if run.resolve() == cache.resolve():  # a run folder holds nothing else
             raise ConfigError(
                 f"training.output_dir={run} is also data.cache_dir, which is for prepared data; choose another"
+            )
+        self._check_budget()
+
+    def _check_budget(self):
+        check_horizon(self.training, self.budget.amounts, self.training_defaults["num_train_epochs"])
+        accumulated, layout = self.training.get("gradient_accumulation_steps", 1), self.data.layout
+        if self.budget.batch_tokens and accumulated != 1:
+            raise ConfigError(
+                f"training.gradient_accumulation_steps={accumulated} follows from budget.batch_tokens="
+                f"{self.budget.batch_tokens}; leave one of them out"
+            )
+        if self.budget.batch_tokens and layout != "packed":
+            raise ConfigError(
+                f"budget.batch_tokens={self.budget.batch_tokens} counts the tokens of full windows, and data.layout="
+                f"{layout} has none; set training.per_device_train_batch_size instead"
             )
 
     def window(self, positions: int, start: str | None = None) -> int:

@@ -4,7 +4,7 @@ Settings in the file may have none: an override of another setting, such as opti
 """
 
 from .checks import ConfigError, warn
-from .experiment import Experiment, LanguageExperiment
+from .experiment import Experiment
 
 REQUIREMENTS = (
     (
@@ -54,8 +54,6 @@ def reject_ineffective_overrides(experiment: Experiment):
             f"{name}={given[name]} has no effect, because replicas.{name}={lists[name]} replaces it; "
             f"give replicas.{name}=[{given[name]}]"
         )
-    if isinstance(experiment, LanguageExperiment):
-        _check_epochs(given, experiment.training)
     settings = _by_name(experiment.as_dict())
     values = {name: [value] for name, value in settings.items()} | lists
     said = {name: f"{name}={value}" for name, value in given.items() if value}
@@ -76,12 +74,3 @@ def reject_ineffective_overrides(experiment: Experiment):
 def _by_name(sections: dict[str, dict]) -> dict:
     """The settings of all sections by their override names, `section.key`."""
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def _check_epochs(given: dict, training: dict):
-    """`ConfigError` if an override gives epochs and the file gives steps: transformers would ignore the epochs."""
-    if "training.num_train_epochs" in given and (training.get("max_steps") or -1) > 0:
-        raise ConfigError(
-            f"training.num_train_epochs={given['training.num_train_epochs']} has no effect with training.max_steps="
-            f"{training['max_steps']}; give training.max_steps=-1 as well"
-        )

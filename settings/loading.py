@@ -9,6 +9,7 @@ from .checks import ConfigError
 from .data_sections import TokenizerSection
 from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field
+from .horizon import only_given_horizon
 from .ineffective import reject_ineffective_overrides
 from .overrides import ALIASES, parse_override, read_experiment_file
 from .paths import expand_folder
@@ -20,6 +21,8 @@ def load_experiment(
 ) -> LanguageExperiment | AlgorithmicExperiment:
     """Read a YAML file, apply `section.key=value` overrides, check keys and types; `ConfigError` if one is wrong."""
     sections, given = read_experiment_file(path, overrides, partial(_takes_only_text, kind=kind))
+    if kind is LanguageExperiment:  # on equations, only training.max_steps does
+        sections = only_given_horizon(sections, given)
     classes = sections_of(kind)
     for section in sections:
         _check_known(section, classes, section, f"a section of {kind.script}")

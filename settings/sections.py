@@ -8,8 +8,39 @@ from .checks import ConfigError, check_fraction, check_language, check_licence, 
 
 SEED_LIMIT = 2**32
 """Seeds must be below this limit, which every random number generator accepts."""
+BUDGETS = ("tokens", "flops", "epochs")
+"""What a run may be limited by, besides its steps."""
 MIN_TEMPERATURE = 0.001
 """Lowest temperature other than 0; dividing logits by less could overflow."""
+
+
+@dataclass(kw_only=True)
+class BudgetSection:
+    tokens: float | None = None
+    """Length of the run in trained targets, as logs count them. At most one of tokens, flops and epochs."""
+    flops: float | None = None
+    """Length in training FLOPs, as total_flos: 3 x the forward matrix products, a multiply-add is two."""
+    epochs: float | None = None
+    """Length in passes over the data; the same as training.num_train_epochs."""
+    batch_tokens: int | None = None
+    """Tokens per step over all processes, by accumulating batches of up to training.per_device_train_batch_size."""
+    fit_memory: bool = False
+    """When memory runs out, compute a batch in halves; examples, steps and losses stay the same."""
+
+    def __post_init__(self):
+        check_minimum("budget", self, batch_tokens=2)
+        check_maximum("budget", self, tokens=1e18, flops=1e30, epochs=1e6, batch_tokens=10**12)
+        for name, amount in self.amounts.items():
+            if not amount > 0:
+                raise ConfigError(f"budget.{name}={amount} is too small; it must be above 0")
+        if len(self.amounts) > 1:
+            given = " and ".join(f"budget.{name}={amount:g}" for name, amount in self.amounts.items())
+            raise ConfigError(f"{given} each set the length of the run; give one of them")
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """What the run may spend, by name; empty if `training` sets its length."""
+        return {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
 
 
 @dataclass(kw_only=True)

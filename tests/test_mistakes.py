@@ -193,8 +193,15 @@ OF_TEXT = [
     ("tokenizer.kind=characters; data.layout=documents; data.mask_up_to=QQ", "data.mask_up_to='QQ' is 2 tokens",
      "give text that is a single token"),
     # settings of training that do not go together, or cannot be had
-    ("training.num_train_epochs=3", "training.num_train_epochs=3 has no effect with training.max_steps=4",
-     "give training.max_steps=-1 as well"),
+    ("training.num_train_epochs=3; training.max_steps=4", "training.max_steps=4 and training.num_train_epochs=3",
+     "give one of them"),
+    ("budget.tokens=1e6; training.max_steps=4", "training.max_steps=4 and budget.tokens=1000000.0", "give one of them"),
+    ("budget.tokens=0", "budget.tokens=0.0 is too small", "it must be above 0"),
+    ("budget.tokens=.nan", "budget.tokens=nan is not allowed", "must be finite"),
+    ("budget.batch_tokens=1024; data.layout=documents", "budget.batch_tokens=1024 counts the tokens of full windows",
+     "set training.per_device_train_batch_size instead"),
+    ("budget.batch_tokens=1024; training.gradient_accumulation_steps=2",
+     "training.gradient_accumulation_steps=2 follows from budget.batch_tokens=1024", "leave one of them out"),
     ("training.lr_scheduler_type=cosine; training.lr_scheduler_kwargs={power: 2}",
      "training.lr_scheduler_kwargs={'power': 2}", "give kwargs that it has, or null"),
     *((f"training.lr_scheduler_type={kind}; training.lr_scheduler_kwargs={given}", f"={kind} does not work with", why)

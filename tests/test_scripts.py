@@ -236,6 +236,31 @@ def test_epochs_of_masked_documents_are_announced_exactly(workshop):
     assert metrics["steps"] * 16 > 195 == 1.3 * 150
 
 
+@pytest.mark.parametrize("budget", ["tokens=9000", "flops=1.5e9"])
+def test_a_budget_is_spent_to_the_nearest_step_and_the_rate_falls_to_its_minimum(workshop, capsys, budget):
+    """In documents, accumulated, resumed half-way: the horizon is the same, and so are the weights."""
+    name, amount = budget.split("=")
+    settings = [f"budget.{budget}", "data.layout=documents", "training.eval_strategy=no", "training.save_steps=0.5"]
+    settings += ["training.lr_scheduler_type=linear", "model.max_position_embeddings=512"]
+    run = workshop(f"budget-{name}", *settings)
+    metrics = json.loads((run / "metrics.json").read_text())
+    spent, steps = metrics[{"tokens": "tokens", "flops": "total_flos"}[name]], metrics["steps"]
+    assert abs(spent - float(amount)) < 0.6 * spent / steps  # documents differ in length
+    told = capsys.readouterr().out
+    assert f"budget      {spent:,} of 9,000 tokens spent" in told or f"{spent:.5g} of 1.5e+09 FLOPs spent" in told
+    assert "| budget |" in (run / "README.md").read_text()
+    resumed, resume = run.parent / f"{run.name}-resumed", "training.resume_from_checkpoint=true"
+    shutil.copytree(run, resumed)
+    shutil.rmtree(resumed / f"checkpoint-{steps}")
+    for gone in ("model.safetensors", "metrics.json"):
+        (resumed / gone).unlink()
+    with pytest.raises(ConfigError, match=rf"was to end at budget\.{name}={float(amount)} and is resumed with"):
+        workshop(resumed.name, *settings[1:], resume, f"budget.{name}={2 * float(amount)}")
+    workshop(resumed.name, *settings, resume)
+    weights = load_file(run / "model.safetensors")
+    assert all(weights[key].equal(value) for key, value in load_file(resumed / "model.safetensors").items())
+
+
 def test_a_run_is_resumed_as_it_was(tiny, workshop):
     other = tiny.parent / "changed"
     shutil.copytree(tiny, other)

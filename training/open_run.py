@@ -2,8 +2,9 @@
 
 from transformers.utils.logging import disable_progress_bar
 
-from settings.experiment import Experiment
+from settings.experiment import Experiment, LanguageExperiment
 
+from .budget import split_batch
 from .checkpoints.fingerprint import RunFingerprint
 from .checkpoints.resume import checkpoint_to_resume
 from .hardware import keep_freed_memory
@@ -23,6 +24,8 @@ def open_run(experiment: Experiment) -> Run:
     checkpoint = checkpoint_to_resume(experiment)
     keep_precision(experiment, checkpoint)
     args = training_arguments(experiment)
+    if isinstance(experiment, LanguageExperiment):
+        split_batch(args, experiment, checkpoint)
     run = Run(experiment, args, checkpoint, RunFingerprint(experiment, args, checkpoint))
     check_run(run)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one of them writes

@@ -13,7 +13,8 @@ from data_prep.tokens.stream import in_order
 from data_prep.tokens.windows import Documents, Windows
 from modeling.configuration_kindling import KindlingConfig
 
-from .checkpoints.data_position import run_positions
+from .budget import budgeted_examples
+from .checkpoints.data_position import data_seed, run_positions
 from .run import Run
 
 
@@ -42,18 +43,21 @@ def prepare_tokens(run: Run) -> PreparedData:
 
 
 def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunData:
-    """Open the examples of a run, for a model of `config`; sets `run.args.max_steps` if the run is given in epochs."""
+    """Open the examples of a run, for a model of `config`; sets `run.args.max_steps` if not given by the settings."""
     section = run.experiment.data
     length = section.context_length or config.max_position_embeddings
     examples = prepared.training_examples(section, length)
     count = None if section.streaming else len(examples)  # the length of a stream is unknown
-    run.args.max_steps, positions = run_positions(count, section.order_settings(length), run.args, run.checkpoint)
+    collate = build_collator(section, prepared.tokenizer, config)
+    wanted = budgeted_examples(run.experiment.budget.amounts, examples, data_seed(run.args), collate, config)
+    order = section.order_settings(length)
+    run.args.max_steps, positions = run_positions(count, order, run.args, run.checkpoint, wanted)
     return RunData(
         prepared,
         length,
         in_order(examples, **positions),
         prepared.examples("validation", section.layout, length),
-        build_collator(section, prepared.tokenizer, config),
+        collate,
     )
 
 

@@ -33,14 +33,24 @@ def tally(run: Epochs, collate: CausalLMCollator) -> Tally:
     if isinstance(run.examples, Windows):
         lengths, times = _windows(run)
         masked, is_exact = np.full(len(lengths), collate.mask_first_n), run.is_known
+        targets, lengths = _targets_and_lengths(lengths, masked)
     else:
-        lengths, times, is_exact = run.examples.stops - run.examples.starts, _repetitions(run), True
-        masked = masked_tokens(run.examples, collate.mask_first_n, collate.separator_id)
-    targets = np.maximum(lengths - np.maximum(masked, 1), 0)
-    lengths = np.where(targets > 0, lengths, 0)
+        targets, lengths = document_sizes(run.examples, collate)
+        times, is_exact = _repetitions(run), True
     # Python integers, which cannot overflow.
     targets, tokens, pairs = (int(times @ sums) for sums in (targets, lengths, lengths**2))
     return Tally(targets, tokens, pairs, is_exact)
+
+
+def document_sizes(documents: Documents, collate: CausalLMCollator) -> tuple[np.ndarray, np.ndarray]:
+    """The targets and the tokens of each document; a document without targets counts as 0."""
+    masked = masked_tokens(documents, collate.mask_first_n, collate.separator_id)
+    return _targets_and_lengths(documents.stops - documents.starts, masked)
+
+
+def _targets_and_lengths(lengths: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    targets = np.maximum(lengths - np.maximum(masked, 1), 0)
+    return targets, np.where(targets > 0, lengths, 0)
 
 
 def _windows(run: Epochs) -> tuple[np.ndarray, np.ndarray]:

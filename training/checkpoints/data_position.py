@@ -11,17 +11,18 @@ from training.processes import batch_size
 
 
 def run_positions(
-    examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None
+    examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None, wanted: int | None = None
 ) -> tuple[int, dict]:
     """The number of steps of a run over so many examples, and the arguments of its `Epochs`, the seed among them.
 
-    `examples` is None where their number is unknown; then `max_steps` must be set. `about` holds the settings that
+    `examples` is None where their number is unknown; then `max_steps` must be set, or the number of examples `wanted`
+    in the whole run, which ends at the nearest step. `about` holds the settings that
     their order depends on. `ConfigError` if a checkpoint was trained on other data or in another order.
     """
     for name in ("ignore_data_skip", "dataloader_drop_last", "auto_find_batch_size"):
         if getattr(args, name):
             raise ConfigError(f"training.{name} would lose or repeat examples of the run; leave it out")
-    seed = args.seed if args.data_seed is None else args.data_seed
+    seed = data_seed(args)
     about = about | {"training.seed": seed}
     batch, shift, position = batch_size(args), 0, 0
     if checkpoint is not None:
@@ -39,17 +40,22 @@ def run_positions(
                 )
         position = before["position"]
         shift = position - state.global_step * batch
-    by_steps = args.max_steps > 0
-    stop = args.max_steps * batch + shift if by_steps else math.ceil(args.num_train_epochs * examples)
+    steps = args.max_steps if wanted is None else max(1, round((wanted - shift) / batch))
+    stop = steps * batch + shift if steps > 0 else math.ceil(args.num_train_epochs * examples)
     if checkpoint is not None and position > stop:
         raise ConfigError(
             f"{checkpoint} has seen {position:,} examples, more than the {stop:,} requested; raise "
-            "training.max_steps or training.num_train_epochs"
+            "training.max_steps, training.num_train_epochs or the budget"
         )
     steps = math.ceil((stop - shift) / batch)
     # accelerate would fill up the last batches of several processes with examples from the run's beginning
     blanks = (shift - stop) % (args.train_batch_size * args.world_size) if args.world_size > 1 else 0
     return steps, {"seed": seed, "stop": stop, "shift": shift, "blanks": blanks, "about": about}
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """The seed of the order of examples."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 class DataPosition(TrainerCallback, ExportableState):

@@ -12,6 +12,7 @@ from modeling.loading import require_safe_files
 from settings.checks import ConfigError, build
 from settings.experiment import Experiment, LanguageExperiment
 from settings.schema import DROPOUTS, section_fields, sections_of
+from settings.sections import BUDGETS
 from training.dropout import per_process_randomness
 from training.preflight.best_model import METRIC_SCHEDULES
 from training.preflight.schedule import schedule
@@ -97,7 +98,10 @@ class RunFingerprint(TrainerCallback, ExportableState):
             {f"model.{name}": value for name, value in experiment.model.items() if value is not None}
         )
         self._check_and_record(_terms(experiment, args))
-        self._check_and_record_length({name: getattr(args, name.removeprefix("training.")) for name in LENGTH})
+        length = {name: getattr(args, name.removeprefix("training.")) for name in LENGTH}
+        if isinstance(experiment, LanguageExperiment):
+            length |= {f"budget.{name}": getattr(experiment.budget, name) for name in BUDGETS}
+        self._check_and_record_length(length)
         if checkpoint is not None and not getattr(experiment, "replicas", None):  # those are read one by one
             build(require_safe_files, "training.resume_from_checkpoint", {"source": checkpoint})
 
@@ -181,7 +185,8 @@ class RunFingerprint(TrainerCallback, ExportableState):
 
     def _check_and_record_length(self, length: dict):
         for name, now in length.items():
-            was = self.before.get("length", {}).get(name, now)
+            # earlier versions recorded no budget, because there was none
+            was = self.before.get("length", {}).get(name, None if self.before and name not in LENGTH else now)
             if was != now and not self.experiment.resume.extend:
                 raise ConfigError(
                     f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it unchanged, "

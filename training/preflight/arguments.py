@@ -48,6 +48,8 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     values.setdefault("use_cpu", wants_cpu() or not has_gpu)
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
+    if isinstance(experiment, LanguageExperiment) and experiment.budget.epochs is not None:
+        values["num_train_epochs"] = experiment.budget.epochs
     values["report_to"] = values.get("report_to") or "none"  # transformers does not accept null
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]

@@ -16,9 +16,11 @@ def check_shapes(run: Run):
 def check_sizes(experiment: LanguageExperiment, start: str | None = None):
     """The same, for an experiment and the checkpoint to `start` from, if there is one."""
     section = experiment.model
-    if experiment.data.streaming and experiment.training.get("max_steps", -1) <= 0:
+    has_length = experiment.training.get("max_steps", -1) > 0 or experiment.budget.amounts.keys() - {"epochs"}
+    if experiment.data.streaming and not has_length:
         raise ConfigError(
-            "data.streaming=true needs training.max_steps; the length of a stream is not known beforehand"
+            "data.streaming=true needs training.max_steps or budget.tokens; the length of a stream is not known "
+            "beforehand"
         )
     config = build_config(section, {}, start)
     positions = config.max_position_embeddings

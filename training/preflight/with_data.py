@@ -10,11 +10,13 @@ from training.run_data import RunData
 
 from .compatibility import check_masks, check_metric
 from .resources import check_disk
+from .schedule import check_lengths
 
 
 def check_language_run(run: Run, data: RunData, config: KindlingConfig):
     """`ConfigError` if data and model do not fit; exits if the run is finished."""
     run.fingerprint.complete(config, data.tokenizer, data.prepared.identity(run.experiment.data))
+    check_lengths(run.args, run.experiment)
     check_masks(run, data)
     check_metric(run, data)
     exit_if_finished(run)

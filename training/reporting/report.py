@@ -19,6 +19,7 @@ from training.processes import batch_size, share, unused_devices
 from training.run import Run
 from training.run_data import RunData
 
+from .budget import describe_spending
 from .callbacks import Curves, MetricsFile, Progress, Samples, tolerate_full_disk
 from .provenance import read_provenance, record_start
 
@@ -90,7 +91,9 @@ class Report(TrainerCallback):
         groups, validation = self.prepared.compared_groups, self.prepared.info["validation"]
         metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
         documents = {f"validation_documents/{name}": about["documents"] for name, about in groups.items()}
+        budget = {f"budget_{name}": amount for name, amount in self.experiment.budget.amounts.items()}
         return metrics | {
+            **budget,
             "floor_loss": self.floor and self.floor.loss,
             "floor_bits_per_byte": self.floor and self.floor.bits_per_byte,
             "steps": state.global_step,
@@ -231,11 +234,13 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
+    spending = describe_spending(metrics)
     return {
         "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
         "skipped": _skipped(prepared.info),
         "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
         "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
+        **({"budget": spending} if spending else {}),
         "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
         "training FLOPs": describe_flops(metrics),
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
@@ -262,6 +267,7 @@ def _conclusion(folder: Path, metrics: dict, samples: Samples) -> list[str]:
         lines += ["", *_aligned(groups), ""]
     return [
         *lines,
+        *([f"budget      {spending}"] if (spending := describe_spending(metrics)) else []),
         f"time        {metrics['seconds'] / 60:.1f} minutes",
         f"curves      {folder / 'curves.png'}",
         "",
