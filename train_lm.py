@@ -33,7 +33,7 @@ def train(experiment: LanguageExperiment):
     from training.preflight.with_data import check_language_run
     from training.reporting.report import Report, begin
     from training.run_data import open_data, prepare_tokens, start_stream_writer
-    from training.trainer import build_trainer
+    from training.run_trainer import build_trainer
 
     run = open_run(experiment)
     prepared = prepare_tokens(run)

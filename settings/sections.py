@@ -8,7 +8,7 @@ from .checks import ConfigError, check_fraction, check_language, check_licence, 
 
 SEED_LIMIT = 2**32
 """Seeds must be below this limit, which every random number generator accepts."""
-BUDGETS = ("tokens", "flops", "epochs")
+BUDGETS = ("tokens", "flops", "minutes", "epochs")
 """What a run may be limited by, besides its steps."""
 MIN_TEMPERATURE = 0.001
 """Lowest temperature other than 0; dividing logits by less could overflow."""
@@ -17,9 +17,11 @@ MIN_TEMPERATURE = 0.001
 @dataclass(kw_only=True)
 class BudgetSection:
     tokens: float | None = None
-    """Length of the run in trained targets, as logs count them. At most one of tokens, flops and epochs."""
+    """Length of the run in trained targets, as logs count them. At most one of tokens, flops, minutes and epochs."""
     flops: float | None = None
     """Length in training FLOPs, as total_flos: 3 x the forward matrix products, a multiply-add is two."""
+    minutes: float | None = None
+    """Length in minutes of training, evaluations included; a short calibration on real steps precedes the run."""
     epochs: float | None = None
     """Length in passes over the data; the same as training.num_train_epochs."""
     batch_tokens: int | None = None
@@ -29,7 +31,7 @@ class BudgetSection:
 
     def __post_init__(self):
         check_minimum("budget", self, batch_tokens=2)
-        check_maximum("budget", self, tokens=1e18, flops=1e30, epochs=1e6, batch_tokens=10**12)
+        check_maximum("budget", self, tokens=1e18, flops=1e30, minutes=1e7, epochs=1e6, batch_tokens=10**12)
         for name, amount in self.amounts.items():
             if not amount > 0:
                 raise ConfigError(f"budget.{name}={amount} is too small; it must be above 0")

@@ -4,7 +4,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from settings.experiment import Experiment, LanguageExperiment
 
-from .budget import split_batch
+from .budgets.batch import split_batch
 from .checkpoints.fingerprint import RunFingerprint
 from .checkpoints.resume import checkpoint_to_resume
 from .hardware import keep_freed_memory

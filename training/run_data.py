@@ -13,8 +13,10 @@ from data_prep.tokens.stream import in_order
 from data_prep.tokens.windows import Documents, Windows
 from modeling.configuration_kindling import KindlingConfig
 
-from .budget import budgeted_examples
+from .budgets.length import budgeted_examples
+from .budgets.minutes import examples_in_time
 from .checkpoints.data_position import data_seed, run_positions
+from .reporting.callbacks import Samples
 from .run import Run
 
 
@@ -49,14 +51,19 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
     examples = prepared.training_examples(section, length)
     count = None if section.streaming else len(examples)  # the length of a stream is unknown
     collate = build_collator(section, prepared.tokenizer, config)
-    wanted = budgeted_examples(run.experiment.budget.amounts, examples, data_seed(run.args), collate, config)
+    validation = prepared.examples("validation", section.layout, length)
+    if run.experiment.budget.minutes is None:
+        wanted = budgeted_examples(run.experiment.budget.amounts, examples, data_seed(run.args), collate, config)
+    else:
+        samples = Samples(run.folder, prepared.tokenizer, run.experiment.sample, config.max_position_embeddings)
+        wanted = examples_in_time(run, config, examples, validation, collate, samples)
     order = section.order_settings(length)
     run.args.max_steps, positions = run_positions(count, order, run.args, run.checkpoint, wanted)
     return RunData(
         prepared,
         length,
         in_order(examples, **positions),
-        prepared.examples("validation", section.layout, length),
+        validation,
         collate,
     )
 

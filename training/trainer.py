@@ -5,20 +5,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction
 
 from modeling.accounting import training_flops
 from settings.sections import OptimizerSection
-from training.reporting.callbacks import show_progress
 from training.reporting.metrics import LanguageModeling
-from training.reporting.report import Report
 from training.resilience.reliable_trainer import ReliableTrainer
 
-from .checkpoints.data_position import DataPosition
 from .dropout import hashed, use_row_dropout
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
-from .run import Run
-from .run_data import RunData
 
 _STOCK = OptimizerSection()
 GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
@@ -207,25 +202,3 @@ def lengths(labels: torch.Tensor) -> torch.Tensor:
     """
     positions = torch.arange(2, labels.shape[-1] + 1, device=labels.device)
     return ((labels[..., 1:] != -100) * positions).amax(-1) if len(positions) else labels.new_zeros(labels.shape[:-1])
-
-
-def build_trainer(
-    run: Run, data: RunData, model: PreTrainedModel, report: Report, *callbacks: TrainerCallback
-) -> KindlingTrainer:
-    """The Trainer of a run on text, with the callbacks of `report`."""
-    trainer = KindlingTrainer(
-        model=model,
-        args=run.args,
-        train_dataset=data.train_set,
-        eval_dataset=data.validation_set,
-        data_collator=data.collate,
-        processing_class=data.tokenizer,
-        callbacks=[DataPosition(data.train_set), run.fingerprint, *report.callbacks(), *callbacks],
-        text_bytes=report.text_bytes,
-        group_bytes=report.group_bytes,
-        peak_flops=run.hardware["peak_flops"],
-        optimizer=run.experiment.optimizer,
-        guard=run.experiment.guard,
-    )
-    show_progress(trainer, report.progress())
-    return trainer

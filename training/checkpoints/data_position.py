@@ -67,7 +67,7 @@ class DataPosition(TrainerCallback, ExportableState):
 
     def state(self) -> dict:
         """What the Trainer writes into `trainer_state.json`, together with the step."""
-        return {"args": {}, "attributes": self.order.about | {"position": self.position}}
+        return {"args": {}, "attributes": self.order.about | {"position": self.position, "stop": self.order.stop}}
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         self.position = min(state.global_step * batch_size(args) + self.order.shift, self.order.stop)

@@ -19,8 +19,8 @@ from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
 from tests.training.checkpoints.test_store import in_children
-from training import calibration
-from training.calibration import StepTimes, calibrate, random_windows
+from training.budgets import calibration
+from training.budgets.calibration import StepTimes, calibrate, random_windows
 from training.model import build_model
 from training.trainer import KindlingTrainer
 
@@ -130,7 +130,8 @@ def test_several_processes_measure_together_and_agree(tmp_path):
 
 
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_evaluations():
-    times = StepTimes(first_step=10.0, step=2.0, evaluation_start=5.0, evaluation=3.0, steps=4)
+    times = StepTimes(first_step=10.0, step=2.0, evaluation_start=5.0, evaluation=3.0, report=0.5, save=7.0, steps=4)
     assert times.seconds(1) == 10
     assert times.seconds(100) == 10 + 99 * 2
-    assert times.seconds(100, evaluations=4) == 10 + 99 * 2 + 5 + 4 * 3
+    assert times.seconds(100, evaluations=4) == 10 + 99 * 2 + 5 + 4 * 3.5
+    assert times.seconds(100, evaluations=4, saves=3) == 10 + 99 * 2 + 5 + 4 * 3.5 + 3 * 7

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import Subset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.collator import CausalLMCollator
@@ -23,10 +23,9 @@ from data_prep.tokens.windows import TokenArray, Windows
 from modeling.configuration_kindling import KindlingConfig
 from settings.experiment import LanguageExperiment
 from settings.sections import GuardSection
-
-from .model import build_model
-from .processes import batch_size
-from .trainer import KindlingTrainer
+from training.model import build_model
+from training.processes import batch_size
+from training.trainer import KindlingTrainer
 
 SECONDS = 10.0
 """Time limit for the steps after the first, and, a fifth of it, for the evaluation."""
@@ -61,12 +60,16 @@ class StepTimes:
     """What the first evaluation takes in addition to later ones, such as compilation."""
     evaluation: float
     """A pass over the whole validation set, extrapolated from a part of it; 0 without one."""
+    report: float
+    """What a run does besides at an evaluation, such as its sample."""
+    save: float
+    """A checkpoint, written into the folder for temporary files; 0 if the run saves none."""
     steps: int
     """How many later steps were measured."""
 
-    def seconds(self, steps: int, evaluations: int = 0) -> float:
-        """Seconds of a run of so many steps and evaluations."""
-        later = (steps - 1) * self.step + evaluations * self.evaluation
+    def seconds(self, steps: int, evaluations: int = 0, saves: int = 0) -> float:
+        """Seconds of a run of so many steps, evaluations and checkpoints."""
+        later = (steps - 1) * self.step + evaluations * (self.evaluation + self.report) + saves * self.save
         return self.first_step + later + (self.evaluation_start if evaluations else 0.0)
 
 
@@ -79,12 +82,14 @@ def calibrate(
     collate: CausalLMCollator,
     *,
     seconds: float = SECONDS,
+    report: Callable[[PreTrainedModel], None] | None = None,
 ) -> StepTimes:
     """Train a few steps of a run with a model of `config` on `examples`, and return how long they take.
 
     The steps are the run's own: its Trainer, optimiser, precision, compilation, batch and accumulation, in all of its
-    processes. `validation` may be empty. Nothing is printed or left behind: the model is dropped, files are written
-    into a temporary folder only, and the generators of random numbers are as before.
+    processes. `validation` may be empty; `report` is what the run does besides at each evaluation. Nothing is printed
+    or left behind: the model is dropped, files are written into a temporary folder only, and the generators of random
+    numbers are as before.
     """
     with unchanged_random_state(), tempfile.TemporaryDirectory(prefix="kindling-calibration-") as folder:
         aside = copy.copy(args)
@@ -106,11 +111,26 @@ def calibrate(
         clock.agree = trainer.accelerator.gather
         trainer.train()
         found = clock.times + time_evaluation(trainer, validation, seconds / 5)
+        found.append(time_report(trainer.model, report) if report else 0.0)
+        found.append(0.0 if args.save_strategy == SaveStrategy.NO else time_of(trainer.save_checkpoint))
         slowest = trainer.accelerator.gather(torch.tensor([found], device=args.device)).amax(0).tolist()
         trainer.accelerator.free_memory()
         del trainer
         release_memory(args)
         return StepTimes(*slowest, steps=clock.later)
+
+
+def time_of(action: Callable[[], None]) -> float:
+    """Seconds that an action takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def time_report(model: PreTrainedModel, report: Callable[[PreTrainedModel], None]) -> float:
+    """Seconds of a report, after one that does what only the first has to, such as imports."""
+    report(model)
+    return time_of(lambda: report(model))
 
 
 class StepClock(TrainerCallback):

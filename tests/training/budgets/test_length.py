@@ -13,7 +13,8 @@ from modeling.accounting import training_flops
 from modeling.configuration_kindling import KindlingGPTConfig
 from settings.checks import ConfigError
 from settings.loading import load_experiment
-from training.budget import budgeted_examples, split_batch
+from training.budgets.batch import split_batch
+from training.budgets.length import budgeted_examples
 from training.checkpoints.data_position import run_positions
 from training.reporting.budget import describe_spending
 
@@ -119,6 +120,7 @@ def test_the_command_line_replaces_the_length_in_the_file(tmp_path):
     [
         ({"budget_tokens": 1e6, "tokens": 999_000}, "999,000 of 1,000,000 tokens spent (99.9%)"),
         ({"budget_flops": 1e15, "total_flos": 10**15}, "1e+15 of 1e+15 FLOPs spent (100.0%)"),
+        ({"budget_minutes": 10.0, "seconds": 588}, "9.8 of 10 minutes spent (98.0%)"),
         ({"budget_epochs": 2.5, "epochs": 2.5}, "2.5 of 2.5 epochs spent (100.0%)"),
         ({"tokens": 7}, ""),
     ],
