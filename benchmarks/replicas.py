@@ -33,7 +33,7 @@ from training.grokking.members import Member
 from training.grokking.replicas import Replicas
 from training.grokking.tables import Batches, chunks, tabulate
 from training.grokking.trainer import answers
-from training.hardware import describe_hardware, has_bf16, keep_freed_memory
+from training.machine.hardware import describe_hardware, has_bf16, keep_freed_memory
 from training.optimization.optimizers import build_optimizer
 
 

@@ -21,10 +21,11 @@ def main(path: str, overrides: list[str]):
 
 def plan(experiment: LanguageExperiment) -> list[str]:
     """The lines of the plan: one table per quantity, one row per part."""
-    from modeling import accounting
+    from modeling import accounting, memory
 
     config = model_config(experiment)
     length, batch = experiment.window(config.max_position_embeddings), batch_of(experiment)
+    phase, parts = memory.peak_memory(config, memory.Step(length, batch), memory.adamw_memory(config))
     matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)
     return [
         f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
@@ -38,10 +39,7 @@ def plan(experiment: LanguageExperiment) -> list[str]:
         *row("per token", accounting.training_flops(config, length) // length),
         *row("per sequence", accounting.training_flops(config, length)),
         *row(f"per batch of {batch}", accounting.training_flops(config, length, batch)),
-        *table(
-            f"bytes of memory per device, float32, AdamW, batch of {batch}",
-            accounting.training_memory(config, length, batch),
-        ),
+        *table(f"bytes of memory per device at the peak, {phase}, float32, AdamW, batch of {batch}", parts),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and memory of a configuration, counted part by part, without building the model.
+"""Parameters and FLOPs of a configuration, counted part by part, without building the model.
 
 Conventions. A multiply-add is 2 FLOPs. Attention is counted over the full T x T square, as every kernel's
 specification is, although a causal kernel may skip half of it. Element-wise work is counted separately: 6 per score
@@ -18,7 +18,7 @@ softmax for 12 heads. With 16 it is 1,035,932,270,592, which is what this module
 import torch
 
 from .configuration_kindling import KindlingConfig
-from .layers import MLPS, NORMS, build_norm
+from .layers import MLPS, build_norm
 
 FLOAT32_BYTES = 4
 
@@ -100,52 +100,6 @@ def training_flops_of(config: KindlingConfig, tokens: int, pairs: int) -> int:
 def key_value_flops(config: KindlingConfig, tokens: int) -> int:
     """FLOPs of the keys and values of one layer for `tokens` tokens."""
     return 2 * tokens * config.hidden_size * 2 * _key_value_size(config)
-
-
-def training_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
-    """Bytes by part of a training step in float32 with AdamW, when its forward pass has ended and its gradients exist.
-
-    Activations are the tensors that autograd keeps for the backward pass with a fused attention kernel and without
-    activation checkpointing; a working set on top (the gradients of activations, the allocator's slack) is not counted.
-    """
-    count = sum(parameters(config).values())
-    return {
-        "parameters": FLOAT32_BYTES * count,
-        "gradients": FLOAT32_BYTES * count,
-        "AdamW state": 2 * FLOAT32_BYTES * count,
-        "activations": sum(activation_memory(config, length, batch).values()),
-    }
-
-
-def activation_memory(config: KindlingConfig, length: int, batch: int = 1) -> dict[str, int]:
-    """Bytes that autograd keeps between forward and backward, by part: float32, fused attention, no dropout.
-
-    Masks of attention options are left out.
-
-    Each part keeps its inputs: a matrix product its left side, a norm its input and statistics (RMSNorm the
-    normalised input too, but for CUDA's fused kernel), attention its queries, keys, values, output and log-sum-exp,
-    and the loss the log-probabilities.
-    """
-    d, f, layers, heads = config.hidden_size, config.intermediate_size, config.num_hidden_layers, _heads(config)
-    q, kv = _query_size(config), _key_value_size(config)
-    norm = NORMS[config.norm].saved_floats(config.hidden_size)
-    norms = 2 * layers + 1  # without norms, these are inputs of matrix products
-    per_token = {
-        "residual stream": norm * norms if config.norm_placement == "pre" else norm * (norms - 1) + d,
-        "query-key norms": layers * (2 * (q + kv) + heads) if config.qk_norm else 0,
-        "attention": layers * (2 * q + 2 * kv + config.num_attention_heads),
-        "feedforward": layers * f * MLPS[config.mlp].saved_tensors,
-        "head": config.vocab_size,
-        "ids": 4,
-    }
-    # Shared by the batch: cosines and sines, or int64 ids.
-    positions = {"rope": 2 * length * config.head_dim, "learned": 2 * length, "none": 0}[config.position]
-    floats = {part: batch * length * count for part, count in per_token.items()} | {"positions": positions}
-    return {part: FLOAT32_BYTES * count for part, count in floats.items()}
-
-
-def _heads(config):
-    return config.num_attention_heads + config.num_key_value_heads
 
 
 def _query_size(config):

@@ -12,7 +12,7 @@ from settings.schema import DROPOUTS
 from settings.wording import format_memory
 
 from .attention import attention_implementation
-from .hardware import memory_limit
+from .machine.hardware import memory_limit
 from .pretrained import check_same_tokenizer, start_config, take_weights
 
 

@@ -7,7 +7,7 @@ from settings.experiment import Experiment, LanguageExperiment
 from .budgets.batch import split_batch
 from .checkpoints.fingerprint import RunFingerprint
 from .checkpoints.resume import checkpoint_to_resume
-from .hardware import keep_freed_memory
+from .machine.hardware import keep_freed_memory
 from .preflight.arguments import keep_precision, training_arguments
 from .preflight.before_data import check_experiment, check_run
 from .run import Run

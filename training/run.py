@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from settings.experiment import Experiment
 
 from .checkpoints.fingerprint import RunFingerprint
-from .hardware import describe_hardware
+from .machine.hardware import describe_hardware
 
 
 @dataclass

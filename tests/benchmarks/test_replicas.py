@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.replicas import VARIANTS, keep_last_position, main
 from modeling.configuration_kindling import FAMILIES
 from training.grokking.replicas import Replicas
-from training.hardware import has_bf16
+from training.machine.hardware import has_bf16
 
 AXES = [
     {"type": "kindling_gpt", "mlp": "relu", "bias": False, "tie_word_embeddings": False},

@@ -36,7 +36,7 @@ def test_parts_add_up_and_batches_multiply(tmp_path):
     }
     assert numbers["per batch of 3"] == 3 * numbers["per sequence"]
     assert numbers["per sequence"] == numbers["per token"] * 1024
-    assert numbers["AdamW state"] == 2 * numbers["parameters"] == 2 * numbers["gradients"]
+    assert numbers["optimiser state"] == 2 * numbers["weights"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from settings.checks import ConfigError
 from settings.loading import load_experiment
 from training import model
-from training.hardware import describe_hardware, peak_flops
+from training.machine.hardware import describe_hardware, peak_flops
 from training.preflight import arguments, shapes
 from training.reporting import provenance
 

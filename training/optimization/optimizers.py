@@ -1,7 +1,7 @@
 """Muon for matrices beside AdamW for the rest, and Grokfast's filter; for one model or for many at once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from modeling.accounting import FLOAT32_BYTES
 from settings.sections import OptimizerSection
 
 NEWTON_SCHULZ_STEPS = 5
@@ -78,6 +79,22 @@ def orthogonalization_flops(count: int, rows: int, columns: int) -> int:
     return count * NEWTON_SCHULZ_STEPS * 2 * (2 * short**2 * long + short**3)
 
 
+def orthogonalization_bytes(shapes: Mapping[tuple[int, int], int], bytes_of_number: int) -> int:
+    """Memory that a step of Muon takes on matrices, given as (rows, columns) and how many have them, in its order.
+
+    For each shape: the updates in float32, and in the precision of training the matrices before and after an iteration,
+    their Gram matrix and its polynomial, or at the end the result and its float32 copy. The updates of the shape before
+    are still referred to.
+    """
+    largest = before = 0
+    for (rows, columns), count in shapes.items():
+        size, square = count * rows * columns, count * min(rows, columns) ** 2
+        updates, iteration = FLOAT32_BYTES * size, bytes_of_number * 2 * (size + square)
+        copied = (bytes_of_number + FLOAT32_BYTES) * size if bytes_of_number < FLOAT32_BYTES else 0
+        largest, before = max(largest, before + updates + max(iteration, copied)), updates
+    return largest
+
+
 @dataclass(frozen=True)
 class MatrixOptimizer:
     """An optimiser of the matrices inside the blocks; its settings are `optimizer.KIND_learning_rate` and so on."""
@@ -88,6 +105,8 @@ class MatrixOptimizer:
     """Numbers that it keeps per parameter."""
     step_flops: Callable[[int, int], int]
     """FLOPs of the matrix products of one step on a matrix, of rows and columns."""
+    step_bytes: Callable[[Mapping[tuple[int, int], int], int], int] = lambda _shapes, _bytes: 0
+    """Memory that a step takes besides its state, of the numbers of matrices by shape and the bytes of a number."""
 
 
 MATRIX_OPTIMIZERS: dict[str, MatrixOptimizer | None] = {
@@ -96,6 +115,7 @@ MATRIX_OPTIMIZERS: dict[str, MatrixOptimizer | None] = {
         lambda groups, dtype: Muon(groups, lr=0.0, weight_decay=0.0, dtype=dtype),
         state_floats=1,
         step_flops=lambda rows, columns: orthogonalization_flops(1, rows, columns),
+        step_bytes=orthogonalization_bytes,
     ),
 }
 """By `optimizer.kind`."""

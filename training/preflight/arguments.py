@@ -18,7 +18,7 @@ from settings.experiment import Experiment, LanguageExperiment
 from storage.hub import check_model_name, check_push_allowed
 from training.checkpoints.fingerprint import fingerprint_in
 from training.checkpoints.state import read_state_of
-from training.hardware import has_bf16
+from training.machine.hardware import has_bf16
 from training.processes import check_launched, warn_of_cpu
 
 from .best_model import check_best, check_delay

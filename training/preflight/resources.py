@@ -1,6 +1,5 @@
 """Whether a run's checkpoints fit on the disk, and its training steps in memory."""
 
-import copy
 import math
 import os
 import shutil
@@ -8,60 +7,23 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
-from modeling.accounting import FLOAT32_BYTES, activation_memory
-from modeling.configuration_kindling import KindlingConfig
+from modeling.accounting import FLOAT32_BYTES
+from modeling.memory import EVALUATION, OPTIMIZER, step_memory
 from settings.checks import ConfigError
-from settings.sections import OptimizerSection
 from settings.wording import format_memory
 from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
 from training.checkpoints.store import remove_stale
-from training.hardware import memory_limit
-from training.optimization.optimizers import MATRIX_OPTIMIZERS, split_parameters
+from training.machine.hardware import memory_limit
 from training.run import Run
 
-Trained = list[tuple[nn.Module, TrainingArguments, OptimizerSection]]
-"""Models that are trained together, as `build_optimizer` takes them."""
-
-
-def _count(parameters) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _adafactor(parameters: list[nn.Parameter], options: str) -> int:  # noqa: ARG001
-    """Means over rows and columns instead of whole matrices."""
-    return sum(sum(p.shape) if p.ndim == 2 else p.numel() for p in parameters)
-
-
-STATES = {
-    "sgd": lambda parameters, options: _count(parameters) * ("momentum" in options),
-    "adagrad": lambda parameters, options: _count(parameters),  # noqa: ARG005
-    "rmsprop": lambda parameters, options: _count(parameters) * (1 + ("momentum" in options) + ("centered" in options)),
-    "adafactor": _adafactor,
-}
-"""State floats of transformers' optimisers that differ from AdamW, given `training.optim_args`."""
-
-
-def state_floats(trained: Trained) -> int:
-    """Floats of optimiser state; for an unknown optimiser two per parameter, as AdamW has."""
-    total = 0
-    for model, args, section in trained:
-        parameters = list(model.parameters())
-        if section.is_stock:
-            state = STATES.get(args.optim.value, lambda parameters, options: 2 * _count(parameters))  # noqa: ARG005
-            total += state(parameters, args.optim_args or "")
-            continue
-        matrices, rest = split_parameters(model, section.kind)
-        own = MATRIX_OPTIMIZERS[section.kind].state_floats if matrices else 0
-        total += own * _count(matrices) + 2 * _count(rest) + _count(parameters) * (section.grokfast_lambda > 0)
-    return total
+from .memory import Trained, count_numbers, state_floats, step_of
 
 
 def weight_bytes(trained: Trained) -> int:
     """Bytes of the saved weights: in float32, with tied matrices counted once."""
-    return FLOAT32_BYTES * sum(_count(model.parameters()) for model, _, _ in trained)
+    return FLOAT32_BYTES * sum(count_numbers(model.parameters()) for model, _, _ in trained)
 
 
 def checkpoint_bytes(args: TrainingArguments, trained: Trained) -> int:
@@ -112,52 +74,24 @@ def check_disk_space(folder: Path, args: TrainingArguments, trained: Trained, ex
         )
 
 
-def step_bytes(args: TrainingArguments, trained: Trained, length: int) -> dict[str, int]:
-    """Bytes of memory that training in float32 takes on a device, by part, with sequences of `length` tokens.
-
-    Training needs activations (log-probabilities included), logits, the gradients of logits and log-probabilities, and
-    one layer's gradients; validation needs logits, a shifted copy and log-probabilities. Autocast takes less.
-    """
-    config, weights, batch = trained[0][0].config, weight_bytes(trained), args.per_device_train_batch_size
-    logits = len(trained) * FLOAT32_BYTES * length * config.vocab_size
-    one, inputs = _with_one_layer(config), FLOAT32_BYTES * batch * length * config.hidden_size
-    a_layer = sum(activation_memory(one, length, batch).values())
-    activations = sum(activation_memory(config, length, batch).values())
-    if args.gradient_checkpointing:  # of the other layers, only what goes into them
-        activations = a_layer + (config.num_hidden_layers - 1) * inputs
-    return {
-        "weights": weights,
-        "gradients": weights,
-        "optimiser": FLOAT32_BYTES * state_floats(trained),
-        "training": len(trained) * (activations + a_layer) + 2 * logits * batch,
-        "validation": 3 * logits * args.per_device_eval_batch_size,
-    }
-
-
-def _with_one_layer(config: KindlingConfig) -> KindlingConfig:
-    one = copy.deepcopy(config)
-    one.num_hidden_layers = 1
-    return one
-
-
 def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
     """The line on the memory that a run needs and has, with advice if it is not enough."""
-    parts = step_bytes(args, trained, length)
-    lasting = parts["weights"] + parts["gradients"] + parts["optimiser"]
-    peak = lasting + max(parts["training"], parts["validation"])
+    phases = {name: sum(parts.values()) for name, parts in step_memory(*step_of(args, trained, length)).items()}
+    peak, weights = max(phases.values()), weight_bytes(trained)
+    lasting = phases[OPTIMIZER]
     if args.device.type == "cuda":
         used = 0  # the weights may be there already, or not yet
         machine = torch.cuda.mem_get_info(args.device)[0] + torch.cuda.memory_reserved(args.device)
     else:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         used = here * psutil.Process().memory_info().rss
-        peak, machine = here * (peak - parts["weights"]) + used, psutil.virtual_memory().available + used
+        peak, machine = here * (peak - weights) + used, psutil.virtual_memory().available + used
         machine = min(machine, memory_limit())
-        lasting = here * (lasting - parts["weights"]) + used
+        lasting = here * (lasting - weights) + used
     if peak <= machine:
         return f"memory      about {format_memory(peak)} of {format_memory(machine)}"
     advice = "lower training.per_device_train_batch_size, and raise training.gradient_accumulation_steps"
-    if parts["validation"] > parts["training"]:
+    if phases[EVALUATION] == max(phases.values()):
         advice = "lower training.per_device_eval_batch_size"
     if lasting > machine:
         advice = "choose a smaller model"

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 import modeling  # noqa: F401
 import train_algorithmic
 import train_lm
-from modeling.accounting import activation_memory
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
 from settings.wording import format_memory
 from training.optimization.optimizers import build_optimizer
 from training.preflight import resources
+from training.preflight.memory import state_floats
 from training.trainer import KindlingTrainer
 
 SIZES = {"vocab_size": 3000, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -67,7 +67,7 @@ def test_a_checkpoint_weighs_what_was_foreseen(tmp_path, family, optimizer):
 def test_the_state_of_our_optimisers_is_counted_to_the_number(tmp_path, section):
     models = [model_of("kindling_llama"), model_of("kindling_gpt")]
     trained = [(model, arguments(tmp_path), SECTIONS[section]) for model in models]
-    assert resources.state_floats(trained) == kept_by(build_optimizer(trained), models)
+    assert state_floats(trained) == kept_by(build_optimizer(trained), models)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_state_of_transformers_optimisers_too(tmp_path, family, name, option
     model, args = model_of(family), arguments(tmp_path, optim=name, optim_args=options)
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     optimizer = kind(model.parameters(), **settings)
-    assert resources.state_floats([(model, args, OptimizerSection())]) == kept_by(optimizer, [model])
+    assert state_floats([(model, args, OptimizerSection())]) == kept_by(optimizer, [model])
 
 
 def kept_by(optimizer: torch.optim.Optimizer, models: list) -> int:
@@ -104,7 +104,7 @@ def kept_by(optimizer: torch.optim.Optimizer, models: list) -> int:
 def test_an_optimiser_that_is_not_known_counts_as_adamw():
     model = model_of("kindling_llama")
     args = SimpleNamespace(optim=SimpleNamespace(value="lion_8bit"), optim_args=None)
-    assert resources.state_floats([(model, args, OptimizerSection())]) == 2 * model.num_parameters()
+    assert state_floats([(model, args, OptimizerSection())]) == 2 * model.num_parameters()
 
 
 @pytest.mark.parametrize(
@@ -190,29 +190,6 @@ def test_a_run_does_not_begin_where_there_is_no_room(tmp_path, monkeypatch, scri
     ):
         script.main(str(path), [])
     assert not (tmp_path / "run").exists()
-
-
-def test_memory_is_counted_by_part(tmp_path):
-    model = model_of("kindling_llama", num_key_value_heads=2)
-    args = arguments(tmp_path, per_device_train_batch_size=3, per_device_eval_batch_size=5)
-    weights, logits = 4 * model.num_parameters(), 4 * 16 * SIZES["vocab_size"]
-    one = FAMILIES["kindling_llama"](**SIZES | {"num_key_value_heads": 2, "num_hidden_layers": 1})
-    activations, a_layer = (sum(activation_memory(config, 16, 3).values()) for config in (model.config, one))
-    expected = {
-        "weights": weights, "gradients": weights, "optimiser": 2 * weights,
-        "training": activations + a_layer + 2 * 3 * logits, "validation": 3 * 5 * logits,
-    }  # fmt: skip
-    assert resources.step_bytes(args, [(model, args, SECTIONS["adamw"])], 16) == expected
-    twice = resources.step_bytes(args, 2 * [(model, args, SECTIONS["adamw"])], 16)
-    assert twice == {part: 2 * count for part, count in expected.items()}
-
-
-def test_checkpointing_of_activations_keeps_an_input_a_layer(tmp_path):
-    section, layers, inputs = SECTIONS["adamw"], 7, 4 * 3 * 16 * SIZES["hidden_size"]
-    args = arguments(tmp_path, per_device_train_batch_size=3, gradient_checkpointing=True)
-    one, many = (model_of("kindling_llama", num_hidden_layers=count) for count in (1, layers))
-    alone, together = (resources.step_bytes(args, [(model, args, section)], 16)["training"] for model in (one, many))
-    assert together == alone + (layers - 1) * inputs
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 
 import modeling  # noqa: F401
 from modeling.configuration_kindling import KindlingLlamaConfig
-from training import hardware
 from training.attention import attention_implementation
-from training.hardware import describe_hardware, measure_flops
+from training.machine import hardware
+from training.machine.hardware import describe_hardware, measure_flops
 
 CONFIG = KindlingLlamaConfig(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2

@@ -14,20 +14,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-# Dense bfloat16 (or float16) peak from the data sheets, in FLOP/s, by a part of the device's name.
-DATASHEET = {
-    "B200": 2.25e15,
-    "H200": 9.89e14,
-    "H100": 9.89e14,
-    "A100": 3.12e14,
-    "L40S": 3.62e14,
-    "L4": 1.21e14,
-    "RTX 4090": 1.65e14,
-    "RTX 3090": 7.1e13,
-    "V100": 1.25e14,
-    "T4": 6.5e13,
-}
-
+from .datasheet import find_device
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
@@ -111,11 +98,9 @@ def processor_name() -> str:
 
 def peak_flops(args: TrainingArguments) -> tuple[float, str]:
     """Peak FLOP/s of one process in the run's precision, and its origin: the data sheet or a measurement."""
-    if args.device.type == "cuda" and (args.bf16 or args.fp16):
-        name = torch.cuda.get_device_name()
-        for part, peak in DATASHEET.items():
-            if part in re.split(r"[\s-]", name) or (" " in part and part in name):
-                return peak, "data sheet"
+    device = find_device(torch.cuda.get_device_name()) if args.device.type == "cuda" else None
+    if device and (args.bf16 or args.fp16):
+        return device.half, "data sheet"
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     threads = torch.get_num_threads() if args.device.type == "cpu" else 1
     peak, origin = measured_peak(args.device, dtype)

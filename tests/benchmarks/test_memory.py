@@ -1,0 +1,33 @@
+"""The estimate of a training step's memory against what PyTorch's allocator hands out; nothing here depends on time."""
+
+import pytest
+import torch
+
+from benchmarks.memory import Case, allocated_peak
+
+CASES = {
+    "the loss": Case("llama", 2, 64, 4000, 4, length=64),
+    "the last block's backward pass": Case("gpt", 4, 128, 100, 8, length=64, training={"bf16": True}),
+    "the first block's backward pass": Case(
+        "llama", 4, 128, 100, 4, length=64, training={"activation_checkpointing": True}
+    ),
+    "the optimiser's step": Case("gpt", 4, 128, 100, 1, length=32, optimizer="muon"),
+}
+
+
+@pytest.mark.parametrize("phase", CASES)
+def test_the_peak_is_what_the_allocator_hands_out(phase):
+    case = CASES[phase]
+    found, estimate = case.estimate()
+    assert found == phase
+    assert estimate == pytest.approx(allocated_peak(case.work), rel=0.05)
+
+
+def test_the_allocator_is_asked_for_the_peak_alone():
+    def work():
+        for _ in range(3):
+            first = torch.empty(1000)
+            del first
+        torch.empty(500) + torch.empty(500)
+
+    assert allocated_peak(work) == 3 * 500 * 4
