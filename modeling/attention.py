@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_tracing
 
 from .configuration_kindling import KindlingConfig
-from .layers import AttentionOption, rotate
+from .layers import AttentionOption, attention_multiplier, rotate
 from .releases import select_cache
 
 
@@ -44,7 +44,7 @@ class KindlingAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = config.head_dim**-0.5
+        self.scaling = config.head_dim**-0.5 * attention_multiplier(config)
         self.attention_dropout = config.attention_dropout
 
         query_size = config.num_attention_heads * config.head_dim

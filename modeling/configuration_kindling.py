@@ -10,7 +10,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .layers import ATTENTION_OPTIONS, MLPS, NORMS, RESIDUALS, AttentionOption
+from .layers import ATTENTION_OPTIONS, MLPS, NORMS, PARAMETRIZATIONS, RESIDUALS, AttentionOption, width_multiplier
 
 Norm = Literal[tuple(NORMS)]
 NormPlacement = Literal[tuple(RESIDUALS)]
@@ -18,6 +18,7 @@ Position = Literal["learned", "rope", "none"]
 MLPName = Literal[tuple(MLPS)]
 ResidualInit = Literal["plain", "scaled"]
 LinearInit = Literal["normal", "uniform_fan_in"]
+Parametrization = Literal[tuple(PARAMETRIZATIONS)]
 
 
 @strict
@@ -77,6 +78,12 @@ class KindlingConfig(PreTrainedConfig):
     """Initial linear weights: normal (initializer_range) or uniform_fan_in (PyTorch's U(-1/sqrt(n), 1/sqrt(n)))."""
     residual_init: ResidualInit = "plain"
     """scaled divides the initial projections into the residual stream by sqrt(2 num_hidden_layers), as GPT-2 does."""
+    parametrization: Parametrization = "standard"
+    """standard, or mup: initial weights, rates and scales with which settings tuned at one width fit every other."""
+    mup_base_width: int | None = None
+    """The hidden_size that the settings were tuned at, where mup is the same as standard; needed with mup."""
+    mup_base_head_dim: int | None = None
+    """The head_dim that they were tuned at; null means that of a base model with as many heads as this one."""
     tie_word_embeddings: bool = False
     """One matrix for the embedding and the head."""
     use_cache: bool = True
@@ -107,6 +114,16 @@ class KindlingConfig(PreTrainedConfig):
     def supports_sdpa(self) -> bool:
         """Whether PyTorch's attention applies every option that is set."""
         return all(option.implementations is None for option in self.attention_options.values())
+
+    @property
+    def width_multiplier(self) -> float:
+        """How many times wider the model is than the one whose settings it has; 1 with standard parametrization."""
+        return width_multiplier(self)
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the logits, by the name under which vLLM reads it."""
+        return 1 / self.width_multiplier
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -148,16 +165,22 @@ class KindlingConfig(PreTrainedConfig):
         }
 
     def validate_architecture(self):
-        """Called by `@strict`: sizes must be in range and heads must divide evenly."""
+        """Called by `@strict`: sizes must be in range, heads must divide evenly, mup needs a base."""
         self._check_ranges()
         self._check_heads()
+        if self.parametrization == "mup" and self.mup_base_width is None:
+            raise ValueError(
+                "parametrization=mup needs mup_base_width, the hidden_size that the settings were tuned at; "
+                "give it, or leave parametrization out"
+            )
 
     def _check_ranges(self):
         """Every size is at least 1, every rate below 1, every scale positive."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "intermediate_size", "max_position_embeddings")  # fmt: skip
+                 "head_dim", "intermediate_size", "max_position_embeddings", "mup_base_width",
+                 "mup_base_head_dim")  # fmt: skip
         for name in sizes:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("attention_dropout", "hidden_dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:

@@ -1,4 +1,4 @@
-"""The parts a block is built from: norms, residual connections, MLPs, options of attention, rotary positions.
+"""The parts a block is built from: norms, residuals, MLPs, options of attention, rotary positions, scales of width.
 
 Each axis of the configuration is a table here, and the table is the only list of its values: the configuration, the
 counts of parameters, FLOPs and memory, and `--help` read it. A part is looked up once, in a constructor; no forward
@@ -126,6 +126,58 @@ class AttentionOption:
 
 ATTENTION_OPTIONS: dict[str, AttentionOption] = {}
 """By configuration field. Each is a field of `KindlingConfig` whose default is null."""
+
+
+@dataclass(frozen=True)
+class ParametrizationKind:
+    """How much larger a model is than its base model, the one that its settings were tuned for."""
+
+    width: Callable[..., float]
+    """Of the configuration: the ratio of the widths."""
+    head: Callable[..., float]
+    """Of the configuration: the ratio of the sizes of a head."""
+
+
+def _width_ratio(config) -> float:
+    return config.hidden_size / config.mup_base_width
+
+
+def _head_ratio(config) -> float:
+    return config.head_dim / config.mup_base_head_dim if config.mup_base_head_dim else _width_ratio(config)
+
+
+PARAMETRIZATIONS = {
+    "standard": ParametrizationKind(width=lambda _config: 1.0, head=lambda _config: 1.0),
+    "mup": ParametrizationKind(width=_width_ratio, head=_head_ratio),
+}
+"""The maximal update parametrization, muP (Yang et al., 2022, arXiv:2203.03466, table 8), relative to a base model.
+
+With m the ratio of the widths: matrices inside the blocks start with 1/sqrt(m) of their standard deviation and, under
+AdamW, have 1/m of the learning rate; logits are divided by m; attention scores by the size of a head, where standard
+has its square root; embeddings, positions, norms, biases and the head start and learn as in the base model. The
+matrices must grow with the width in both dimensions. `training/optimization/width.py` has the learning rates.
+"""
+
+
+def width_multiplier(config) -> float:
+    """The ratio m of the model's width and its base model's; 1 with standard parametrization."""
+    return PARAMETRIZATIONS[config.parametrization].width(config)
+
+
+def attention_multiplier(config) -> float:
+    """The factor of attention scores beside 1/sqrt(head_dim), so that they scale as 1/head_dim from the base on."""
+    return PARAMETRIZATIONS[config.parametrization].head(config) ** -0.5
+
+
+class Scale(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
 
 
 class RotaryPositions(nn.Module):

@@ -23,7 +23,7 @@ from .accounting import training_flops
 from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .generation import KindlingGenerationMixin
-from .layers import MLPS, RESIDUALS, RotaryPositions, build_norm
+from .layers import MLPS, RESIDUALS, RotaryPositions, Scale, build_norm, width_multiplier
 from .loading import KindlingLoadingMixin
 from .releases import CACHE, KindlingKwargs, check_keywords, select_cache
 
@@ -74,6 +74,7 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
     def _init_weights(self, module):
         """Start weights by `initializer_range`, `embedding_init_std`, `linear_init` and `residual_init`; biases at 0.
 
+        With mup the head starts as the base model's, and the other matrices with 1/sqrt(`width_multiplier`) of it.
         Uses `transformers.initialization`, which skips weights that were loaded from a checkpoint.
         """
         config = self.config
@@ -82,11 +83,13 @@ class KindlingPreTrainedModel(KindlingLoadingMixin, PreTrainedModel):
         elif isinstance(module, nn.Linear):
             scaled = config.residual_init == "scaled" and getattr(module, "writes_residual", False)
             scale = 1 / math.sqrt(2 * config.num_hidden_layers) if scaled else 1.0
+            wider = 1.0 if module is self.get_output_embeddings() else width_multiplier(config)
             if config.linear_init == "uniform_fan_in":
-                bound = scale / math.sqrt(module.in_features)
+                # The base model's bound, divided as its standard deviation: fan_in has grown by the multiplier.
+                bound = scale / math.sqrt(module.in_features / width_multiplier(config) * wider)
                 initialization.uniform_(module.weight, -bound, bound)
             else:
-                initialization.normal_(module.weight, std=scale * config.initializer_range)
+                initialization.normal_(module.weight, std=scale * config.initializer_range / math.sqrt(wider))
             if module.bias is not None:
                 initialization.zeros_(module.bias)
         else:
@@ -199,6 +202,8 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         super().__init__(config)
         self.model = KindlingModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # Of the states rather than of the logits, which are many times larger.
+        self.logit_scale = nn.Identity() if config.logit_scale == 1 else Scale(config.logit_scale)
         self.post_init()
         # Without it the text-generation pipeline asks for 256 new tokens, even if the model has fewer positions.
         self.generation_config.max_length = config.max_position_embeddings
@@ -235,7 +240,7 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept].contiguous())
+        logits_BTV = self.lm_head(self.logit_scale(outputs.last_hidden_state[:, kept].contiguous()))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

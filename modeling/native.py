@@ -4,7 +4,7 @@ A Kindling model that is equivalent to a stock Llama or GPT-2 can be exported as
 tools read it without our code. Whatever has no exact counterpart raises, fields and weights that are added later
 included; nothing is approximated. What has no effect in inference is dropped: initialisation (`residual_init`,
 `linear_init`, `embedding_init_std`), dropouts that Llama does not have, and `use_cache`, which a Trainer turns off
-and saves so. Pickled weights are not read.
+and saves so. muP's scales are multiplied into the weights. Pickled weights are not read.
 
     python -m modeling.native SOURCE OUT
     python -m modeling.native SOURCE OUT.gguf
@@ -33,7 +33,7 @@ from transformers.utils import cached_file, logging
 from .configuration_kindling import KindlingConfig
 from .gguf_file import gguf_fields, import_gguf, write_gguf
 from .loading import load_causal_lm
-from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, listed, native_of, require
+from .stock import ACTIVATIONS, GPT2, LLAMA, NATIVES, fold_scales, listed, native_of, require
 
 
 def to_native(model: PreTrainedModel) -> PreTrainedModel:
@@ -44,7 +44,8 @@ def to_native(model: PreTrainedModel) -> PreTrainedModel:
     config = model.config
     native = native_of(config)
     theirs = {name: getattr(config, ours) for name, ours in native.fields.items()}
-    return _rebuild(model, native.config(**theirs), native.to_theirs)
+    folded = lambda weights, layers: native.to_theirs(fold_scales(weights, config), layers)  # noqa: E731
+    return _rebuild(model, native.config(**theirs), folded)
 
 
 def from_native(model: PreTrainedModel) -> PreTrainedModel:

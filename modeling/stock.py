@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 
+import torch
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .gpt2 import weights_from_gpt2, weights_to_gpt2
-from .layers import ATTENTION_OPTIONS
+from .layers import ATTENTION_OPTIONS, attention_multiplier
 
 # Their names of a configuration's fields to ours.
 SHARED_FIELDS = (
@@ -41,6 +42,8 @@ GPT2_FIELDS = {name: name for name in SHARED_FIELDS} | {
 
 # Our fields that do not affect the outputs of a trained model, so that a native configuration can leave them out.
 TRAINING_ONLY = ("embedding_init_std", "linear_init", "residual_init", "use_cache")
+# Our fields whose effect `fold_scales` moves into the weights.
+FOLDED = ("parametrization", "mup_base_width", "mup_base_head_dim")
 # GPT-2's fields of a classification head, which a language model does not have.
 SUMMARY = (
     "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
@@ -62,7 +65,7 @@ class Native:
     our_axes: Callable[[KindlingConfig], dict]
     """Our axes that it fixes, each with its value or a tuple of allowed values."""
     our_ignored: tuple[str, ...]
-    """Our fields without effect in inference."""
+    """Our fields without effect in inference, or none once `fold_scales` was applied."""
     their_axes: dict
     """Their fields that we fix, likewise."""
     their_ignored: tuple[str, ...]
@@ -111,7 +114,7 @@ LLAMA = Native(
         "qk_norm": False,
         **dict.fromkeys(ATTENTION_OPTIONS),
     },
-    our_ignored=(*TRAINING_ONLY, "hidden_dropout", "embedding_dropout"),
+    our_ignored=(*TRAINING_ONLY, *FOLDED, "hidden_dropout", "embedding_dropout"),
     their_axes={"hidden_act": ("silu", "swish"), "rope_type": "default"},
     their_ignored=("rope_parameters", "pretraining_tp", "use_cache"),  # the first is read as rope_type and rope_theta
     to_theirs=lambda weights, _layers: weights,  # Llama's parameters have our names
@@ -133,7 +136,7 @@ GPT2 = Native(
         "head_dim": config.hidden_size // config.num_attention_heads,
         **dict.fromkeys(ATTENTION_OPTIONS),
     },
-    our_ignored=(*TRAINING_ONLY, "rope_theta"),
+    our_ignored=(*TRAINING_ONLY, *FOLDED, "rope_theta"),
     their_axes={
         "activation_function": tuple(ACTIVATIONS),
         "scale_attn_weights": True,
@@ -157,6 +160,20 @@ def native_of(config: KindlingConfig) -> Native:
     nearer = min(NATIVES.values(), key=lambda one: len(_differences(given, one.required_of_ours(config))))
     require(given, nearer.required_of_ours(config), f"a stock {nearer.name}")
     return nearer
+
+
+def fold_scales(weights: dict[str, torch.Tensor], config: KindlingConfig) -> dict[str, torch.Tensor]:
+    """Our weights with muP's scales multiplied in, for an architecture that has 1/sqrt(head_dim) and plain logits.
+
+    The scale of attention goes into the queries, whose rotation commutes with it; that of the logits into the last
+    norm, so that a tied head stays tied.
+    """
+    scales = {".self_attn.q_proj.": attention_multiplier(config), "model.norm.": config.logit_scale}
+    folded = {}
+    for name, weight in weights.items():
+        factor = next((scale for part, scale in scales.items() if part in name), 1.0)
+        folded[name] = weight if factor == 1 else weight * factor
+    return folded
 
 
 def require(given, axes, place):

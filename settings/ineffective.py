@@ -14,6 +14,12 @@ REQUIREMENTS = (
         "optimizer.kind=muon",
     ),
     (("optimizer.grokfast_alpha",), ("optimizer.grokfast_lambda",), None, "optimizer.grokfast_lambda, such as 2"),
+    (
+        ("model.mup_base_width", "model.mup_base_head_dim"),
+        ("model.parametrization",),
+        ("mup",),
+        "model.parametrization=mup",
+    ),
     (("tokenizer.vocab_size",), ("tokenizer.kind",), ("bpe",), "tokenizer.kind=bpe"),
     (
         ("tokenizer.train_documents", "tokenizer.train_bytes"),

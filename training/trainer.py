@@ -14,6 +14,7 @@ from training.resilience.reliable_trainer import ReliableTrainer
 
 from .dropout import hashed, use_row_dropout
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
+from .optimization.width import groups_by_width
 
 _STOCK = OptimizerSection()
 GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
@@ -125,10 +126,12 @@ class KindlingTrainer(ReliableTrainer):
             self.processing_class.save_pretrained(folder)
 
     def create_optimizer(self, model=None):
-        """The optimiser of the `optimizer` section; by default the Trainer's own, `training.optim`."""
-        if self.optimizer_section.is_stock:
-            return super().create_optimizer(model)
-        if self.optimizer is None:
+        """The optimiser of the `optimizer` section, by default `training.optim`, with rates of the model's width."""
+        if self.optimizer is None and self.optimizer_section.is_stock:
+            optimizer, trained = super().create_optimizer(model), self.model if model is None else model
+            width = self.accelerator.unwrap_model(trained).config.width_multiplier
+            optimizer.param_groups = groups_by_width(optimizer.param_groups, trained, width)
+        elif self.optimizer is None:
             self.optimizer = build_optimizer(self.trained())
             self.optimizer_work.watch(self.optimizer)
         return self.optimizer

@@ -28,6 +28,7 @@ AXES = {
     "num_key_value_heads": (4, 2),
     "residual_init": get_args(configuration.ResidualInit),
     "linear_init": get_args(configuration.LinearInit),
+    "parametrization": get_args(configuration.Parametrization),
 }
 OPTION_VALUES = {}
 """For each row of `ATTENTION_OPTIONS`, a value to test it with."""
@@ -39,6 +40,7 @@ TINY = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
+    "mup_base_width": 8,
 }
 STOCK = {
     "llama": ("kindling_llama", {}),

@@ -38,6 +38,9 @@ UNUSUAL = {
     "initializer_range": 0.01,
     "embedding_init_std": 0.5,
     "linear_init": "uniform_fan_in",
+    "parametrization": "mup",
+    "mup_base_width": 16,
+    "mup_base_head_dim": 2,
     "use_cache": False,
     "pad_token_id": 7,
     "bos_token_id": 8,
@@ -102,10 +105,10 @@ def test_heads_fill_the_width_and_are_not_grouped_unless_told(configure):
 
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-         "intermediate_size", "max_position_embeddings")  # fmt: skip
+         "intermediate_size", "max_position_embeddings", "mup_base_width", "mup_base_head_dim")  # fmt: skip
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 SCALES = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", *ATTENTION_OPTIONS)
-CHOICES = ("norm", "norm_placement", "position", "mlp", "residual_init", "linear_init")
+CHOICES = ("norm", "norm_placement", "position", "mlp", "residual_init", "linear_init", "parametrization")
 SWITCHES = ("qk_norm", "bias", "tie_word_embeddings", "use_cache")
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 

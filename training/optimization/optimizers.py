@@ -13,6 +13,8 @@ from transformers.trainer_callback import ExportableState
 from modeling.accounting import FLOAT32_BYTES
 from settings.sections import OptimizerSection
 
+from .width import groups_by_width, hidden_matrices, scale_to_width
+
 NEWTON_SCHULZ_STEPS = 5
 
 
@@ -107,6 +109,8 @@ class MatrixOptimizer:
     """FLOPs of the matrix products of one step on a matrix, of rows and columns."""
     step_bytes: Callable[[Mapping[tuple[int, int], int], int], int] = lambda _shapes, _bytes: 0
     """Memory that a step takes besides its state, of the numbers of matrices by shape and the bytes of a number."""
+    scales_itself: bool = False
+    """Whether the spectral norm of its updates follows the shape of a matrix, so that one rate fits every width."""
 
 
 MATRIX_OPTIMIZERS: dict[str, MatrixOptimizer | None] = {
@@ -116,6 +120,7 @@ MATRIX_OPTIMIZERS: dict[str, MatrixOptimizer | None] = {
         state_floats=1,
         step_flops=lambda rows, columns: orthogonalization_flops(1, rows, columns),
         step_bytes=orthogonalization_bytes,
+        scales_itself=True,
     ),
 }
 """By `optimizer.kind`."""
@@ -206,13 +211,14 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
     """One optimiser for models that are trained together, each with its own settings.
 
     AdamW as in the Trainer's arguments, decaying matrices only; with `kind: muon` the matrices inside the blocks are
-    Muon's, orthogonalised in the precision of training.
+    Muon's, orthogonalised in the precision of training. With muP each has the rates of the model's width.
     """
     own, adamw, grokfast = [], [], []
     for model, args, section in trained:
         matrices, rest = split_parameters(model, section.kind)
-        own += [{"params": matrices} | section.matrix_settings] if matrices else []
-        adamw += _adamw_groups(rest, decayed_parameters(model, section), args)
+        own += _matrix_groups(matrices, section, model.config.width_multiplier)
+        groups = _adamw_groups(rest, decayed_parameters(model, section), args)
+        adamw += groups_by_width(groups, model, model.config.width_multiplier)
         if section.grokfast_lambda:
             filtered = {"alpha": section.grokfast_alpha, "lamb": section.grokfast_lambda}
             grokfast.append({"params": list(model.parameters())} | filtered)
@@ -225,11 +231,11 @@ def build_optimizer(trained: list[tuple[nn.Module, TrainingArguments, OptimizerS
 
 def split_parameters(model: nn.Module, kind: str) -> tuple[list, list]:
     """The matrices inside the blocks, if `kind` has an optimiser for them, and everything else, which is AdamW's."""
-    named = list(model.named_parameters())
     if MATRIX_OPTIMIZERS[kind] is None:
-        return [], [parameter for _, parameter in named]
-    inside = [".layers." in name and parameter.ndim == 2 for name, parameter in named]
-    return tuple([p for (_, p), matrix in zip(named, inside, strict=True) if matrix is side] for side in (True, False))
+        return [], list(model.parameters())
+    matrices = hidden_matrices(model)
+    inside = set(map(id, matrices))
+    return matrices, [parameter for parameter in model.parameters() if id(parameter) not in inside]
 
 
 def decayed_parameters(model: nn.Module, section: OptimizerSection) -> dict[str, nn.Parameter]:
@@ -240,6 +246,13 @@ def decayed_parameters(model: nn.Module, section: OptimizerSection) -> dict[str,
     embeddings = [one.weight for one in model.modules() if isinstance(one, nn.Embedding)]
     spared = set() if section.decay_embeddings else set(map(id, embeddings))
     return {name: one for name, one in model.named_parameters() if one.ndim >= 2 and id(one) not in spared}
+
+
+def _matrix_groups(matrices: list, section: OptimizerSection, width: float) -> list[dict]:
+    if not matrices:
+        return []
+    group = {"params": matrices} | section.matrix_settings
+    return [group if MATRIX_OPTIMIZERS[section.kind].scales_itself else scale_to_width(group, width)]
 
 
 def _adamw_groups(parameters: list, decayed: dict[str, nn.Parameter], args: TrainingArguments) -> list[dict]:

@@ -5,7 +5,7 @@ from settings.experiment import AlgorithmicExperiment, Experiment, LanguageExper
 from training.run import Run
 
 from .algorithmic import check_supported
-from .compatibility import check_tokenizer
+from .compatibility import check_rates, check_tokenizer
 from .shapes import check_shapes
 
 EXPERIMENT_CHECKS = {
@@ -15,7 +15,7 @@ EXPERIMENT_CHECKS = {
 """Checks of the settings alone, before the processes of a run connect."""
 
 RUN_CHECKS = {
-    LanguageExperiment: (check_shapes, check_tokenizer),
+    LanguageExperiment: (check_shapes, check_rates, check_tokenizer),
     AlgorithmicExperiment: (),
 }
 """Checks that need the checkpoint, too; `training_arguments` has checked the section `training` by then."""

@@ -1,4 +1,4 @@
-"""Checks that tokenizer, prompt, loss masks and metric fit the model and the data."""
+"""Checks that tokenizer, prompt, learning rates, loss masks and metric fit the model and the data."""
 
 from collections.abc import Mapping
 
@@ -9,6 +9,7 @@ from data_prep.tokens.counts import masked_tokens, prompt_ends
 from settings.checks import ConfigError
 from settings.data_sections import DataSection
 from training.model import build_config, check_vocabulary_size
+from training.optimization.width import SIGN_LIKE
 from training.reporting.callbacks import Samples
 from training.reporting.report import validation_baselines
 from training.run import Run
@@ -28,6 +29,16 @@ def check_tokenizer(run: Run):
         check_vocabulary_size(config, len(tokenizer))
     # Checks that the prompt fits; the run makes its own.
     Samples(run.folder, tokenizer, experiment.sample, config.max_position_embeddings)
+
+
+def check_rates(run: Run):
+    """`ConfigError` if the optimiser is none that muP has learning rates for, and the model is muP's."""
+    config, optim = build_config(run.experiment.model, {}, run.start), run.args.optim.value
+    if run.experiment.optimizer.is_stock and config.width_multiplier != 1 and not SIGN_LIKE.match(optim):
+        raise ConfigError(
+            f"training.optim={optim} has no learning rates with model.parametrization={config.parametrization}, which "
+            "has those of AdamW, Lion and others like them; leave one of them out"
+        )
 
 
 def check_masks(run: Run, data: RunData):
