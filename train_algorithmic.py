@@ -32,8 +32,8 @@ def train(experiment: AlgorithmicExperiment, write_files: bool):
     from training.grokking.members import build_members
     from training.grokking.report import begin, finish
     from training.grokking.trainer import build_trainer
-    from training.open_run import open_run
     from training.preflight.with_data import check_algorithmic_run
+    from training.run import open_run
 
     run = open_run(experiment)
     members = build_members(run)

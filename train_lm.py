@@ -29,15 +29,15 @@ def train(experiment: LanguageExperiment):
     """The life of a run, from its settings to what came out, in a folder that is its own."""
     from publishing.publisher import Publisher
     from training.model import build_model, model_config
-    from training.open_run import open_run
     from training.preflight.with_data import check_language_run
     from training.reporting.report import Report, begin
+    from training.run import open_run
     from training.run_data import open_data, prepare_tokens, start_stream_writer
     from training.run_trainer import build_trainer
 
     run = open_run(experiment)
     prepared = prepare_tokens(run)
-    config = model_config(experiment, prepared.tokenizer, run.start)
+    config = model_config(experiment.model, prepared.tokenizer, run.start)
     data = open_data(run, prepared, config)
     report = Report(run, data, config)
     check_language_run(run, data, config)

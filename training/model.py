@@ -7,7 +7,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from settings.checks import ConfigError, build
-from settings.experiment import Experiment
 from settings.schema import DROPOUTS
 from settings.wording import format_memory
 
@@ -16,17 +15,17 @@ from .machine.hardware import memory_limit
 from .pretrained import check_same_tokenizer, start_config, take_weights
 
 
-def model_config(experiment: Experiment, tokenizer, start: str | None = None, **derived) -> KindlingConfig:
-    """The model's configuration: vocabulary size and special ids from the tokenizer, and `derived` values.
+def model_config(section: dict, tokenizer, start: str | None = None, **derived) -> KindlingConfig:
+    """The configuration of a `model` section: vocabulary size and special ids from the tokenizer, `derived` values.
 
     That of a checkpoint to `start` from has a row for each token of the tokenizer, and at least as many as it had.
     """
     derived = {"vocab_size": len(tokenizer)} | derived
     if start is not None:
         check_same_tokenizer(start, tokenizer)
-        derived["vocab_size"] = max(len(tokenizer), build_config(experiment.model, {}, start).vocab_size)
+        derived["vocab_size"] = max(len(tokenizer), build_config(section, {}, start).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    config = build_config(experiment.model, ids | derived, start)
+    config = build_config(section, ids | derived, start)
     check_vocabulary_size(config, len(tokenizer))
     check_model_size(config)
     return config

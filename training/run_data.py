@@ -8,10 +8,11 @@ from data_prep.collator import CausalLMCollator, build_collator
 from data_prep.tokens.background_writer import start_writer_process
 from data_prep.tokens.order import Epochs
 from data_prep.tokens.prepare import prepare
-from data_prep.tokens.prepared import PreparedData
+from data_prep.tokens.prepared import Floor, PreparedData
 from data_prep.tokens.stream import in_order
 from data_prep.tokens.windows import Documents, Windows
 from modeling.configuration_kindling import KindlingConfig
+from settings.data_sections import DataSection
 
 from .budgets.length import budgeted_examples
 from .budgets.minutes import examples_in_time
@@ -31,6 +32,12 @@ class RunData:
     """All examples of the run, epoch after epoch."""
     validation_set: Windows | Documents
     collate: CausalLMCollator
+    text_bytes: int | None
+    """The bytes of the validation text; None if some of it carries no loss, so that the nats cover only a part."""
+    group_bytes: dict[str, int | None]
+    """The same for each of its groups, in the order of their numbers."""
+    floor: Floor | None
+    """The loss of the validation text under its source, if that is known and all of the text carries loss."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -65,7 +72,17 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
         in_order(examples, **positions),
         validation,
         collate,
+        *validation_baselines(section, prepared, validation),
     )
+
+
+def validation_baselines(section: DataSection, prepared: PreparedData, validation_set: Windows | Documents) -> tuple:
+    """The `text_bytes`, `group_bytes` and `floor` of a run's data."""
+    validation, groups = prepared.info["validation"], prepared.compared_groups
+    if section.mask_first_n or section.mask_up_to or validation.prompt_tokens:
+        return None, dict.fromkeys(groups), None
+    group_bytes = {name: about["text_bytes"] for name, about in groups.items()}
+    return validation.text_bytes, group_bytes, validation.floor(validation_set.targets)
 
 
 def start_stream_writer(run: Run, data: RunData):

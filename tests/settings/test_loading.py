@@ -261,8 +261,8 @@ def test_help_marks_what_is_refused_and_says_why(plain):
     for name, why in marked.items():
         assert f", not supported) Not supported: {kind.unsupported[name]}." in why
         with pytest.raises(ConfigError, match=rf"^training\.{name}.* is not supported: .*; leave it out$"):
-            check_each({name: "other"}, plain)
-    check_each({name: field.default for name, field in fields.items() if name != "num_train_epochs"}, plain)
+            check_each({name: "other"}, kind)
+    check_each({name: field.default for name, field in fields.items() if name != "num_train_epochs"}, kind)
 
 
 def test_help_has_the_defaults_that_a_run_has(plain):

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from data_prep.tokenizer.build import start_token
 from data_prep.tokens.prepare import prepare
 from modeling.configuration_kindling import KindlingGPTConfig
 from settings.data_sections import DataSection, TokenizerSection
-from training.reporting import report
+from training.run_data import validation_baselines
 from training.trainer import KindlingTrainer
 
 WORDS = {"prose": "the cat sat on a mat ", "Wikipedia (cs)/old": "žluťoučký kůň 🐎 ", "code": "if x: y = [0] # "}
@@ -176,8 +175,8 @@ def test_the_model_never_sees_groups(prepare_documents, tmp_path):
 def test_prompts_do_not_count_and_leave_bits_out(prepare_documents, tmp_path):
     documents = documents_of(20, prompts=True)
     prepared = prepare_documents(documents, separate=False)
-    experiment = SimpleNamespace(data=DataSection(layout="documents"))
-    text_bytes, group_bytes, floor = report.validation_baselines(experiment, prepared, None)
+    section = DataSection(layout="documents")
+    text_bytes, group_bytes, floor = validation_baselines(section, prepared, None)
     assert (text_bytes, group_bytes, floor) == (None, dict.fromkeys(prepared.compared_groups), None)
     metrics = trainer_of(prepared, "documents", LONGEST, tmp_path, group_bytes).evaluate()
     for group in WORDS:

@@ -2,15 +2,17 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
+
+from transformers import TrainingArguments
 
 from publishing.publisher import publish_finished
 from settings.checks import ConfigError
 from settings.experiment import Experiment
 from storage.checkpoint_manifest import CHECKPOINT_NAME, checkpoint_folders, checkpoint_step, find_damage
 from storage.files import read_mapping
-from training.run import Run
 from training.run_folder import LOCK
 
 from .store import check_undamaged, latest_valid
@@ -31,7 +33,7 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
             if checkpoint := latest_valid(folder) or _origin(folder):
                 return str(checkpoint)
         if is_finished:
-            _exit_finished(experiment)
+            _exit_finished(folder, experiment.training)
         if _read(folder / "metrics.json"):
             raise ConfigError(f"{folder} is finished and has no checkpoint to resume from; choose another folder")
         return None
@@ -91,9 +93,8 @@ def _may_be_finished(experiment: Experiment) -> bool:
     return bool(metrics) and not experiment.resume.extend and asked in (-1, metrics.get("max_steps", asked))
 
 
-def _exit_finished(experiment: Experiment):
-    """Exit with code 0, after publishing the run again if that is configured: it may have failed before."""
-    folder, training = experiment.folder, experiment.training
+def _exit_finished(folder: Path, training: Mapping):
+    """Exit with code 0, after publishing the run again if `training` asks for it: it may have failed before."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{folder} is finished, nothing is left to do; its results are in {folder / 'metrics.json'}")
         if training.get("push_to_hub"):
@@ -101,18 +102,18 @@ def _exit_finished(experiment: Experiment):
     sys.exit(0)
 
 
-def exit_if_finished(run: Run):
-    """Exit with code 0 if the run has made all its steps and saved its results.
+def exit_if_finished(checkpoint: str | None, args: TrainingArguments):
+    """Exit with code 0 if a resumed run has made all its steps and saved its results.
 
     `ConfigError` if it has steps left and its checkpoint cannot be resumed.
     """
-    if run.checkpoint is None:
+    if checkpoint is None:
         return
-    metrics = _read(run.folder / "metrics.json")
-    if metrics.get("max_steps", metrics.get("steps")) == run.args.max_steps:  # else it is being extended
-        _exit_finished(run.experiment)
-    if not any(Path(run.checkpoint).glob("optimizer*")):
+    metrics = _read(Path(args.output_dir) / "metrics.json")
+    if metrics.get("max_steps", metrics.get("steps")) == args.max_steps:  # else it is being extended
+        _exit_finished(Path(args.output_dir), vars(args))
+    if not any(Path(checkpoint).glob("optimizer*")):
         raise ConfigError(
-            f"{run.checkpoint} holds only the model, because the run had training.save_only_model=True, and cannot be "
+            f"{checkpoint} holds only the model, because the run had training.save_only_model=True, and cannot be "
             "resumed; start a new run in another training.output_dir, from this model by model.path of train_lm.py"
         )

@@ -28,7 +28,7 @@ class Member:
         """Make the equations and a model from its seed, with positions for the longest equation."""
         args = training_arguments(experiment)
         equations = prepare_equations(experiment.data, args.seed)
-        config = model_config(experiment, equations.tokenizer, max_position_embeddings=equations.length)
+        config = model_config(experiment.model, equations.tokenizer, max_position_embeddings=equations.length)
         if config.max_position_embeddings < equations.length:
             raise ConfigError(
                 f"model.max_position_embeddings={config.max_position_embeddings} is too small for equations of "

@@ -15,6 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError, build, warn
 from settings.experiment import Experiment, LanguageExperiment
+from settings.sections import OptimizerSection
 from storage.hub import check_model_name, check_push_allowed
 from training.checkpoints.fingerprint import fingerprint_in
 from training.checkpoints.state import read_state_of
@@ -30,13 +31,13 @@ STOCK = ("adamw_torch", "adamw_torch_fused")
 """PyTorch's AdamW, which Muon and Grokfast are combined with."""
 
 
-def keep_precision(experiment: Experiment, checkpoint: str | None):
-    """Keep the checkpoint's precision unless one is given: other hardware would choose another."""
-    if checkpoint is None or experiment.training.keys() & {"bf16", "fp16"}:
+def keep_precision(training: dict, checkpoint: str | None):
+    """Add the checkpoint's precision to `training` unless one is given: other hardware would choose another."""
+    if checkpoint is None or training.keys() & {"bf16", "fp16"}:
         return
     terms = fingerprint_in(read_state_of(checkpoint)).get("terms", {})
     if (bf16 := terms.get("training.bf16")) is not None:
-        experiment.training["bf16"] = bf16
+        training["bf16"] = bf16
 
 
 def training_arguments(experiment: Experiment) -> TrainingArguments:
@@ -56,13 +57,13 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     if "optim" in experiment.unsupported and values.get("optim") in STOCK:
         del values["optim"]  # always PyTorch's AdamW
     check_launched(values["use_cpu"])
-    check_each(values, experiment)
+    check_each(values, type(experiment))
     check_pairs(values)
     if (limit := values.get("save_total_limit")) is not None and limit < 1:
         warn(f"training.save_total_limit={limit} keeps every checkpoint")
         values["save_total_limit"] = None
     check_compile_mode(values.get("torch_compile_mode"))
-    check_launcher(values, experiment)
+    check_launcher(values, experiment.optimizer)
     if isinstance(experiment, LanguageExperiment):
         check_best(values)
     asked = clear_launcher_variables()
@@ -72,21 +73,20 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     args._n_gpu = min(args.n_gpu, 1)
     check_delay(args)
     check_schedule(args)
-    check_lengths(args, experiment)
-    _check_optimizer(args, experiment)
+    check_lengths(args, experiment.training_defaults["warmup_steps"])
+    _check_optimizer(args, experiment.training, experiment.optimizer)
     _check_trackers(args)
     _check_publishing(args)
     return args
 
 
-def _check_optimizer(args: TrainingArguments, experiment: Experiment):
+def _check_optimizer(args: TrainingArguments, training: dict, section: OptimizerSection):
     """`ConfigError` if the Trainer cannot build its optimiser, tried on a tiny model: its package may be missing."""
-    section = experiment.optimizer
-    given = {name for name in ("optim", "optim_args") if experiment.training.get(name) not in (None, *STOCK)}
+    given = {name for name in ("optim", "optim_args") if training.get(name) not in (None, *STOCK)}
     if given and not section.is_stock:
         name = min(given)
         raise ConfigError(
-            f"training.{name}={experiment.training[name]} has no effect with optimizer.kind={section.kind} and "
+            f"training.{name}={training[name]} has no effect with optimizer.kind={section.kind} and "
             f"optimizer.grokfast_lambda={section.grokfast_lambda}; leave it out"
         )
     if not given:

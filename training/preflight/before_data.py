@@ -2,11 +2,9 @@
 
 from data_prep.sources.table import check_source_overrides
 from settings.experiment import AlgorithmicExperiment, Experiment, LanguageExperiment
-from training.run import Run
 
 from .algorithmic import check_supported
-from .compatibility import check_rates, check_tokenizer
-from .shapes import check_shapes
+from .shapes import check_rates, check_sizes, check_tokenizer
 
 EXPERIMENT_CHECKS = {
     LanguageExperiment: (check_source_overrides,),
@@ -14,11 +12,11 @@ EXPERIMENT_CHECKS = {
 }
 """Checks of the settings alone, before the processes of a run connect."""
 
-RUN_CHECKS = {
-    LanguageExperiment: (check_shapes, check_rates, check_tokenizer),
+START_CHECKS = {
+    LanguageExperiment: (check_sizes, check_rates, check_tokenizer),
     AlgorithmicExperiment: (),
 }
-"""Checks that need the checkpoint, too; `training_arguments` has checked the section `training` by then."""
+"""Checks that also need to know where the model starts; `training_arguments` has checked `training` by then."""
 
 
 def check_experiment(experiment: Experiment):
@@ -27,7 +25,7 @@ def check_experiment(experiment: Experiment):
         check(experiment)
 
 
-def check_run(run: Run):
-    """Check everything that needs no data."""
-    for check in RUN_CHECKS[type(run.experiment)]:
-        check(run)
+def check_start(experiment: Experiment, start: str | None):
+    """Check everything else that needs no data; `start` is the checkpoint that the model starts from, or None."""
+    for check in START_CHECKS[type(experiment)]:
+        check(experiment, start)

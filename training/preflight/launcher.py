@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from transformers import TrainingArguments
 
 from settings.checks import ConfigError
-from settings.experiment import Experiment
+from settings.sections import OptimizerSection
 
 UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -42,7 +42,7 @@ def wants_cpu() -> bool:
     return _is_set("ACCELERATE_USE_CPU")
 
 
-def check_launcher(values: Mapping, experiment: Experiment):
+def check_launcher(values: Mapping, optimizer: OptimizerSection):
     """`ConfigError` if the launcher asks for something unsupported, or something that accelerate would silently ignore.
 
     `values` are those of the `training` section, `use_cpu` among them.
@@ -55,7 +55,7 @@ def check_launcher(values: Mapping, experiment: Experiment):
             raise ConfigError(f"{_launcher(f'{what} over {size} processes')}, which is not supported; {_instead()}")
     if wants_cpu() and not values["use_cpu"]:
         raise ConfigError("the launcher asks for the CPU and training.use_cpu=False for a GPU; leave out one of them")
-    _check_fsdp(values, experiment)
+    _check_fsdp(values, optimizer)
 
 
 def _launcher(what: str) -> str:
@@ -66,7 +66,7 @@ def _instead() -> str:
     return "give --config_file configs/accelerate/multi_gpu.yaml, or cpu.yaml"
 
 
-def _check_fsdp(values: Mapping, experiment: Experiment):
+def _check_fsdp(values: Mapping, optimizer: OptimizerSection):
     """On a CPU, or in one process, accelerate would silently train without FSDP."""
     given = values.get("fsdp")
     if values.get("fsdp_config") and not given:
@@ -79,10 +79,10 @@ def _check_fsdp(values: Mapping, experiment: Experiment):
     instead = "leave it out" if given else _instead()
     if values["use_cpu"] or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         raise ConfigError(f"{asked} needs several GPUs and a process for each; {instead}")
-    if not experiment.optimizer.is_stock:
+    if not optimizer.is_stock:
         raise ConfigError(
-            f"{asked} splits the matrices that optimizer.kind={experiment.optimizer.kind} and "
-            f"optimizer.grokfast_lambda={experiment.optimizer.grokfast_lambda} need whole; {instead}"
+            f"{asked} splits the matrices that optimizer.kind={optimizer.kind} and "
+            f"optimizer.grokfast_lambda={optimizer.grokfast_lambda} need whole; {instead}"
         )
 
 

@@ -16,7 +16,6 @@ from settings.wording import format_memory
 from storage.checkpoint_manifest import checkpoint_folders, checkpoint_step
 from training.checkpoints.store import remove_stale
 from training.machine.hardware import memory_limit
-from training.run import Run
 
 from .memory import Trained, count_numbers, state_floats, step_of
 
@@ -42,18 +41,15 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
     return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
 
 
-def check_disk(run: Run, trained: Trained, examples: int):
-    """`ConfigError` if a run over so many examples would fill the disk; checked by the process that saves."""
-    if run.args.should_save:
-        check_disk_space(run.folder, run.args, trained, examples, run.fingerprint.done)
-
-
-def check_disk_space(folder: Path, args: TrainingArguments, trained: Trained, examples: int, done: int):
+def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, done: int):
     """`ConfigError` if a run over so many examples, with `done` steps made, would fill the disk.
 
     Counts the checkpoints still to come, and the model, which is written beside a former one. Stale staging folders are
-    removed first.
+    removed first. Only the process that saves checks it.
     """
+    if not args.should_save:
+        return
+    folder = Path(args.output_dir)
     remove_stale(folder)
     # Later ones are all damaged, or the run would resume from them.
     there = [step for step in map(checkpoint_step, checkpoint_folders(folder)) if step <= done]

@@ -8,7 +8,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainingArguments, get_scheduler
 
 from settings.checks import ConfigError, warn
-from settings.experiment import Experiment
 
 from .best_model import METRIC_SCHEDULES
 
@@ -19,7 +18,7 @@ ASSUMED_STEPS = 10**6
 CONSTANT = ("constant", "constant_with_warmup")
 
 
-def check_lengths(args: TrainingArguments, experiment: Experiment):
+def check_lengths(args: TrainingArguments, default_warmup: float):
     """Check that warm-up and decay fit into the run. The default warm-up may be cut short."""
     decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
     warmup = args.get_warmup_steps(max(args.max_steps, 0))
@@ -28,7 +27,7 @@ def check_lengths(args: TrainingArguments, experiment: Experiment):
             f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
             f"training.max_steps={args.max_steps}; lower num_decay_steps"
         )
-    if 0 < args.max_steps < warmup and args.warmup_steps != experiment.training_defaults["warmup_steps"]:
+    if 0 < args.max_steps < warmup and args.warmup_steps != default_warmup:
         warn(
             f"training.warmup_steps={warmup} is longer than training.max_steps={args.max_steps}, so the learning rate "
             "is never reached"

@@ -99,15 +99,15 @@ def _halves(option: str) -> tuple[str, str, str]:
     return option.partition("=")
 
 
-def check_each(values: dict, experiment: Experiment):
+def check_each(values: dict, kind: type[Experiment]):
     """`ConfigError` if a setting is wrong by itself. One without effect causes a warning and is dropped."""
-    defaults = {name: field.default for name, field in section_fields("training", type(experiment)).items()}
+    defaults = {name: field.default for name, field in section_fields("training", kind).items()}
     for name, (asked, what) in ALWAYS_DONE.items():
         if name in values and values[name] == asked:
             warn(f"training.{name}={asked} changes nothing: in any case {what}")
             values[name] = defaults[name]
-    for name, why in experiment.unsupported.items():
-        value, default = values.get(name), None if f"training.{name}" in experiment.chosen else defaults.get(name)
+    for name, why in kind.unsupported.items():
+        value, default = values.get(name), None if f"training.{name}" in kind.chosen else defaults.get(name)
         if value is not None and (value or None) != (default or None):
             given = name if name.endswith("_token") else f"{name}={value}"  # secrets stay out of logs
             raise ConfigError(f"training.{given} is not supported: {why}; leave it out")

@@ -1,20 +1,20 @@
-"""Checks that the sizes of model, windows, masks and vocabulary fit each other; they need no data."""
+"""Checks that model, windows, masks, vocabulary, prompt and learning rates fit each other; they need no data."""
 
+from data_prep.tokenizer.preview import preview_tokenizer
 from settings.checks import ConfigError
 from settings.data_sections import MAX_POSITIONS
 from settings.experiment import LanguageExperiment
 from training.model import build_config, check_model_size, check_vocabulary_size
+from training.optimization.width import SIGN_LIKE
 from training.pretrained import check_files
-from training.run import Run
-
-
-def check_shapes(run: Run):
-    """`ConfigError` unless the sizes of model, windows, masks and vocabulary fit each other and the machine."""
-    check_sizes(run.experiment, run.start)
+from training.reporting.callbacks import Samples
 
 
 def check_sizes(experiment: LanguageExperiment, start: str | None = None):
-    """The same, for an experiment and the checkpoint to `start` from, if there is one."""
+    """`ConfigError` unless the sizes of model, windows, masks and vocabulary fit each other and the machine.
+
+    `start` is the checkpoint that the model starts from, if there is one.
+    """
     section = experiment.model
     has_length = experiment.training.get("max_steps", -1) > 0 or experiment.budget.amounts.keys() - {"epochs"}
     if experiment.data.streaming and not has_length:
@@ -39,3 +39,25 @@ def check_sizes(experiment: LanguageExperiment, start: str | None = None):
         check_files(start, experiment.tokenizer.path)
     if experiment.tokenizer.kind == "bpe" and section.get("vocab_size") is not None:
         check_vocabulary_size(config, experiment.tokenizer.vocab_size)
+
+
+def check_rates(experiment: LanguageExperiment, start: str | None = None):
+    """`ConfigError` if the optimiser is none that muP has learning rates for, and the model is muP's."""
+    config, optim = build_config(experiment.model, {}, start), experiment.training.get("optim")
+    if optim and experiment.optimizer.is_stock and config.width_multiplier != 1 and not SIGN_LIKE.match(optim):
+        raise ConfigError(
+            f"training.optim={optim} has no learning rates with model.parametrization={config.parametrization}, which "
+            "has those of AdamW, Lion and others like them; leave one of them out"
+        )
+
+
+def check_tokenizer(experiment: LanguageExperiment, start: str | None = None):
+    """`ConfigError` if the model is too small for tokenizer or prompt, if the tokenizer is known before the data."""
+    tokenizer = preview_tokenizer(experiment.data, experiment.tokenizer, experiment.sample)
+    if tokenizer is None:
+        return
+    config = build_config(experiment.model, {}, start)
+    if experiment.tokenizer.kind == "pretrained" and experiment.model.get("vocab_size") is not None:
+        check_vocabulary_size(config, len(tokenizer))
+    # Checks that the prompt fits; the run makes its own.
+    Samples(experiment.folder, tokenizer, experiment.sample, config.max_position_embeddings)

@@ -8,27 +8,30 @@ from training.checkpoints.resume import exit_if_finished
 from training.run import Run
 from training.run_data import RunData
 
-from .compatibility import check_masks, check_metric
-from .resources import check_disk
+from .best_model import check_measured
+from .compatibility import check_masks
+from .resources import check_disk_space
 from .schedule import check_lengths
 
 
 def check_language_run(run: Run, data: RunData, config: KindlingConfig):
     """`ConfigError` if data and model do not fit; exits if the run is finished."""
     run.fingerprint.complete(config, data.tokenizer, data.prepared.identity(run.experiment.data))
-    check_lengths(run.args, run.experiment)
-    check_masks(run, data)
-    check_metric(run, data)
-    exit_if_finished(run)
+    check_lengths(run.args, run.experiment.training_defaults["warmup_steps"])
+    if run.checkpoint is None:  # a resumed run was checked when it began
+        check_masks(run.experiment.data, data)
+        check_measured(run.args, data.text_bytes, data.group_bytes)
+    exit_if_finished(run.checkpoint, run.args)
     with torch.device("meta"):  # shapes without values
         model = AutoModelForCausalLM.from_config(config)
-    check_disk(run, [(model, run.args, run.experiment.optimizer)], len(data.train_set.examples))
+    trained = [(model, run.args, run.experiment.optimizer)]
+    check_disk_space(run.args, trained, len(data.train_set.examples), run.fingerprint.done)
 
 
 def check_algorithmic_run(run: Run, members: list):
     """The same, for a run on equations; `members` are its models, each with its equations."""
     equations, config = members[0].equations, members[0].model.config
     run.fingerprint.complete(config, equations.tokenizer, equations.identity(run.experiment.data.operation))
-    exit_if_finished(run)
+    exit_if_finished(run.checkpoint, run.args)
     trained = [(member.model, member.args, member.experiment.optimizer) for member in members]
-    check_disk(run, trained, len(equations.splits["train"]))
+    check_disk_space(run.args, trained, len(equations.splits["train"]), run.fingerprint.done)

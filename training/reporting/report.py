@@ -27,32 +27,13 @@ SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 TARGETS = "eval_targets/"
 
 
-def validation_baselines(experiment: LanguageExperiment, prepared, validation_set) -> tuple:
-    """The bytes of the validation text, the bytes of each of its groups, and its floor.
-
-    Bytes and floor are None if some of the text carries no loss, since the nats then cover only part of the text.
-    """
-    data, validation = experiment.data, prepared.info["validation"]
-    groups = prepared.compared_groups
-    if data.mask_first_n or data.mask_up_to or validation.prompt_tokens:
-        return None, dict.fromkeys(groups), None
-    group_bytes = {name: about["text_bytes"] for name, about in groups.items()}
-    return validation.text_bytes, group_bytes, validation.floor(validation_set.targets)
-
-
 class Report(TrainerCallback):
-    """The results of a run: a model card, rewritten at each checkpoint, and the final metrics and conclusion.
-
-    `text_bytes`, `group_bytes` and `floor` are those of the validation text, or None if unknown.
-    """
+    """The results of a run: a model card, rewritten at each checkpoint, and the final metrics and conclusion."""
 
     def __init__(self, run: Run, data: RunData, config: KindlingConfig):
         """`config` is the model's. `ConfigError` if the prompt does not fit."""
-        self.experiment, self.prepared, self.train_set = run.experiment, data.prepared, data.train_set
-        self.text_bytes, self.group_bytes, self.floor = validation_baselines(
-            run.experiment, data.prepared, data.validation_set
-        )
-        self.folder = run.folder
+        self.experiment, self.folder = run.experiment, run.folder
+        self.prepared, self.train_set, self.floor = data.prepared, data.train_set, data.floor
         self.samples = Samples(run.folder, data.tokenizer, run.experiment.sample, config.max_position_embeddings)
 
     def progress(self) -> Progress:

@@ -145,7 +145,7 @@ def test_the_precision_is_the_checkpoints_on_other_hardware(place, runs, script,
         experiment = load_experiment(str(place / f"{'lm' if script is train_lm else 'equations'}.yaml"), [], kind)
         del experiment.training["bf16"]
         experiment.training.update(given)
-        arguments_module.keep_precision(experiment, checkpoint)
+        arguments_module.keep_precision(experiment.training, checkpoint)
         return arguments_module.training_arguments(experiment).bf16
 
     assert chosen(None)

@@ -150,10 +150,10 @@ def test_what_will_lie_on_the_disk_must_fit(tmp_path, monkeypatch, there, settin
     assert (size, weights) == (12 * model.num_parameters(), 4 * model.num_parameters())
     needed = checkpoints * size + weights
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    resources.check_disk_space(tmp_path, args, trained, examples=100, done=max(there, default=0))
+    resources.check_disk_space(args, trained, examples=100, done=max(there, default=0))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ConfigError) as error:
-        resources.check_disk_space(tmp_path, args, trained, examples=100, done=max(there, default=0))
+        resources.check_disk_space(args, trained, examples=100, done=max(there, default=0))
     assert f"needs {format_memory(needed)}, {checkpoints} x {format_memory(size)} for" in str(error.value)
 
 
@@ -166,10 +166,10 @@ def test_what_broken_saves_have_left_is_no_obstacle(tmp_path, monkeypatch):
     free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(ConfigError, match="the run needs"):
-        resources.check_disk_space(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
+        resources.check_disk_space(args, [(model, args, OptimizerSection())], examples=100, done=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
     free = needed
-    resources.check_disk_space(tmp_path, args, [(model, args, OptimizerSection())], examples=100, done=5)
+    resources.check_disk_space(args, [(model, args, OptimizerSection())], examples=100, done=5)
 
 
 RUN = """
