@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from settings.checks import ConfigError, build
-from settings.schema import DROPOUTS
+from settings.schema import DROPOUTS, section_fields
 from settings.wording import format_memory
 
 from .attention import attention_implementation
@@ -29,6 +29,12 @@ def model_config(section: dict, tokenizer, start: str | None = None, **derived) 
     check_vocabulary_size(config, len(tokenizer))
     check_model_size(config)
     return config
+
+
+def model_settings(section: dict, config: KindlingConfig) -> dict:
+    """The settings of a `model` section with their final values; of one that starts from a checkpoint, the dropouts."""
+    names = DROPOUTS if "path" in section else section_fields("model")
+    return {name: getattr(config, name) for name in names if name not in ("path", "type")}
 
 
 def check_model_size(config: KindlingConfig):

@@ -14,10 +14,10 @@ from settings.experiment import Experiment, LanguageExperiment
 from settings.schema import DROPOUTS, section_fields, sections_of
 from settings.sections import BUDGETS
 from training.dropout import per_process_randomness
+from training.model import model_settings
 from training.preflight.best_model import METRIC_SCHEDULES
 from training.preflight.schedule import schedule
 from training.processes import batch_size, matching_batch_settings
-from training.resolved_settings import resolve
 
 from .data_identity import (
     COMPARED_EARLY,
@@ -97,7 +97,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
         self._check_and_record(
             {f"model.{name}": value for name, value in experiment.model.items() if value is not None}
         )
-        self._check_and_record(_terms(experiment, args))
+        self._check_and_record(self._settings())
         length = {name: getattr(args, name.removeprefix("training.")) for name in LENGTH}
         if isinstance(experiment, LanguageExperiment):
             length |= {f"budget.{name}": getattr(experiment.budget, name) for name in BUDGETS}
@@ -118,7 +118,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
         """
         check_same_data(self.checkpoint, data_before(self.before, self.position) or data, data)
         self.data = data
-        settings = resolve(self.experiment, self.args, config)["model"]
+        settings = self.experiment.model | model_settings(self.experiment.model, config)
         self._check_and_record({f"model.{name}": value for name, value in settings.items()})
         learnt = tokenizer.backend_tokenizer.to_str()
         self._check_and_record({"tokenizer": xxhash.xxh3_128_hexdigest(learnt.encode())})
@@ -156,6 +156,16 @@ class RunFingerprint(TrainerCallback, ExportableState):
                     f"resume.allow={self.allowed} has {name}, and {min(waiting)} lowers the rate by itself; leave it "
                     "out, or start a new run from the checkpoint with model.path"
                 )
+
+    def _settings(self) -> dict:
+        """The settings to compare that are known before any data are read."""
+        args, given = self.args, self.experiment.as_dict()
+        names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in METRIC_SCHEDULES)
+        terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
+        terms |= {"replicas": given.get("replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
+        for section in SECTIONS:
+            terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
+        return {name: value for name, value in terms.items() if name not in IGNORED}
 
     def _check_and_record(self, terms: dict):
         """Record settings; `ConfigError` if one has changed and `resume.allow` does not name it."""
@@ -218,14 +228,3 @@ class RunFingerprint(TrainerCallback, ExportableState):
 
 def _may_change(name: str) -> bool:
     return name.startswith(SWITCHABLE) and name not in FIXED
-
-
-def _terms(experiment: Experiment, args: TrainingArguments) -> dict:
-    """The settings to compare that are known before any data are read."""
-    names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in METRIC_SCHEDULES)
-    terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
-    terms |= {"replicas": getattr(experiment, "replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
-    given = experiment.as_dict()
-    for section in SECTIONS:
-        terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
-    return {name: value for name, value in terms.items() if name not in IGNORED}

@@ -15,8 +15,7 @@ from training.preflight.resources import memory_line
 from training.processes import unused_devices
 from training.reporting.curves import draw_accuracies
 from training.reporting.generation import prompt_command
-from training.reporting.provenance import read_provenance, record_start, write_settings
-from training.resolved_settings import resolve
+from training.reporting.provenance import read_provenance, record_start, resolve, write_settings
 from training.run import Run
 
 from .callbacks import GROKKED, MEMORISED, STABLE_EVALUATIONS

@@ -8,14 +8,16 @@ import uuid
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from transformers import TrainingArguments
 
 from modeling.configuration_kindling import KindlingConfig
+from settings.experiment import Experiment
 from settings.overrides import escape_interpolation
 from settings.paths import ROOT
 from storage.files import read_mapping, write_atomically, write_json
+from training.model import model_settings
 from training.pretrained import describe_start
 from training.processes import command
-from training.resolved_settings import resolve
 from training.run import Run
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "numpy")
@@ -24,6 +26,16 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "ev
 def record_start(run: Run, config: KindlingConfig):
     """Before the first step, record everything needed to repeat the run."""
     write_provenance(resolve(run.experiment, run.args, config), run.folder, run.hardware, run.checkpoint)
+
+
+def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:
+    """All settings of a run, with the values that hardware, tokenizer and defaults have determined."""
+    settings = experiment.as_dict()
+    settings["model"] |= model_settings(experiment.model, config)
+    settings["training"] |= {name: getattr(args, name) for name in ("bf16", "fp16", "use_cpu", "seed")}
+    settings["training"].pop("resume_from_checkpoint", None)
+    settings.pop("resume")
+    return settings
 
 
 def write_provenance(settings: dict, folder: Path, hardware: dict, checkpoint: str | None):
