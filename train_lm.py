@@ -30,7 +30,7 @@ def train(experiment: LanguageExperiment):
     from publishing.publisher import Publisher
     from training.model import build_model, model_config
     from training.preflight.with_data import check_language_run
-    from training.reporting.report import Report, begin
+    from training.reporting.report import Report
     from training.run import open_run
     from training.run_data import open_data, prepare_tokens, start_stream_writer
     from training.run_trainer import build_trainer
@@ -45,7 +45,7 @@ def train(experiment: LanguageExperiment):
     publisher = Publisher(run.args, run.folder)
     model = build_model(config, run.args, run.start)
     trainer = build_trainer(run, data, model, report, publisher)
-    begin(run, data, trainer)
+    report.begin(trainer)
     trainer.train(resume_from_checkpoint=run.checkpoint)
     report.finish(trainer)
     publisher.finish()

@@ -28,7 +28,8 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
         _check_run_folder(Path(resume), folder)
         return resume
     if resume and folder.is_dir():
-        is_finished = _may_be_finished(experiment)
+        asked = experiment.training.get("max_steps") or -1
+        is_finished = not experiment.resume.extend and _may_be_finished(folder, asked)
         with suppress(ConfigError) if is_finished else nullcontext():
             if checkpoint := latest_valid(folder) or _origin(folder):
                 return str(checkpoint)
@@ -87,10 +88,10 @@ def _read(path: Path) -> dict:
     return {}
 
 
-def _may_be_finished(experiment: Experiment) -> bool:
-    """Whether the run looks finished from its settings and files; then its checkpoints may be missing or damaged."""
-    metrics, asked = _read(experiment.folder / "metrics.json"), experiment.training.get("max_steps") or -1
-    return bool(metrics) and not experiment.resume.extend and asked in (-1, metrics.get("max_steps", asked))
+def _may_be_finished(folder: Path, asked: int) -> bool:
+    """Whether a run of `asked` steps looks finished from its files; then its checkpoints may be missing or damaged."""
+    metrics = _read(folder / "metrics.json")
+    return bool(metrics) and asked in (-1, metrics.get("max_steps", asked))
 
 
 def _exit_finished(folder: Path, training: Mapping):

@@ -8,7 +8,6 @@ from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
 from publishing.card import Facts, describe_flops, describe_optimizer, last_logged, write_card
-from settings.experiment import LanguageExperiment
 from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
@@ -32,17 +31,56 @@ class Report(TrainerCallback):
 
     def __init__(self, run: Run, data: RunData, config: KindlingConfig):
         """`config` is the model's. `ConfigError` if the prompt does not fit."""
-        self.experiment, self.folder = run.experiment, run.folder
-        self.prepared, self.train_set, self.floor = data.prepared, data.train_set, data.floor
+        self.run, self.data = run, data
         self.samples = Samples(run.folder, data.tokenizer, run.experiment.sample, config.max_position_embeddings)
+
+    def begin(self, trainer: Trainer):
+        """Record how the run is made and print the announcement, in the process that saves."""
+        if trainer.args.should_save:
+            record_start(self.run, trainer.model.config)
+            print("\n".join(self.announcement(trainer)))
+
+    def announcement(self, trainer: Trainer) -> list[str]:
+        """The lines printed before training: data, model, batch, device, memory."""
+        experiment, prepared, hardware = self.run.experiment, self.data.prepared, self.run.hardware
+        config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
+        info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
+        whole = tally(trainer.train_dataset, trainer.data_collator)
+        flops, own = training_flops_of(config, whole.tokens, whole.pairs), steps * step_flops(trainer.trained())
+        total, embedding = sum(parameters(config).values()), embedding_parameters(config)
+        processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
+        so_far = "" if info["train"].finished else " so far, more during training"
+        origin = f", started from {start}" if start else ""
+        at_most = "" if whole.is_exact else "at most "
+        about = at_most or ("" if whole.targets % steps == 0 else "about ")
+        return [
+            f"data        {experiment.data.origin}: {prepared.documents('train')}, "
+            f"{format_count(tokens, 'token')}{so_far}",
+            f"validation  {prepared.documents('validation')}, {format_count(info['validation'].tokens, 'token')}"
+            f"{_overlap(prepared)}",
+            f"skipped     {_skipped(info)}{_malformed_record_files(prepared.folder)}",
+            f"tokenizer   {prepared.describe_tokenizer()}",
+            f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, "
+            f"{total - embedding:,} other){origin}",
+            f"batch       {format_count(batch, 'example')}{share(trainer.args)}, of up to {self.data.length} tokens, "
+            f"{about}{format_count(round(whole.targets / steps), 'target')} per step",
+            f"training    {format_count(steps, 'step')}, {at_most}{format_count(whole.targets, 'target')}, "
+            f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
+            f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
+            f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
+            memory_line(trainer.args, trainer.trained(), self.data.length),
+            f"run folder  {self.run.folder}",
+            *unused_devices(trainer.args),
+            *_drawn_apart(trainer.args, config),
+        ]
 
     def progress(self) -> Progress:
         """The progress bar."""
-        return Progress(self.floor, self.samples)
+        return Progress(self.data.floor, self.samples)
 
     def callbacks(self) -> list[TrainerCallback]:
         """All callbacks that write into the run folder, the card last."""
-        return [MetricsFile(self.folder), Curves(self.folder, self.floor), self.samples, self]
+        return [MetricsFile(self.run.folder), Curves(self.run.folder, self.data.floor), self.samples, self]
 
     @tolerate_full_disk
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
@@ -62,96 +100,69 @@ class Report(TrainerCallback):
             metrics = self.metrics(state)
             with exit_on_disk_error():
                 self.write_card(trainer.args, trainer.model.config, metrics)
-                write_json(self.folder / "metrics.json", metrics)  # last: it marks the run as finished
-            print("\n".join(_conclusion(self.folder, metrics, self.samples)))
+                write_json(self.run.folder / "metrics.json", metrics)  # last: it marks the run as finished
+            print("\n".join(_conclusion(self.run.folder, metrics, self.samples)))
         trainer.accelerator.end_training()  # disconnects the processes; NCCL warns otherwise
 
     def metrics(self, state: TrainerState) -> dict:
         """The run's metrics so far, including those of the last evaluation, if there was one."""
         last = next((row for row in reversed(state.log_history) if "eval_loss" in row), {})
-        groups, validation = self.prepared.compared_groups, self.prepared.info["validation"]
+        groups, validation = self.data.prepared.compared_groups, self.data.prepared.info["validation"]
         metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
         documents = {f"validation_documents/{name}": about["documents"] for name, about in groups.items()}
-        budget = {f"budget_{name}": amount for name, amount in self.experiment.budget.amounts.items()}
+        budget = {f"budget_{name}": amount for name, amount in self.run.experiment.budget.amounts.items()}
         return metrics | {
             **budget,
-            "floor_loss": self.floor and self.floor.loss,
-            "floor_bits_per_byte": self.floor and self.floor.bits_per_byte,
+            "floor_loss": self.data.floor and self.data.floor.loss,
+            "floor_bits_per_byte": self.data.floor and self.data.floor.bits_per_byte,
             "steps": state.global_step,
             "max_steps": state.max_steps,
             "epochs": state.epoch,
             "tokens": state.num_input_tokens_seen,
-            "train_tokens": self.train_set.tokens_per_pass,
+            "train_tokens": self.data.train_set.tokens_per_pass,
             "validation_documents": validation.documents,
             **documents,
             "total_flos": state.total_flos,
             "optimizer_flops": last_logged(state.log_history, "optimizer_flops"),
             "seconds": last_logged(state.log_history, "seconds"),
-            "vocabulary": len(self.prepared.tokenizer),
+            "vocabulary": len(self.data.prepared.tokenizer),
         }
 
     def write_card(self, args: TrainingArguments, config: KindlingConfig, metrics: dict):
         """The run folder's README.md."""
-        section, sample = self.experiment.sample, self.samples.last
-        after = f", after the prompt {section.prompt!r}" if section.prompt else ""
+        experiment, prepared, sample = self.run.experiment, self.data.prepared, self.samples.last
+        prompt, temperature = experiment.sample.prompt, experiment.sample.temperature
+        after = f", after the prompt {prompt!r}" if prompt else ""
         quoted = sample.replace("\n", "\n> ")
         named = {"loss": "eval_loss", "perplexity": "eval_perplexity", "bits_per_byte": "eval_bits_per_byte"}
+        spending = describe_spending(metrics)
+        training = {
+            "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
+            "skipped": _skipped(prepared.info),
+            "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
+            "tokens": f"{metrics['tokens']:,} ({_passes(experiment.data.streaming, metrics)})",
+            **({"budget": spending} if spending else {}),
+            "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
+            "training FLOPs": describe_flops(metrics),
+            "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
+            "optimiser": describe_optimizer(args, experiment.optimizer),
+            "seed": str(args.seed),
+        }
         facts = Facts(
-            name=self.experiment.name,
-            source=f"`{self.experiment.data.origin}`",
-            prompt=section.prompt,
+            name=experiment.name,
+            source=f"`{experiment.data.origin}`",
+            prompt=prompt,
             do_sample=True,
-            sample=f"A sample, temperature {section.temperature}{after}:\n\n> {quoted}" if sample else "",
+            sample=f"A sample, temperature {temperature}{after}:\n\n> {quoted}" if sample else "",
             results=_results(metrics),
-            training=_training(args, self.experiment, metrics, self.prepared),
+            training=training,
             measured={name: metrics[key] for name, key in named.items() if key in metrics},
             split="validation",
             groups=_groups(metrics),
-            start=self.experiment.model.get("path"),
-            **self.prepared.origins(),
+            start=experiment.model.get("path"),
+            **prepared.origins(),
         )
-        write_card(self.folder, config, read_provenance(self.folder), self.experiment.card, facts)
-
-
-def begin(run: Run, data: RunData, trainer: Trainer):
-    """Record how the run is made and print the announcement, in the process that saves."""
-    if run.args.should_save:
-        record_start(run, trainer.model.config)
-        print("\n".join(announcement(run, data, trainer)))
-
-
-def announcement(run: Run, data: RunData, trainer: Trainer) -> list[str]:
-    """The lines printed before training: data, model, batch, device, memory."""
-    experiment, prepared, hardware = run.experiment, data.prepared, run.hardware
-    config, batch, steps = trainer.model.config, batch_size(trainer.args), trainer.args.max_steps
-    info, start, tokens = prepared.info, experiment.model.get("path"), prepared.info["train"].tokens
-    whole = tally(trainer.train_dataset, trainer.data_collator)
-    flops, own = training_flops_of(config, whole.tokens, whole.pairs), steps * step_flops(trainer.trained())
-    total, embedding = sum(parameters(config).values()), embedding_parameters(config)
-    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
-    so_far = "" if info["train"].finished else " so far, more during training"
-    origin = f", started from {start}" if start else ""
-    at_most = "" if whole.is_exact else "at most "
-    about = at_most or ("" if whole.targets % steps == 0 else "about ")
-    return [
-        f"data        {experiment.data.origin}: {prepared.documents('train')}, {format_count(tokens, 'token')}{so_far}",
-        f"validation  {prepared.documents('validation')}, {format_count(info['validation'].tokens, 'token')}"
-        f"{_overlap(prepared)}",
-        f"skipped     {_skipped(info)}{_malformed_record_files(prepared.folder)}",
-        f"tokenizer   {prepared.describe_tokenizer()}",
-        f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, {total - embedding:,} other)"
-        f"{origin}",
-        f"batch       {format_count(batch, 'example')}{share(trainer.args)}, of up to {data.length} tokens, "
-        f"{about}{format_count(round(whole.targets / steps), 'target')} per step",
-        f"training    {format_count(steps, 'step')}, {at_most}{format_count(whole.targets, 'target')}, "
-        f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
-        f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
-        f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-        memory_line(trainer.args, trainer.trained(), data.length),
-        f"run folder  {run.folder}",
-        *unused_devices(trainer.args),
-        *_drawn_apart(trainer.args, config),
-    ]
+        write_card(self.run.folder, config, read_provenance(self.run.folder), experiment.card, facts)
 
 
 def _overlap(prepared) -> str:
@@ -214,25 +225,9 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
 
 
-def _training(args: TrainingArguments, experiment: LanguageExperiment, metrics: dict, prepared) -> dict:
-    spending = describe_spending(metrics)
-    return {
-        "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
-        "skipped": _skipped(prepared.info),
-        "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
-        "tokens": f"{metrics['tokens']:,} ({_passes(experiment, metrics)})",
-        **({"budget": spending} if spending else {}),
-        "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
-        "training FLOPs": describe_flops(metrics),
-        "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
-        "optimiser": describe_optimizer(args, experiment.optimizer),
-        "seed": str(args.seed),
-    }
-
-
-def _passes(experiment: LanguageExperiment, metrics: dict) -> str:
+def _passes(is_streamed: bool, metrics: dict) -> str:
     tokens = metrics["train_tokens"]
-    if not experiment.data.streaming:
+    if not is_streamed:
         return f"{metrics['epochs']:.2f} epochs of {tokens:,}"
     return f"streamed, {metrics['epochs']:.0f} whole passes" + (f" of {tokens:,}" if tokens else "")
 
