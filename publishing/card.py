@@ -122,31 +122,29 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
     """Write the run folder's README.md."""
     hardware = "{device}, {precision}, processes: {processes}; {processor}".format(**provenance["hardware"])
     software = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items())
-    write_atomically(
-        folder / "README.md",
-        CARD.format(
-            metadata=_metadata(config, section, facts).to_yaml(),
-            name=facts.name,
-            folder=json.dumps(str(folder), ensure_ascii=False),
-            source=facts.source,
-            prompt=facts.prompt,
-            do_sample=facts.do_sample,
-            sample=facts.sample,
-            model_type=config.model_type,
-            total=sum(parameters(config).values()),
-            embedding=embedding_parameters(config),
-            results=_table(facts.results),
-            groups=_group_table(facts.groups),
-            curves="![curves](curves.png)\n\n" if (folder / "curves.png").exists() else "",
-            training=_table(facts.training | {"hardware": hardware, "software": software}),
-            command=provenance["command"],
-            files=describe_files(folder),
-            architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
-            positions=config.max_position_embeddings,
-            licence=_licence(section.license, facts.licenses),
-            **_origin(facts.start),
-        ),
+    text = CARD.format(
+        metadata=_metadata(config, section, facts).to_yaml(),
+        name=facts.name,
+        folder=json.dumps(str(folder), ensure_ascii=False),
+        source=facts.source,
+        prompt=facts.prompt,
+        do_sample=facts.do_sample,
+        sample=facts.sample,
+        model_type=config.model_type,
+        total=sum(parameters(config).values()),
+        embedding=embedding_parameters(config),
+        results=_table(facts.results),
+        groups=_group_table(facts.groups),
+        curves="![curves](curves.png)\n\n" if (folder / "curves.png").exists() else "",
+        training=_table(facts.training | {"hardware": hardware, "software": software}),
+        command=provenance["command"],
+        files=describe_files(folder),
+        architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
+        positions=config.max_position_embeddings,
+        licence=_licence(section.license, facts.licenses),
+        **_origin(facts.start),
     )
+    write_atomically(folder / "README.md", text)
 
 
 def write_replicas_card(folder: Path, name: str, source: str, command: str, replicas: Sequence[str]):
@@ -214,11 +212,6 @@ def describe_flops(metrics: dict) -> str:
     """A run's FLOPs, as `modeling.accounting` counts them."""
     own = f"; and {metrics['optimizer_flops']:.4g} by Muon" if metrics.get("optimizer_flops") else ""
     return f"{metrics['total_flos']:.4g} (matrix products, forward and backward, padding left out){own}"
-
-
-def last_logged(history: list[dict], name: str) -> float:
-    """The last logged value of a name, or 0."""
-    return next((row[name] for row in reversed(history) if name in row), 0)
 
 
 def _table(rows: dict) -> str:

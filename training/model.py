@@ -23,7 +23,7 @@ def model_config(section: dict, tokenizer, start: str | None = None, **derived) 
     derived = {"vocab_size": len(tokenizer)} | derived
     if start is not None:
         check_same_tokenizer(start, tokenizer)
-        derived["vocab_size"] = max(len(tokenizer), build_config(section, {}, start).vocab_size)
+        derived["vocab_size"] = max(len(tokenizer), start_config(start, {}).vocab_size)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = build_config(section, ids | derived, start)
     check_vocabulary_size(config, len(tokenizer))

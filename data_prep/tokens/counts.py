@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.collator import CausalLMCollator
 
-from .order import Epochs, first_shuffled, key
+from .order import Epochs
 from .windows import Documents, Windows
 
 BLOCK = 2**22
@@ -36,7 +36,7 @@ def tally(run: Epochs, collate: CausalLMCollator) -> Tally:
         targets, lengths = _targets_and_lengths(lengths, masked)
     else:
         targets, lengths = document_sizes(run.examples, collate)
-        times, is_exact = _repetitions(run), True
+        times, is_exact = run.repetitions(), True
     # Python integers, which cannot overflow.
     targets, tokens, pairs = (int(times @ sums) for sums in (targets, lengths, lengths**2))
     return Tally(targets, tokens, pairs, is_exact)
@@ -62,15 +62,6 @@ def _windows(run: Epochs) -> tuple[np.ndarray, np.ndarray]:
     of_last = epoch + (run.place(last, epoch) < rest)
     lengths = [windows.length, len(windows.ids) - last * (windows.length - 1)]
     return np.array(lengths), np.array([run.stop - of_last, of_last], dtype=object)
-
-
-def _repetitions(run: Epochs) -> np.ndarray:
-    """How often each example occurs in a run."""
-    count = len(run.examples)
-    epochs, rest = divmod(run.stop, count)
-    times = np.full(count, epochs)
-    times[first_shuffled(rest, count, key(run.seed, epochs))] += 1
-    return times
 
 
 def masked_tokens(documents: Documents, mask_first_n: int, separator: int | None) -> np.ndarray:

@@ -47,6 +47,14 @@ class Epochs:
         """The position of an example within an epoch; the inverse of `example`."""
         return place_of(example, len(self.examples), key(self.seed, epoch))
 
+    def repetitions(self) -> np.ndarray:
+        """How often each example occurs in the run."""
+        count = len(self.examples)
+        epochs, rest = divmod(self.stop, count)
+        times = np.full(count, epochs)
+        times[first_shuffled(rest, count, key(self.seed, epochs))] += 1
+        return times
+
     def passes(self, position: int) -> float:
         """Passes over the data completed before a position."""
         return position / len(self.examples)

@@ -15,7 +15,7 @@ from storage.checkpoint_manifest import CHECKPOINT_NAME, checkpoint_folders, che
 from storage.files import read_mapping
 from training.run_folder import LOCK
 
-from .store import check_undamaged, latest_valid
+from .store import latest_valid
 
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
@@ -44,6 +44,15 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
             "or choose another training.output_dir"
         )
     return None
+
+
+def check_undamaged(checkpoint: Path):
+    """`ConfigError` if a checkpoint is damaged."""
+    if why := find_damage(checkpoint):
+        raise ConfigError(
+            f"training.resume_from_checkpoint={checkpoint} is damaged: {why}; give another one, or "
+            "training.resume_from_checkpoint=true for the newest valid one of the run"
+        )
 
 
 def _holds_run(folder: Path) -> bool:

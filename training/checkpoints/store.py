@@ -62,15 +62,6 @@ def latest_valid(run: Path) -> Path | None:
     return None
 
 
-def check_undamaged(checkpoint: Path):
-    """`ConfigError` if a checkpoint is damaged."""
-    if why := find_damage(checkpoint):
-        raise ConfigError(
-            f"training.resume_from_checkpoint={checkpoint} is damaged: {why}; give another one, or "
-            "training.resume_from_checkpoint=true for the newest valid one of the run"
-        )
-
-
 def _print_once(line: str):
     """Print a line to stderr from the first process only."""
     if int(os.environ.get("RANK", 0)) == 0:

@@ -25,7 +25,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "ev
 
 def record_start(run: Run, config: KindlingConfig):
     """Before the first step, record everything needed to repeat the run."""
-    write_provenance(resolve(run.experiment, run.args, config), run.folder, run.hardware, run.checkpoint)
+    settings = resolve(run.experiment, run.args, config)
+    write_provenance(settings, run.folder, run.hardware, run.checkpoint)
 
 
 def resolve(experiment: Experiment, args: TrainingArguments, config: KindlingConfig) -> dict:

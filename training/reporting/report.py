@@ -7,7 +7,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
-from publishing.card import Facts, describe_flops, describe_optimizer, last_logged, write_card
+from publishing.card import Facts, describe_flops, describe_optimizer, write_card
 from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
@@ -123,8 +123,8 @@ class Report(TrainerCallback):
             "validation_documents": validation.documents,
             **documents,
             "total_flos": state.total_flos,
-            "optimizer_flops": last_logged(state.log_history, "optimizer_flops"),
-            "seconds": last_logged(state.log_history, "seconds"),
+            "optimizer_flops": _last_logged(state.log_history, "optimizer_flops"),
+            "seconds": _last_logged(state.log_history, "seconds"),
             "vocabulary": len(self.data.prepared.tokenizer),
         }
 
@@ -163,6 +163,11 @@ class Report(TrainerCallback):
             **prepared.origins(),
         )
         write_card(self.run.folder, config, read_provenance(self.run.folder), experiment.card, facts)
+
+
+def _last_logged(history: list[dict], name: str) -> float:
+    """The last logged value of a name, or 0."""
+    return next((row[name] for row in reversed(history) if name in row), 0)
 
 
 def _overlap(prepared) -> str:

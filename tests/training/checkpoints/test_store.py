@@ -25,7 +25,8 @@ from storage.checkpoint_manifest import MANIFEST, STAGING_PREFIX, find_damage, w
 from storage.files import write_atomically
 from tests.training.checkpoints.test_data_position import prepare, train, weights, windows_of
 from training.checkpoints import state as state_module
-from training.checkpoints.store import Checkpoints, check_undamaged, latest_valid
+from training.checkpoints.resume import check_undamaged
+from training.checkpoints.store import Checkpoints, latest_valid
 from training.reporting.callbacks import MetricsFile
 from training.trainer import KindlingTrainer
 
