@@ -51,10 +51,10 @@ def open_run(experiment: Experiment) -> Run:
     checkpoint = checkpoint_to_resume(experiment)
     keep_precision(experiment.training, checkpoint)
     args = training_arguments(experiment)
-    if isinstance(experiment, LanguageExperiment):
-        split_batch(args, experiment, checkpoint)
     path = experiment.model.get("path")
     start = path and (checkpoint or path)
+    if isinstance(experiment, LanguageExperiment):
+        split_batch(args, experiment, start)
     run = Run(experiment, args, checkpoint, start, RunFingerprint(experiment, args, checkpoint))
     check_start(experiment, start)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one of them writes

@@ -7,15 +7,15 @@ from settings.experiment import LanguageExperiment
 from training.model import build_config
 
 
-def split_batch(args: TrainingArguments, experiment: LanguageExperiment, checkpoint: str | None):
+def split_batch(args: TrainingArguments, experiment: LanguageExperiment, start: str | None):
     """Set batch and accumulation per process in `args`, so that a step has `budget.batch_tokens`, if given.
 
-    The accumulated batches are the largest of at most `per_device_train_batch_size` that divide the whole.
+    The accumulated batches are the largest of at most `per_device_train_batch_size` that divide the whole. `start` is
+    the checkpoint that the model starts from, if there is one.
     """
     wanted, limit = experiment.budget.batch_tokens, args.per_device_train_batch_size
     if wanted is None:
         return
-    start = experiment.model.get("path") and (checkpoint or experiment.model["path"])
     length = experiment.window(build_config(experiment.model, {}, start).max_position_embeddings, start)
     each = max(1, round(wanted / (length * args.world_size)))
     size = max(count for count in range(1, min(each, limit) + 1) if each % count == 0)
