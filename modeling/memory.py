@@ -43,6 +43,8 @@ class Step:
     evaluation_batch: int = 0
     models: int = 1
     """Models of the same configuration that are trained together."""
+    averages: int = 0
+    """Averages of the weights that are kept beside them."""
 
     @property
     def bytes(self) -> int:
@@ -163,6 +165,7 @@ def step_memory(config: KindlingConfig, step: Step, optimizer: OptimizerMemory) 
     """
     weights = step.models * weight_memory(config)
     lasting = {"weights": weights, "optimiser state": optimizer.state}
+    lasting |= {"averages": step.averages * weights} if step.averages else {}
     before = weights if step.accumulation > 1 else 0  # gradients that a backward pass adds to
     phases = {
         OPTIMIZER: {"gradients": weights, "working set": optimizer.working},

@@ -11,6 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
+from settings.recipe_sections import AveragingSection
 from settings.sections import CardSection, OptimizerSection
 from storage.files import write_atomically
 from storage.hub import is_hub_name
@@ -206,6 +207,20 @@ def describe_optimizer(args: TrainingArguments, section: OptimizerSection) -> st
         matrices = f"learning rate {own['lr']}, weight decay {own['weight_decay']}"
         return f"{section.kind.capitalize()} ({matrices}) on matrices, AdamW ({adamw}) on the rest, {schedule}"
     return f"{OptimizerNames(args.optim).value}, {adamw}, {schedule}"
+
+
+WEIGHTS = {
+    "raw": "weights after the last step",
+    "ema": "exponential moving average of the weights",
+    "tail": "mean of the weights over the last steps",
+}
+"""By the values of `averaging.save`."""
+
+
+def describe_averaging(section: AveragingSection, saved: str) -> dict[str, str]:
+    """A row that says which weights the model has, if averages of them were kept."""
+    kept = ", ".join(f"{name} over {fraction:g} of the steps" for name, fraction in section.fractions.items())
+    return {"saved weights": f"{WEIGHTS[saved]}; averages kept: {kept}"} if kept else {}
 
 
 def describe_flops(metrics: dict) -> str:

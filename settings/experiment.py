@@ -10,6 +10,7 @@ from .checks import ConfigError
 from .data_sections import DataSection, EquationsSection, TokenizerSection
 from .horizon import check_horizon
 from .paths import safe_file_name
+from .recipe_sections import AveragingSection
 from .sections import (
     BudgetSection,
     CardSection,
@@ -140,6 +141,7 @@ class Experiment:
     data: DataSection | EquationsSection
     training: dict
     optimizer: OptimizerSection
+    averaging: AveragingSection = field(default_factory=AveragingSection, kw_only=True)
     guard: GuardSection
     resume: ResumeSection
     card: CardSection

@@ -13,7 +13,10 @@ from .files import flush
 MANIFEST = "checkpoint.json"
 
 
-STATE_FILES = {"optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "trainer_state.json"}
+STATE_FILES = {
+    *("optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors", "averages.safetensors"),
+    "trainer_state.json",
+}
 
 
 RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.safetensors")

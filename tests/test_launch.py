@@ -28,6 +28,7 @@ EXPERIMENT = {
     },
     "tokenizer": {"vocab_size": 400, "train_documents": 60},
     "data": {"source": "fables", "layout": "documents", "train_documents": 60, "validation_documents": 21},
+    "averaging": {"ema": 0.3, "tail": 0.5, "save": "ema"},
     "training": {
         "learning_rate": 1e-2, "max_steps": STEPS, "logging_steps": 1, "eval_steps": STEPS // 2,
         "save_steps": STEPS // 2, "use_cpu": True, "bf16": False,
@@ -106,7 +107,8 @@ def test_validation_counts_each_token_once(one, two):
     """There are 21 documents, no two equally long, which two processes cannot share evenly."""
     alone, shared = (json.loads((run / "metrics.json").read_text()) for run in (one, two[0]))
     assert shared.keys() == alone.keys()
-    assert shared["eval_loss"] == pytest.approx(alone["eval_loss"], rel=1e-6)
+    for name in ("eval_loss", "eval_raw_loss", "eval_ema_loss", "eval_tail_loss"):
+        assert shared[name] == pytest.approx(alone[name], rel=1e-6)
     assert shared["eval_bits_per_byte"] == pytest.approx(alone["eval_bits_per_byte"], rel=1e-6)
     assert shared["floor_loss"] == alone["floor_loss"]
 

@@ -34,6 +34,7 @@ training: {output_dir: %(here)s/run, per_device_train_batch_size: 8, max_steps: 
 SCRIPTS = {"lm": (train_lm.main, TEXT), "algorithmic": (train_algorithmic.main, EQUATIONS)}
 
 BEST = "training.load_best_model_at_end=true"
+EACH_TWO_STEPS = "training.eval_steps=2; training.save_steps=2"
 BY_EPOCHS = "training.max_steps=-1"
 SPARING = "training.gradient_checkpointing=true; training.gradient_checkpointing_kwargs"
 BEST_SAVED = "training.save_strategy=best"
@@ -73,6 +74,15 @@ OF_TEXT = [
     ("training.logging_dir=x", "training.logging_dir is not a setting", "did you mean output_dir?"),
     ("training.overwrite_output_dir=true", "overwrite_output_dir is not a setting", "did you mean output_dir?"),
     ("model.n_layer=3", "model.n_layer is not a setting", "did you mean num_hidden_layers?"),
+    # parts of a recipe
+    ("averaging.ema=0", "averaging.ema=0.0 is out of range", "above 0 and at most 1"),
+    ("averaging.tail=1.5", "averaging.tail=1.5 is out of range", "above 0 and at most 1"),
+    ("averaging.tail=0.3", "averaging.tail=0.3 of 4 steps is less than two", "raise it, or leave it out"),
+    ("averaging.save=ema", "averaging.save=ema needs averaging.ema", "give 0.1, say"),
+    ("averaging.save=mean", "averaging.save='mean' is not allowed", "it takes raw|ema|tail"),
+    (f"averaging.ema=0.9; averaging.save=ema; training.save_only_model=true; {EACH_TWO_STEPS}; {BEST}",
+     "averaging.save=ema and training.load_best_model_at_end=True need the averages", "leave out one of them"),
+    ("averaging.tail=0.9; training.metric_for_best_model=tail_loss", "tail_loss is not measured", "one of loss, perp"),
     # what would change nothing
     ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",
      "give optimizer.kind=muon"),

@@ -26,6 +26,7 @@ def build_trainer(
         group_bytes=data.group_bytes,
         peak_flops=run.hardware["peak_flops"],
         optimizer=run.experiment.optimizer,
+        averaging=run.experiment.averaging,
         guard=run.experiment.guard,
     )
     show_progress(trainer, report.progress())

@@ -10,9 +10,9 @@ from transformers import EvalPrediction
 from modeling.accounting import training_flops
 from settings.sections import OptimizerSection
 from training.reporting.metrics import LanguageModeling
-from training.resilience.reliable_trainer import ReliableTrainer
 
 from .dropout import hashed, use_row_dropout
+from .optimization.averaging_trainer import AveragingTrainer
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
 from .optimization.width import groups_by_width
 
@@ -20,7 +20,7 @@ _STOCK = OptimizerSection()
 GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
 
 
-class KindlingTrainer(ReliableTrainer):
+class KindlingTrainer(AveragingTrainer):
     """A Trainer for causal language models.
 
     Every log has `tokens` (targets trained on), `total_flos` (training FLOPs as `modeling.accounting` defines them),

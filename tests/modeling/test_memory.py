@@ -108,3 +108,9 @@ def test_models_that_are_trained_together_take_as_much_as_each_alone(configure):
     assert step_memory(config, together, OptimizerMemory(500, 50))[phase] == {
         part: 5 * count for part, count in parts.items()
     }
+
+
+def test_an_average_of_the_weights_takes_their_memory_at_all_times(configure):
+    config, optimizer = configure(), OptimizerMemory(100, 10)
+    without, twice = (step_memory(config, Step(length=16, batch=3, averages=n), optimizer) for n in (0, 2))
+    assert twice == {phase: parts | {"averages": 2 * parts["weights"]} for phase, parts in without.items()}

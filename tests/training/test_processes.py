@@ -206,9 +206,11 @@ def test_what_a_launcher_asks_for_in_vain_is_refused(launched, tmp_path, flags, 
 def test_the_launchers_fsdp_takes_no_matrices_from_muon(launched):
     launched(*TWO, "--use_fsdp", WORLD_SIZE="2", RANK="0")
     values = {"use_cpu": False}
-    check_launcher(values, OptimizerSection())
+    check_launcher(values, OptimizerSection(), {})
+    with pytest.raises(ConfigError, match=r"splits the weights that averaging.ema=0.1 needs whole; "):
+        check_launcher(values, OptimizerSection(), {"ema": 0.1})
     with pytest.raises(ConfigError, match=r"FSDP, .* splits the matrices that optimizer\.kind=muon"):
-        check_launcher(values, OptimizerSection(kind="muon"))
+        check_launcher(values, OptimizerSection(kind="muon"), {})
 
 
 def test_the_launchers_cpu_is_followed(launched, monkeypatch, tmp_path):

@@ -104,6 +104,7 @@ def calibrate(
             text_bytes=None,
             peak_flops=1.0,
             optimizer=experiment.optimizer,
+            averaging=experiment.averaging,
             guard=GuardSection(skips_in_a_row=HORIZON),
         )
         trainer.remove_callback(PrinterCallback)

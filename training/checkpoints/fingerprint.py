@@ -29,7 +29,7 @@ from .data_identity import (
 )
 from .state import read_state_of
 
-SECTIONS = ("data", "tokenizer", "optimizer", "guard", "evaluation")
+SECTIONS = ("data", "tokenizer", "optimizer", "averaging", "guard", "evaluation")
 
 
 LENGTH = ("training.max_steps", "training.num_train_epochs")
@@ -55,7 +55,10 @@ BATCH_SPLIT = ("training.per_device_train_batch_size", "training.gradient_accumu
 """How a batch is split, which only changes rounding: a change is reported. `batch`, their product, is compared."""
 
 
-SWITCHABLE = ("training.", "optimizer.", "guard.", "evaluation.", "batch", *(f"model.{name}" for name in DROPOUTS))
+SWITCHABLE = (
+    *("training.", "optimizer.", "averaging.save", "guard.", "evaluation.", "batch"),
+    *(f"model.{name}" for name in DROPOUTS),
+)
 """Prefixes of the settings that `resume.allow` may name; weights and data define the run."""
 
 

@@ -147,6 +147,10 @@ class SavingTrainer(TrainerHooks):
                 tqdm.write(f"the best checkpoint, {best}, is damaged ({why}); the last model is kept", file=sys.stderr)
             return
         super().load_best_model()
+        self.on_best_model_loaded(Path(self.state.best_model_checkpoint))
+
+    def on_best_model_loaded(self, checkpoint: Path):
+        """Called when the weights are those of the best checkpoint."""
 
     def prepare_state(self):
         """Find the best checkpoint and the last one of a resumed run, and whether it is finished."""
@@ -174,7 +178,8 @@ class SavingTrainer(TrainerHooks):
         """Whether weights are sharded over processes: then FSDP or DeepSpeed saves the optimiser in its own way."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _state_parts(self) -> dict:
+    def state_parts(self) -> dict:
+        """What is saved and restored besides weights and random state, by file; each part has a `state_dict`."""
         parts = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
         return {f"{name}.safetensors": part for name, part in parts.items() if part is not None}
 
@@ -182,7 +187,7 @@ class SavingTrainer(TrainerHooks):
         if self._is_sharded:
             self.save_sharded_optimizer_state(str(folder))
         elif self.args.should_save:
-            for name, part in self._state_parts().items():
+            for name, part in self.state_parts().items():
                 write_state(folder / name, part.state_dict())
 
     def load_optimizer_state(self, checkpoint: str | None):
@@ -191,7 +196,7 @@ class SavingTrainer(TrainerHooks):
             return super().load_optimizer_state(checkpoint)
         asked = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
         rates = getattr(self.lr_scheduler, "base_lrs", None)
-        for name, part in self._state_parts().items() if checkpoint else ():
+        for name, part in self.state_parts().items() if checkpoint else ():
             if Path(checkpoint, name).exists():  # no scaler in bf16; none of them with training.save_only_model
                 part.load_state_dict(read_state(Path(checkpoint, name)))
         for group, settings in zip(self.optimizer.param_groups, asked, strict=True):

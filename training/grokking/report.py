@@ -6,13 +6,21 @@ from transformers import TrainerState
 
 from data_prep.algorithmic.equations import write_data
 from modeling.accounting import parameters
-from publishing.card import Facts, describe_flops, describe_optimizer, write_card, write_replicas_card
+from publishing.card import (
+    Facts,
+    describe_averaging,
+    describe_flops,
+    describe_optimizer,
+    write_card,
+    write_replicas_card,
+)
 from settings.experiment import AlgorithmicExperiment
 from settings.wording import format_count
 from storage.files import write_atomically, write_json
 from training.checkpoints.store import atomic_replace, exit_on_disk_error
 from training.preflight.resources import memory_line
 from training.processes import unused_devices
+from training.reporting.averages import of_saved_weights
 from training.reporting.curves import draw_accuracies
 from training.reporting.generation import prompt_command
 from training.reporting.provenance import read_provenance, record_start, resolve, write_settings
@@ -88,7 +96,7 @@ def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
         f"training    {format_count(args.max_steps, 'step')}, batch {args.train_batch_size}, "
         f"{experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
-        memory_line(args, trainer.trained(), member.equations.length - 1),
+        memory_line(args, trainer.trained(), member.equations.length - 1, experiment.averaging.count),
         f"run folder  {run.folder}",
         *unused_devices(args),
     ]
@@ -114,6 +122,8 @@ def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer)
     for member in trainer.members:
         rows[member.name] = evaluations(history, member.name, len(trainer.members))
         results[member.name] = final_metrics(rows[member.name], trainer.state)
+        if (saved := trainer.averages.result) != "raw":
+            results[member.name] = of_saved_weights(results[member.name], saved, "") | {"weights": saved}
         if (step := trainer.guard.diverged(member.name, trainer.state.global_step)) is not None:
             results[member.name]["diverged"] = step
     first = trainer.members[0]
@@ -141,7 +151,7 @@ def save_results(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer)
 def save_member(experiment: AlgorithmicExperiment, trainer: AlgorithmicTrainer, member: Member, rows, metrics: dict):
     """Write a model's folder: weights, tokenizer, settings, curves, card and, last, its final metrics."""
     folder = member.folder
-    with atomic_replace(folder) as staging:
+    with atomic_replace(folder) as staging, trainer.averages.swapped(trainer.averages.result):
         member.model.save_pretrained(staging)
         member.equations.tokenizer.save_pretrained(staging)
     about = read_provenance(experiment.folder)
@@ -192,6 +202,7 @@ def _training(batch: int, member: Member, metrics: dict) -> dict:
         "training FLOPs": describe_flops(metrics),
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
         "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
+        **describe_averaging(member.experiment.averaging, metrics.get("weights", "raw")),
         "seed": str(member.args.seed),
     }
 

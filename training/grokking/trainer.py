@@ -44,7 +44,7 @@ class AlgorithmicTrainer(KindlingTrainer):
 
     `data_collator` is applied once, to whole splits; each batch is a selection of rows. An evaluation logs one row per
     replica: loss (nats per target) and accuracy (share of entirely correct answers) of every split, and the norm of all
-    weights.
+    weights; and the same for each average of the weights, as in `ema_test_loss`.
     """
 
     def __init__(self, members: list[Member], args: TrainingArguments, data_collator: Callable, **kwargs):
@@ -64,6 +64,10 @@ class AlgorithmicTrainer(KindlingTrainer):
             names=[member.name for member in members],
             **kwargs,
         )
+
+    def trained_models(self) -> dict[str, nn.Module]:
+        """Each member's model."""
+        return {member.name: member.model for member in self.members}
 
     def trained(self) -> list[tuple]:
         """What the optimiser is built from: each model with its own arguments and settings."""
@@ -93,6 +97,11 @@ class AlgorithmicTrainer(KindlingTrainer):
         """
         started = time.perf_counter()
         rows = self._measure_splits()
+        for kind in self.averages.begun:
+            with self.averages.swapped(kind):
+                again = self._measure_splits()
+            for row, of_average in zip(rows, again, strict=True):
+                row |= {f"{kind}_{name}": value for name, value in of_average.items() if name != "replica"}
         for row in rows:
             self.log(row)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, rows)
@@ -202,6 +211,7 @@ def build_trainer(run: Run, members: list[Member]) -> AlgorithmicTrainer:
             *([StopWhenGrokked()] if evaluation.stop_when_grokked else []),
         ],
         peak_flops=run.hardware["peak_flops"],
+        averaging=run.experiment.averaging,
         guard=run.experiment.guard,
     )
     show_progress(trainer, AlgorithmicProgress())

@@ -24,6 +24,7 @@ from training.processes import check_launched, warn_of_cpu
 
 from .best_model import check_best, check_delay
 from .launcher import check_launcher, clear_launcher_variables, report_ignored_variables, wants_cpu
+from .recipe import check_recipe
 from .schedule import check_lengths, check_schedule
 from .setting_rules import check_compile_mode, check_each, check_pairs
 
@@ -63,9 +64,9 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
         warn(f"training.save_total_limit={limit} keeps every checkpoint")
         values["save_total_limit"] = None
     check_compile_mode(values.get("torch_compile_mode"))
-    check_launcher(values, experiment.optimizer)
+    check_launcher(values, experiment.optimizer, experiment.averaging.fractions)
     if isinstance(experiment, LanguageExperiment):
-        check_best(values)
+        check_best(values, experiment.averaging.fractions)
     asked = clear_launcher_variables()
     args = build(TrainingArguments, "training", values)
     report_ignored_variables(asked, args)
@@ -74,6 +75,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     check_delay(args)
     check_schedule(args)
     check_lengths(args, experiment.training_defaults["warmup_steps"])
+    check_recipe(args, experiment)
     _check_optimizer(args, experiment.training, experiment.optimizer)
     _check_trackers(args)
     _check_publishing(args)

@@ -1,6 +1,6 @@
 """Checks of the metric by which the best model is chosen, and of schedules that step on a metric."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from transformers import TrainingArguments
 
@@ -11,10 +11,11 @@ METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 """The schedules that step on an evaluation metric."""
 
 
-def check_best(values: dict):
+def check_best(values: dict, averages: Iterable[str]):
     """Check and complete the settings for choosing the best model. All of our metrics are better when lower.
 
-    transformers would choose the highest perplexity, so `greater_is_better` is set.
+    transformers would choose the highest perplexity, so `greater_is_better` is set. Of the `averages` of the weights,
+    the exponential one is measured from the first step on, as `ema_loss` and so on.
     """
     save, evaluate, best = values["save_strategy"], values["eval_strategy"], values.get("load_best_model_at_end")
     metric = values.get("metric_for_best_model")
@@ -25,8 +26,9 @@ def check_best(values: dict):
         )
     if best and save != "best":
         _check_saves_at_evaluations(values)
-    if metric is not None and _parts(metric)[0] not in METRICS:
-        raise ConfigError(f"training.metric_for_best_model={metric} is not measured; give one of {', '.join(METRICS)}")
+    measured = (*METRICS, *(f"ema_{one}" for one in METRICS if "ema" in averages))
+    if metric is not None and _parts(metric)[0] not in measured:
+        raise ConfigError(f"training.metric_for_best_model={metric} is not measured; give one of {', '.join(measured)}")
     if values.get("greater_is_better"):
         raise ConfigError(
             f"training.greater_is_better=True would choose the worst {metric or 'loss'} as the best; leave it out"
@@ -77,5 +79,5 @@ def check_measured(args: TrainingArguments, text_bytes: int | None, group_bytes:
     if "/" in metric and group not in group_bytes:
         groups = f"the groups are {', '.join(group_bytes)}" if group_bytes else "there are no groups"
         raise ConfigError(f"{said}; {groups}")
-    if measure == "bits_per_byte" and (group_bytes[group] if group else text_bytes) is None:
+    if measure.endswith("bits_per_byte") and (group_bytes[group] if group else text_bytes) is None:
         raise ConfigError(f"{said}, because some of the text carries no loss; give loss or perplexity")

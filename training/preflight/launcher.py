@@ -42,10 +42,10 @@ def wants_cpu() -> bool:
     return _is_set("ACCELERATE_USE_CPU")
 
 
-def check_launcher(values: Mapping, optimizer: OptimizerSection):
+def check_launcher(values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float]):
     """`ConfigError` if the launcher asks for something unsupported, or something that accelerate would silently ignore.
 
-    `values` are those of the `training` section, `use_cpu` among them.
+    `values` are those of the `training` section, `use_cpu` among them; `averages` of the weights are kept.
     """
     for name, what in UNSUPPORTED.items():
         if _is_set(name):
@@ -55,7 +55,7 @@ def check_launcher(values: Mapping, optimizer: OptimizerSection):
             raise ConfigError(f"{_launcher(f'{what} over {size} processes')}, which is not supported; {_instead()}")
     if wants_cpu() and not values["use_cpu"]:
         raise ConfigError("the launcher asks for the CPU and training.use_cpu=False for a GPU; leave out one of them")
-    _check_fsdp(values, optimizer)
+    _check_fsdp(values, optimizer, averages)
 
 
 def _launcher(what: str) -> str:
@@ -66,7 +66,7 @@ def _instead() -> str:
     return "give --config_file configs/accelerate/multi_gpu.yaml, or cpu.yaml"
 
 
-def _check_fsdp(values: Mapping, optimizer: OptimizerSection):
+def _check_fsdp(values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float]):
     """On a CPU, or in one process, accelerate would silently train without FSDP."""
     given = values.get("fsdp")
     if values.get("fsdp_config") and not given:
@@ -84,6 +84,8 @@ def _check_fsdp(values: Mapping, optimizer: OptimizerSection):
             f"{asked} splits the matrices that optimizer.kind={optimizer.kind} and "
             f"optimizer.grokfast_lambda={optimizer.grokfast_lambda} need whole; {instead}"
         )
+    for name, fraction in averages.items():
+        raise ConfigError(f"{asked} splits the weights that averaging.{name}={fraction} needs whole; {instead}")
 
 
 def clear_launcher_variables() -> dict[str, str]:

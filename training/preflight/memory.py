@@ -66,8 +66,13 @@ def step_working_bytes(trained: Trained, half: bool) -> int:
     return MATRIX_OPTIMIZERS[kind].step_bytes(shapes, HALF_BYTES if half else FLOAT32_BYTES)
 
 
-def step_of(args: TrainingArguments, trained: Trained, length: int) -> tuple[KindlingConfig, Step, OptimizerMemory]:
-    """The arguments of `modeling.memory.step_memory` for a run on sequences of `length` tokens."""
+def step_of(
+    args: TrainingArguments, trained: Trained, length: int, averages: int = 0
+) -> tuple[KindlingConfig, Step, OptimizerMemory]:
+    """The arguments of `modeling.memory.step_memory` for a run on sequences of `length` tokens.
+
+    `averages` is the number of averages of the weights that it keeps.
+    """
     half, config = args.bf16 or args.fp16, trained[0][0].config
     step = Step(
         length,
@@ -78,6 +83,7 @@ def step_of(args: TrainingArguments, trained: Trained, length: int) -> tuple[Kin
         checkpointed=_checkpointed_blocks(args, config.num_hidden_layers),
         evaluation_batch=args.per_device_eval_batch_size,
         models=len(trained),
+        averages=averages,
     )
     state, working = FLOAT32_BYTES * state_floats(trained), step_working_bytes(trained, half)
     return config, step, OptimizerMemory(state, working)

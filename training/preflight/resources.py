@@ -25,9 +25,10 @@ def weight_bytes(trained: Trained) -> int:
     return FLOAT32_BYTES * sum(count_numbers(model.parameters()) for model, _, _ in trained)
 
 
-def checkpoint_bytes(args: TrainingArguments, trained: Trained) -> int:
-    """Bytes of a checkpoint: weights and, unless it is a model only, optimiser state."""
-    return weight_bytes(trained) + (0 if args.save_only_model else FLOAT32_BYTES * state_floats(trained))
+def checkpoint_bytes(args: TrainingArguments, trained: Trained, averages: int = 0) -> int:
+    """Bytes of a checkpoint: weights and, unless it is a model only, optimiser state and `averages` of the weights."""
+    state = FLOAT32_BYTES * state_floats(trained) + averages * weight_bytes(trained)
+    return weight_bytes(trained) + (0 if args.save_only_model else state)
 
 
 def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
@@ -41,7 +42,7 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
     return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
 
 
-def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, done: int):
+def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, done: int, averages: int = 0):
     """`ConfigError` if a run over so many examples, with `done` steps made, would fill the disk.
 
     Counts the checkpoints still to come, and the model, which is written beside a former one. Stale staging folders are
@@ -60,7 +61,7 @@ def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, d
     kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
     most = min(len(there) + to_come, kept + 1)  # the oldest is removed once the newest is complete
     more = max(most - len(there), min(to_come, 1))
-    size, model = checkpoint_bytes(args, trained), weight_bytes(trained)
+    size, model = checkpoint_bytes(args, trained, averages), weight_bytes(trained)
     needed, free = more * size + model, shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
@@ -70,9 +71,10 @@ def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, d
         )
 
 
-def memory_line(args: TrainingArguments, trained: Trained, length: int) -> str:
+def memory_line(args: TrainingArguments, trained: Trained, length: int, averages: int = 0) -> str:
     """The line on the memory that a run needs and has, with advice if it is not enough."""
-    phases = {name: sum(parts.values()) for name, parts in step_memory(*step_of(args, trained, length)).items()}
+    step = step_of(args, trained, length, averages)
+    phases = {name: sum(parts.values()) for name, parts in step_memory(*step).items()}
     peak, weights = max(phases.values()), weight_bytes(trained)
     lasting = phases[OPTIMIZER]
     if args.device.type == "cuda":

@@ -10,6 +10,7 @@ from training.run_data import RunData
 
 from .best_model import check_measured
 from .compatibility import check_masks
+from .recipe import check_recipe
 from .resources import check_disk_space
 from .schedule import check_lengths
 
@@ -21,11 +22,13 @@ def check_language_run(run: Run, data: RunData, config: KindlingConfig):
     if run.checkpoint is None:  # a resumed run was checked when it began
         check_masks(run.experiment.data, data)
         check_measured(run.args, data.text_bytes, data.group_bytes)
+    check_recipe(run.args, run.experiment)
     exit_if_finished(run.checkpoint, run.args)
     with torch.device("meta"):  # shapes without values
         model = AutoModelForCausalLM.from_config(config)
     trained = [(model, run.args, run.experiment.optimizer)]
-    check_disk_space(run.args, trained, len(data.train_set.examples), run.fingerprint.done)
+    averages = run.experiment.averaging.count
+    check_disk_space(run.args, trained, len(data.train_set.examples), run.fingerprint.done, averages)
 
 
 def check_algorithmic_run(run: Run, members: list):
@@ -34,4 +37,5 @@ def check_algorithmic_run(run: Run, members: list):
     run.fingerprint.complete(config, equations.tokenizer, equations.identity(run.experiment.data.operation))
     exit_if_finished(run.checkpoint, run.args)
     trained = [(member.model, member.args, member.experiment.optimizer) for member in members]
-    check_disk_space(run.args, trained, len(equations.splits["train"]), run.fingerprint.done)
+    averages = run.experiment.averaging.count
+    check_disk_space(run.args, trained, len(equations.splits["train"]), run.fingerprint.done, averages)

@@ -17,6 +17,7 @@ from settings.sections import SampleSection
 from storage.files import append_or_restore, write_atomically
 from training.checkpoints.store import is_disk_error
 
+from .averages import averaged_losses
 from .curves import draw_curves
 from .generation import Sampling, encode_prompt, prompt_command
 
@@ -181,7 +182,9 @@ def show_progress(trainer: Trainer, progress: ProgressCallback):
 
 def describe(metrics: dict, floor) -> str:
     """An evaluation's metrics in a line."""
-    line = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:.2f}"
+    line = f"validation loss {metrics['eval_loss']:.4f}"
+    line += "".join(f" ({name} {loss:.4f})" for name, loss in averaged_losses(metrics).items())
+    line += f", perplexity {metrics['eval_perplexity']:.2f}"
     if "eval_bits_per_byte" not in metrics:
         return line
     against = f" (floor {floor.bits_per_byte:.4f})" if floor else ""

@@ -11,7 +11,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from .averages import averaged_losses
+
 TRAINING, VALIDATION, FLOOR = "tab:gray", "tab:blue", "tab:red"
+AVERAGES = {"ema": "tab:orange", "tail": "tab:green"}
 SMOOTHED_FROM, SMOOTHED_OVER = 30, 25
 """Number of training losses from which a smoothed line is added, and the inverse width of its window in the run."""
 RATES = 1000
@@ -60,6 +63,9 @@ def _draw_losses(panel, training: list[dict], validation: list[dict], floor: flo
         panel.plot(steps, _smoothed(losses), color=TRAINING, lw=1.8, label="training, smoothed")
     if validation:
         panel.plot(*_finite(validation, "eval_loss"), "o-", color=VALIDATION, ms=4, lw=1.5, label="validation")
+    for name in sorted({name for row in validation for name in averaged_losses(row)}):
+        style = {"color": AVERAGES.get(name), "ms": 3, "lw": 1.2, "label": f"validation, {name} of the weights"}
+        panel.plot(*_finite(validation, f"eval_{name}_loss"), "s-", **style)
     if floor is not None:
         panel.axhline(floor, color=FLOOR, ls="--", lw=1, label=f"floor {floor:.3f}: -log p of the validation text")
     lost = [row["step"] for row in (*training, *validation) if not math.isfinite(row.get("loss", row.get("eval_loss")))]

@@ -7,7 +7,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
-from publishing.card import Facts, describe_flops, describe_optimizer, write_card
+from publishing.card import WEIGHTS, Facts, describe_averaging, describe_flops, describe_optimizer, write_card
 from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
@@ -18,6 +18,7 @@ from training.processes import batch_size, share, unused_devices
 from training.run import Run
 from training.run_data import RunData
 
+from .averages import averaged_losses, of_saved_weights
 from .budget import describe_spending
 from .callbacks import Curves, MetricsFile, Progress, Samples, tolerate_full_disk
 from .provenance import read_provenance, record_start
@@ -68,7 +69,7 @@ class Report(TrainerCallback):
             f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
             f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
             f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-            memory_line(trainer.args, trainer.trained(), self.data.length),
+            memory_line(trainer.args, trainer.trained(), self.data.length, experiment.averaging.count),
             f"run folder  {self.run.folder}",
             *unused_devices(trainer.args),
             *_drawn_apart(trainer.args, config),
@@ -97,12 +98,21 @@ class Report(TrainerCallback):
         ):
             trainer.evaluate()
         if trainer.args.should_save:
-            metrics = self.metrics(state)
+            metrics = self.final_metrics(trainer)
             with exit_on_disk_error():
                 self.write_card(trainer.args, trainer.model.config, metrics)
                 write_json(self.run.folder / "metrics.json", metrics)  # last: it marks the run as finished
             print("\n".join(_conclusion(self.run.folder, metrics, self.samples)))
         trainer.accelerator.end_training()  # disconnects the processes; NCCL warns otherwise
+
+    def final_metrics(self, trainer: Trainer) -> dict:
+        """The metrics of the weights that the run comes to, of which a sample is drawn, too."""
+        averages, metrics = trainer.averages, self.metrics(trainer.state)
+        if averages.result == "raw":
+            return metrics
+        with averages.swapped(averages.result):
+            self.samples.last = self.samples.draw(trainer.model) or self.samples.last
+        return of_saved_weights(metrics, averages.result) | {"weights": averages.result}
 
     def metrics(self, state: TrainerState) -> dict:
         """The run's metrics so far, including those of the last evaluation, if there was one."""
@@ -146,6 +156,7 @@ class Report(TrainerCallback):
             "training FLOPs": describe_flops(metrics),
             "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
             "optimiser": describe_optimizer(args, experiment.optimizer),
+            **describe_averaging(experiment.averaging, metrics.get("weights", "raw")),
             "seed": str(args.seed),
         }
         facts = Facts(
@@ -198,6 +209,8 @@ def _results(metrics: dict) -> dict:
         "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats per token",
         "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
     }
+    for name, loss in averaged_losses(metrics).items():
+        rows[f"validation loss, {WEIGHTS[name]}"] = f"{loss:.4f} nats per token"
     if "eval_bits_per_byte" in metrics:
         rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
     if metrics["floor_bits_per_byte"] is not None:

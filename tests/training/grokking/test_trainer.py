@@ -48,11 +48,13 @@ def make_experiment(tmp_path):
     return make
 
 
-def make_trainer(experiment, callbacks=()):
+def make_trainer(experiment, callbacks=(), **parts):
     members = [Member.build(one) for one in experiment.replicated()]
     collate = CausalLMCollator(members[0].equations.tokenizer.pad_token_id)
     args = training_arguments(experiment)
-    return AlgorithmicTrainer(members, args=args, data_collator=collate, callbacks=list(callbacks), peak_flops=1e9)
+    return AlgorithmicTrainer(
+        members, args=args, data_collator=collate, callbacks=list(callbacks), peak_flops=1e9, **parts
+    )
 
 
 def evaluations(trainer, name):
