@@ -1,5 +1,7 @@
 """What the Trainer reports is what a direct computation gives."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -21,13 +23,13 @@ LENGTH = 12
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(**arguments):
+    def make(config=CONFIG, **arguments):
         set_seed(0)
         ids = np.random.default_rng(0).integers(0, 64, size=397).astype(np.uint16)
         settings = {"output_dir": str(tmp_path), "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
         settings |= {"report_to": "none", "remove_unused_columns": False, "logging_steps": 1, "max_steps": 4}
         return KindlingTrainer(
-            model=AutoModelForCausalLM.from_config(CONFIG),
+            model=AutoModelForCausalLM.from_config(config),
             args=TrainingArguments(**settings | arguments),
             train_dataset=Windows(TokenArray([ids], [len(ids)]), LENGTH),
             eval_dataset=Windows(TokenArray([ids], [200]), LENGTH),
@@ -95,6 +97,22 @@ def test_matrices_alone_are_decayed(make_trainer):
     decayed = set(trainer.get_decay_parameter_names(trainer.model))
     for name, _ in trainer.model.named_parameters():
         assert (name in decayed) == (not name.endswith("bias") and "norm" not in name), name
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "rmsprop"])
+def test_matrices_of_a_wider_model_have_rates_of_their_own(make_trainer, optim):
+    """muP with any optimiser of transformers like AdamW; what is logged is the rate of the settings."""
+    config = copy.deepcopy(CONFIG)
+    config.update({"parametrization": "mup", "mup_base_width": 4})
+    trainer = make_trainer(config, optim=optim, learning_rate=0.01, weight_decay=0.3, lr_scheduler_type="constant")
+    trainer.train()
+    groups = {id(one): group for group in trainer.optimizer.param_groups for one in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        inside, decayed = name.endswith("_proj.weight"), parameter.ndim == 2
+        found = [groups[id(parameter)][key] for key in ("lr", "weight_decay", "eps")]
+        expected = [0.01 / 4 if inside else 0.01, 0.3 * decayed * (4 if inside else 1), 1e-8 / 4]
+        assert found == pytest.approx(expected), name
+    assert [row["learning_rate"] for row in trainer.state.log_history if "loss" in row] == [0.01] * 4
 
 
 def test_evaluation_time_is_no_training_time(make_trainer):
