@@ -28,6 +28,7 @@ def build_trainer(
         optimizer=run.experiment.optimizer,
         averaging=run.experiment.averaging,
         guard=run.experiment.guard,
+        fit_memory=run.experiment.budget.fit_memory,
     )
     show_progress(trainer, report.progress())
     return trainer

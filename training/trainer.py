@@ -11,7 +11,6 @@ from modeling.accounting import training_flops
 from settings.sections import OptimizerSection
 from training.reporting.metrics import LanguageModeling
 
-from .dropout import hashed, use_row_dropout
 from .optimization.averaging_trainer import AveragingTrainer
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
 from .optimization.width import groups_by_width
@@ -43,13 +42,12 @@ class KindlingTrainer(AveragingTrainer):
         **kwargs,
     ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
-        self.place = use_row_dropout(self.model)
         self.metric = LanguageModeling()
         self.text_bytes = text_bytes
         self.group_bytes = group_bytes or {}
         self.peak_flops = peak_flops
         self.optimizer_section = optimizer
-        self._new_targets = self._new_flops = self._part = 0
+        self._new_targets = self._new_flops = 0
         self.optimizer_work = OptimizerWork()
         self.add_callback(self.optimizer_work)
         self._started = None
@@ -68,7 +66,7 @@ class KindlingTrainer(AveragingTrainer):
                 values |= {f"{key}/{name}": value for key, value in found.items()}
         return values
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
+    def predict_rows(self, model, inputs) -> tuple[None, torch.Tensor, torch.Tensor]:
         """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in place of logits and labels.
 
         A few numbers per row instead of T x V logits: validation of any size fits in memory, and the Trainer's
@@ -82,19 +80,6 @@ class KindlingTrainer(AveragingTrainer):
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_BT = (targets_BT != -100).long()
         return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        """As the Trainer's, with random numbers that are a function of the seed, the step and the rows of its batch."""
-        self._set_dropout_position(inputs["input_ids"])
-        return super().training_step(model, inputs, *args, **kwargs)
-
-    def _set_dropout_position(self, ids_BT: torch.Tensor):
-        """Tell dropout which rows these are; other random numbers, as in a GPU's attention, depend on the first row."""
-        run, rows = (self.args.seed, self.state.global_step), self.args.train_batch_size
-        first = (self._part * self.args.world_size + self.args.process_index) * rows
-        self.place.set(ids_BT.to(self.args.device), first, *run)
-        torch.manual_seed(hashed(*run, first) % (1 << 32))
-        self._part += 1
 
     def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
         """Sums over tokens, (B, 1 + G): of all tokens, then of each group."""
@@ -149,7 +134,6 @@ class KindlingTrainer(AveragingTrainer):
         if self._started is None:
             self._start_clock()
         samples, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._part = 0
         self._new_targets = self._new_targets + targets
         self._new_flops = self._new_flops + sum(map(self.flops_of, samples))
         return samples, targets

@@ -211,6 +211,8 @@ def test_the_launchers_fsdp_takes_no_matrices_from_muon(launched):
         check_launcher(values, OptimizerSection(), {"ema": 0.1})
     with pytest.raises(ConfigError, match=r"FSDP, .* splits the matrices that optimizer\.kind=muon"):
         check_launcher(values, OptimizerSection(kind="muon"), {})
+    with pytest.raises(ConfigError, match=r"FSDP, .* does not work with budget\.fit_memory=true"):
+        check_launcher(values, OptimizerSection(), {}, fit_memory=True)
 
 
 def test_the_launchers_cpu_is_followed(launched, monkeypatch, tmp_path):

@@ -106,6 +106,7 @@ def calibrate(
             optimizer=experiment.optimizer,
             averaging=experiment.averaging,
             guard=GuardSection(skips_in_a_row=HORIZON),
+            fit_memory=experiment.budget.fit_memory,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.signals.handle_signals = nullcontext  # there is nothing to save: a signal ends the process at once

@@ -182,7 +182,7 @@ class AlgorithmicTrainer(KindlingTrainer):
         for member in without:
             member.model.zero_grad(set_to_none=True)
         names = [member.name for member in without]
-        self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index, names)
+        self.guard.skip(self.state.global_step + 1, why, self.step_batches, self.args.process_index, names)
 
 
 def _grad_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from settings.recipe_sections import AveragingSection
 from training.checkpoints.state import read_state
-from training.resilience.reliable_trainer import ReliableTrainer
+from training.resilience.fitting_trainer import FittingTrainer
 
 from .averaging import WeightAverages
 
@@ -14,7 +14,7 @@ FILE = "averages.safetensors"
 """The file of a checkpoint with the averages of the weights."""
 
 
-class AveragingTrainer(ReliableTrainer):
+class AveragingTrainer(FittingTrainer):
     """A Trainer with `averages`, those that the experiment's section `averaging` asks for.
 
     An evaluation measures each of them after the raw weights and has its name in the metrics', as in `eval_ema_loss`.

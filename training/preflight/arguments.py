@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError, build, warn
 from settings.experiment import Experiment, LanguageExperiment
-from settings.sections import OptimizerSection
+from settings.sections import BudgetSection, OptimizerSection
 from storage.hub import check_model_name, check_push_allowed
 from training.checkpoints.fingerprint import fingerprint_in
 from training.checkpoints.state import read_state_of
@@ -50,8 +50,9 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
     values.setdefault("use_cpu", wants_cpu() or not has_gpu)
     if not values.keys() & {"bf16", "fp16"}:
         values["bf16"] = has_bf16(values["use_cpu"])
-    if isinstance(experiment, LanguageExperiment) and experiment.budget.epochs is not None:
-        values["num_train_epochs"] = experiment.budget.epochs
+    budget = experiment.budget if isinstance(experiment, LanguageExperiment) else BudgetSection()
+    if budget.epochs is not None:
+        values["num_train_epochs"] = budget.epochs
     values["report_to"] = values.get("report_to") or "none"  # transformers does not accept null
     values["resume_from_checkpoint"] = None  # read by `resume.py`
     values["run_name"] = experiment.name if values.get("run_name") is None else values["run_name"]
@@ -64,7 +65,7 @@ def training_arguments(experiment: Experiment) -> TrainingArguments:
         warn(f"training.save_total_limit={limit} keeps every checkpoint")
         values["save_total_limit"] = None
     check_compile_mode(values.get("torch_compile_mode"))
-    check_launcher(values, experiment.optimizer, experiment.averaging.fractions)
+    check_launcher(values, experiment.optimizer, experiment.averaging.fractions, budget.fit_memory)
     if isinstance(experiment, LanguageExperiment):
         check_best(values, experiment.averaging.fractions)
     asked = clear_launcher_variables()

@@ -42,7 +42,9 @@ def wants_cpu() -> bool:
     return _is_set("ACCELERATE_USE_CPU")
 
 
-def check_launcher(values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float]):
+def check_launcher(
+    values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float], fit_memory: bool = False
+):
     """`ConfigError` if the launcher asks for something unsupported, or something that accelerate would silently ignore.
 
     `values` are those of the `training` section, `use_cpu` among them; `averages` of the weights are kept.
@@ -55,7 +57,7 @@ def check_launcher(values: Mapping, optimizer: OptimizerSection, averages: Mappi
             raise ConfigError(f"{_launcher(f'{what} over {size} processes')}, which is not supported; {_instead()}")
     if wants_cpu() and not values["use_cpu"]:
         raise ConfigError("the launcher asks for the CPU and training.use_cpu=False for a GPU; leave out one of them")
-    _check_fsdp(values, optimizer, averages)
+    _check_fsdp(values, optimizer, averages, fit_memory)
 
 
 def _launcher(what: str) -> str:
@@ -66,7 +68,7 @@ def _instead() -> str:
     return "give --config_file configs/accelerate/multi_gpu.yaml, or cpu.yaml"
 
 
-def _check_fsdp(values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float]):
+def _check_fsdp(values: Mapping, optimizer: OptimizerSection, averages: Mapping[str, float], fit_memory: bool):
     """On a CPU, or in one process, accelerate would silently train without FSDP."""
     given = values.get("fsdp")
     if values.get("fsdp_config") and not given:
@@ -79,6 +81,11 @@ def _check_fsdp(values: Mapping, optimizer: OptimizerSection, averages: Mapping[
     instead = "leave it out" if given else _instead()
     if values["use_cpu"] or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         raise ConfigError(f"{asked} needs several GPUs and a process for each; {instead}")
+    if fit_memory:
+        raise ConfigError(
+            f"{asked} does not work with budget.fit_memory=true: a process that computes a batch again would leave the "
+            f"others waiting; leave that out, or {instead}"
+        )
     if not optimizer.is_stock:
         raise ConfigError(
             f"{asked} splits the matrices that optimizer.kind={optimizer.kind} and "

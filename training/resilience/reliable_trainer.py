@@ -36,7 +36,8 @@ class ReliableTrainer(SavingTrainer):
         self.add_callback(self.guard)
         self.restarts = 0
         self._resumed_from = self._batches_for = self._batches = None
-        self._batch, self._loss = [], 0.0
+        self.step_batches, self._loss = [], 0.0
+        """The batches of the present step, and the sum of their losses so far."""
 
     # ---- how training ends
 
@@ -133,7 +134,7 @@ class ReliableTrainer(SavingTrainer):
                 self._batches = None
                 self._restart_workers(error)
             else:
-                self._batch, self._loss = samples, 0.0
+                self.step_batches, self._loss = samples, 0.0
                 return samples, targets
 
     def _track_arrivals(self, batches: Iterable) -> Iterator:
@@ -191,6 +192,11 @@ class ReliableTrainer(SavingTrainer):
         self._loss = self._loss + loss
         return loss
 
+    def forget_step(self):
+        """Remove what the present step has computed: gradients and loss."""
+        self.model.zero_grad(set_to_none=True)
+        self._loss = 0.0
+
     def before_optimizer_step(self):
         """Skip the step if the guard objects to its loss or to its gradient."""
         losses, norm = self._gather_step(self._loss, self._judged_norm(self.grad_norm))
@@ -201,7 +207,7 @@ class ReliableTrainer(SavingTrainer):
     def skip_step(self, why: str):
         """Remove all gradients: optimisers skip weights without one, including their weight decay."""
         self.model.zero_grad(set_to_none=True)
-        self.guard.skip(self.state.global_step + 1, why, self._batch, self.args.process_index)
+        self.guard.skip(self.state.global_step + 1, why, self.step_batches, self.args.process_index)
         if self.guard.end_reason:
             self.checkpoints.limit = None  # an earlier checkpoint may be needed
 
