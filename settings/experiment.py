@@ -10,7 +10,7 @@ from .checks import ConfigError
 from .data_sections import DataSection, EquationsSection, TokenizerSection
 from .horizon import check_horizon
 from .paths import safe_file_name
-from .recipe_sections import AveragingSection
+from .recipe_sections import AveragingSection, LossSection
 from .sections import (
     BudgetSection,
     CardSection,
@@ -171,6 +171,7 @@ class LanguageExperiment(Experiment):
     data: DataSection
     tokenizer: TokenizerSection
     budget: BudgetSection
+    loss: LossSection = field(default_factory=LossSection, kw_only=True)
     sample: SampleSection
 
     script = "train_lm.py"

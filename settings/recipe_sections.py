@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import ConfigError
+from .checks import ConfigError, check_minimum
+
+
+@dataclass(kw_only=True)
+class LossSection:
+    z_loss: float = 0.0
+    """Trains with this multiple of the mean of log^2 Z, Z being the softmax's normaliser, such as 1e-4; 0 is off. The
+    logged loss stays the cross-entropy; this term is logged as z_loss."""
+
+    def __post_init__(self):
+        check_minimum("loss", self, z_loss=0)
 
 
 @dataclass(kw_only=True)

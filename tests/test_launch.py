@@ -28,6 +28,7 @@ EXPERIMENT = {
     },
     "tokenizer": {"vocab_size": 400, "train_documents": 60},
     "data": {"source": "fables", "layout": "documents", "train_documents": 60, "validation_documents": 21},
+    "loss": {"z_loss": 1e-2},
     "averaging": {"ema": 0.3, "tail": 0.5, "save": "ema"},
     "training": {
         "learning_rate": 1e-2, "max_steps": STEPS, "logging_steps": 1, "eval_steps": STEPS // 2,
@@ -96,11 +97,12 @@ def test_two_processes_do_what_one_does(one, two):
     alone, shared = rows_of(one), rows_of(two[0])
     assert column(shared, "step") == column(alone, "step")
     assert column(shared, "loss") == pytest.approx(column(alone, "loss"), rel=1e-6)
+    assert column(shared, "z_loss") == pytest.approx(column(alone, "z_loss"), rel=1e-6)
     assert column(shared, "tokens") == column(alone, "tokens")
     assert column(shared, "total_flos") == column(alone, "total_flos")
     last = rows_of(two[0])[-1]
     assert f" {last['tokens']:,} targets, {last['total_flos']:.4g} FLOPs\n" in two[1].stdout
-    assert len(column(shared, "loss")) == STEPS
+    assert len(column(shared, "loss")) == len(column(shared, "z_loss")) == STEPS
 
 
 def test_validation_counts_each_token_once(one, two):

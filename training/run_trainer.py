@@ -27,6 +27,7 @@ def build_trainer(
         peak_flops=run.hardware["peak_flops"],
         optimizer=run.experiment.optimizer,
         averaging=run.experiment.averaging,
+        z_loss=run.experiment.loss.z_loss,
         guard=run.experiment.guard,
         fit_memory=run.experiment.budget.fit_memory,
     )

@@ -14,6 +14,7 @@ from training.reporting.metrics import LanguageModeling
 from .optimization.averaging_trainer import AveragingTrainer
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
 from .optimization.width import groups_by_width
+from .optimization.z_loss import ZLoss
 
 _STOCK = OptimizerSection()
 GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
@@ -29,7 +30,8 @@ class KindlingTrainer(AveragingTrainer):
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
     With `group_bytes`, the same for each group in the order of their numbers, and batches that have `groups`, they also
     report each group's `GROUP_METRICS` and `targets`, as in `eval_loss/NAME`.
-    `optimizer` is the experiment's section of that name.
+    `optimizer` is the experiment's section of that name; `z_loss` is the coefficient of the z-loss, which training logs
+    have as a value of its own.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class KindlingTrainer(AveragingTrainer):
         group_bytes: Mapping[str, int | None] | None = None,
         peak_flops: float,
         optimizer=_STOCK,
+        z_loss: float = 0.0,
         **kwargs,
     ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
@@ -50,6 +53,9 @@ class KindlingTrainer(AveragingTrainer):
         self._new_targets = self._new_flops = 0
         self.optimizer_work = OptimizerWork()
         self.add_callback(self.optimizer_work)
+        self.z_loss = ZLoss(z_loss) if z_loss else None
+        if self.z_loss:
+            self.add_callback(self.z_loss)
         self._started = None
         self._last_log = None
         self._evaluation_seconds = 0.0
@@ -80,6 +86,24 @@ class KindlingTrainer(AveragingTrainer):
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_BT = (targets_BT != -100).long()
         return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As the Trainer's, with the z-loss in the gradient, weighted per target as the loss is."""
+        if self.z_loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        targets = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            targets = targets / self.accelerator.num_processes  # gradients are averaged over processes
+        loss = self.z_loss.add(loss, outputs.logits, labels, targets)
+        return (loss, outputs) if return_outputs else loss
+
+    def collect_sums(self):
+        """As the base class's, with that of the z-loss."""
+        super().collect_sums()
+        if self.z_loss:
+            self.z_loss.collect(self.accelerator.gather)
 
     def _by_group(self, values_BT: torch.Tensor, groups_BT: torch.Tensor | None) -> torch.Tensor:
         """Sums over tokens, (B, 1 + G): of all tokens, then of each group."""
@@ -159,6 +183,9 @@ class KindlingTrainer(AveragingTrainer):
         self.store_flos()
         if "loss" in logs:
             logs |= self._speed()
+            if self.z_loss:
+                logs["z_loss"] = self.z_loss.mean(self.state.global_step, self.accelerator.gather)
+                self.z_loss.start_again(self.state.global_step)
         logs |= {"tokens": self.state.num_input_tokens_seen, "total_flos": self.state.total_flos}
         logs |= {"optimizer_flops": self.optimizer_work.flops} if self.optimizer_work.flops else {}
         if self._started is None:  # no batch was trained on

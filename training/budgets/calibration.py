@@ -105,6 +105,7 @@ def calibrate(
             peak_flops=1.0,
             optimizer=experiment.optimizer,
             averaging=experiment.averaging,
+            z_loss=experiment.loss.z_loss,
             guard=GuardSection(skips_in_a_row=HORIZON),
             fit_memory=experiment.budget.fit_memory,
         )

@@ -49,7 +49,7 @@ class SavingTrainer(TrainerHooks):
         if self._saved == self.state.global_step:  # rewriting it would remove the valid one for a moment
             return self._find_best()
         self.store_flos()
-        self.losses.collect()
+        self.collect_sums()
         phases = (self._begin_checkpoint, self._write_checkpoint, self._commit_checkpoint)
         for number, phase in enumerate(phases):
             why = None
@@ -65,6 +65,10 @@ class SavingTrainer(TrainerHooks):
                 return self.checkpoints.record_failure(self.state.global_step, self._failure_reasons(why))
         self.checkpoints.failures, self._saved = 0, self.state.global_step
         self._find_best()
+
+    def collect_sums(self):
+        """Bring the sums that callbacks save up to date; called by all processes together."""
+        self.losses.collect()
 
     def save_model(self, output_dir=None, _internal_call=False):
         """As the Trainer's; the files of a model in the run folder are replaced atomically."""
