@@ -17,6 +17,7 @@ from pathlib import Path
 
 from command_line.run import exit_on_user_error
 from storage.files import read_mapping
+from training.reporting.prompting import Sampling, decoded, path_of_model, seeds_of
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,17 +39,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace):
-    from training.reporting import generation
-
-    seeds = generation.seeds_of(arguments.seed, arguments.samples)
-    sampling = generation.Sampling(
+    seeds = seeds_of(arguments.seed, arguments.samples)
+    sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.max_new_tokens, not arguments.ignore_end
     )
-    texts = read_documents_to_score(arguments.score or [], arguments.model)
-    if arguments.interactive:
-        prompts = map(generation.decoded, iter(lambda: input("> "), ""))
-    else:
-        prompts = [generation.decoded(prompt) for prompt in read_prompts(arguments)]
+    texts, prompts = read_documents_to_score(arguments.score or [], arguments.model), read_prompts(arguments)
+    path_of_model(arguments.model)
+    from training.reporting import generation  # takes seconds
+
     model, tokenizer = generation.load_model(arguments.model)
     generation.check_known_text(tokenizer, texts)
     for name, documents in texts.items():
@@ -73,13 +71,15 @@ def print_continuations(model, tokenizer, prompts: Iterable[str], seeds: range, 
             stream(model, tokenizer, prompt, sampling)
 
 
-def read_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts given by the arguments; one empty prompt if there are none."""
+def read_prompts(arguments: argparse.Namespace) -> Iterable[str]:
+    """The prompts given by the arguments, as a list unless they are typed; one empty prompt if there are none."""
     from data_prep.sources.local_files import documents_of
 
+    if arguments.interactive:
+        return map(decoded, iter(lambda: input("> "), ""))
     if arguments.file is None:
-        return arguments.prompt or [""]
-    return [str(document["text"]) for document in documents_of(arguments.file, sample_by="line")]
+        return [decoded(prompt) for prompt in arguments.prompt or [""]]
+    return [decoded(str(document["text"])) for document in documents_of(arguments.file, sample_by="line")]
 
 
 def read_documents_to_score(paths: list[Path], model: str) -> dict[str, list[dict]]:

@@ -15,6 +15,22 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+from settings.paths import ROOT
+
+WIDTHS = (64, 128, 256, 512, 1024)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coordinates", description=__doc__)
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "coordinates")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    parse_arguments()
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -27,11 +43,9 @@ import modeling  # noqa: F401  registers the models
 from data_prep.fables import fables
 from modeling.attention import eager_attention
 from modeling.configuration_kindling import KindlingLlamaConfig
-from settings.paths import ROOT
 from settings.sections import OptimizerSection
 from training.optimization.optimizers import build_optimizer
 
-WIDTHS = (64, 128, 256, 512, 1024)
 STEPS = (1, 2, 4, 8)
 """The steps after which activations are measured."""
 ROWS, LENGTH, LAYERS, HEADS = 8, 32, 2, 4
@@ -164,11 +178,7 @@ def draw(rows: list[dict], path: Path):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.coordinates", description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "coordinates")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     rows = measure(tuple(arguments.widths), arguments.seeds)
     powers = exponents(rows)
     for one in powers:

@@ -3,9 +3,13 @@
 usage: python -m benchmarks.dropout          prints a table and writes experiments/results/dropout.json
 """
 
+import argparse
 import json
 import statistics
 import time
+
+if __name__ == "__main__":  # before the imports that take seconds
+    argparse.ArgumentParser(prog="python -m benchmarks.dropout", description=__doc__.splitlines()[0]).parse_args()
 
 import torch
 from transformers import AutoModelForCausalLM

@@ -3,8 +3,12 @@
 usage: python -m benchmarks.fables          prints it and writes experiments/results/fables.json
 """
 
+import argparse
 import json
 from itertools import islice
+
+if __name__ == "__main__":  # before the imports that take seconds
+    argparse.ArgumentParser(prog="python -m benchmarks.fables", description=__doc__.splitlines()[0]).parse_args()
 
 from data_prep.fables import fables, nats
 from settings.paths import ROOT

@@ -3,8 +3,12 @@
 usage: python -m benchmarks.flops          prints a table and writes experiments/results/flops.json
 """
 
+import argparse
 import json
 from types import SimpleNamespace
+
+if __name__ == "__main__":  # before the imports that take seconds
+    argparse.ArgumentParser(prog="python -m benchmarks.flops", description=__doc__.splitlines()[0]).parse_args()
 
 import torch
 from transformers import AutoModelForCausalLM, Trainer, __version__

@@ -7,6 +7,7 @@ each time. The operating system's (the rise of VmHWM) is given beside it; it als
 that the C library keeps.
 """
 
+import argparse
 import gc
 import json
 import multiprocessing
@@ -15,6 +16,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take seconds
+    argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0]).parse_args()
 
 import torch
 from torch.profiler import ProfilerActivity, profile

@@ -5,12 +5,16 @@ usage: python -m benchmarks.reliability          prints a table and writes exper
 Both sides train the same model on the same batches, alternating, in one process.
 """
 
+import argparse
 import json
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+if __name__ == "__main__":  # before the imports that take seconds
+    argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__.splitlines()[0]).parse_args()
 
 import torch
 from torch.utils.data import Dataset

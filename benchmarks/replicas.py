@@ -18,6 +18,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from settings.paths import ROOT
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
+    parser.add_argument("--replicas", type=int, default=5, help="models to train (default 5)")
+    parser.add_argument("--rounds", type=int, default=20, help="steps of each variant that are timed (default 20)")
+    parser.add_argument("--batch", type=int, default=512, help="rows per model and step (default 512)")
+    parser.add_argument("--modulus", type=int, default=97, help="a prime (default 97)")
+    parser.add_argument("--no-keep", action="store_true", help="leave freed memory to the C library's defaults")
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "replicas.json")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    parse(None)
+
 import torch
 
 from data_prep.collator import CausalLMCollator
@@ -27,7 +44,6 @@ from modeling.modeling_kindling import KindlingBlock
 from modeling.releases import CACHE
 from settings.experiment import AlgorithmicExperiment
 from settings.loading import load_experiment
-from settings.paths import ROOT
 from storage.files import write_json
 from training.grokking.members import Member
 from training.grokking.replicas import Replicas
@@ -192,17 +208,6 @@ def print_table(title: str, rows: list[dict]):
     names = [key.replace("milliseconds", "ms").replace("_per_second", "/s").replace("_", " ") for key in keys]
     for first, *others in [names, *([row[key] for key in keys] for row in rows)]:
         print(f"{first:42}", *(f"{value:>{max(len(name), 7)}}" for name, value in zip(names[1:], others, strict=True)))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
-    parser.add_argument("--replicas", type=int, default=5, help="models to train (default 5)")
-    parser.add_argument("--rounds", type=int, default=20, help="steps of each variant that are timed (default 20)")
-    parser.add_argument("--batch", type=int, default=512, help="rows per model and step (default 512)")
-    parser.add_argument("--modulus", type=int, default=97, help="a prime (default 97)")
-    parser.add_argument("--no-keep", action="store_true", help="leave freed memory to the C library's defaults")
-    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "replicas.json")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None):

@@ -7,6 +7,7 @@ some steps alone, and again while another process computes; the ratios are to tw
 libgomp, in the same round and condition. `load_before` shows whether the machine was idle.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -96,7 +97,9 @@ def summary(times: dict[str, list[float]]) -> dict:
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=ROUNDS, help=f"of each setting (default {ROUNDS})")
+    rounds = parser.parse_args().rounds
     about = {
         "chosen": OPENMP_WAIT,
         "cores": os.cpu_count(),

@@ -32,12 +32,13 @@ DEFAULT_SEED = section_fields("training")["seed"].default
 
 def show(path: str, overrides: list[str]):
     """Print the first examples of both splits as the model receives them, and draw those of training."""
+    experiment = load_experiment(path, overrides)  # before the heavy imports
+
     from data_prep.sources.table import check_source_overrides
     from data_prep.tokens.prepare import prepare
 
     from .collator import build_collator
 
-    experiment = load_experiment(path, overrides)
     check_source_overrides(experiment)
     data = experiment.data
     if "path" in experiment.model and data.context_length is None:

@@ -13,8 +13,6 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from scipy import stats
-
 from settings.checks import ConfigError
 from settings.paths import ROOT
 
@@ -69,6 +67,8 @@ def _numbers(row: Row, metric: str) -> list[float]:
 
 def _welch(first: list[float], second: list[float]) -> float:
     """The p-value of Welch's t-test for equal means."""
+    from scipy import stats  # deferred, because --help does not need it
+
     return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
 
 

@@ -53,7 +53,7 @@ def batch_of(experiment: LanguageExperiment) -> int:
 def model_config(experiment: LanguageExperiment):
     """The model's configuration, as far as it is known before there is a tokenizer."""
     from modeling.configuration_kindling import FAMILIES
-    from modeling.native import read_config
+    from modeling.conversion import read_config
 
     values = {key: value for key, value in experiment.model.items() if value is not None}
     if "path" in values:

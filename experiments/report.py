@@ -31,7 +31,6 @@ from settings.checks import ConfigError
 from storage.files import check_writable, read_mapping
 
 from .cells import Cell, Sweep, differences, mapping, read_sweep, work_folder
-from .figures import kinds
 from .footnotes import describe_evaluation_spacing, describe_seeds
 from .runs import REMEDY, Row, Run, group, has_diverged, read_runs
 from .saved_results import EVALUATIONS, PROVENANCE, has_other_settings, read_saved_results, save_results
@@ -201,6 +200,9 @@ def main(arguments: argparse.Namespace):
     rows, labels = group(runs), wanted["labels"]
     columns = default_columns(rows, sweep.script) if wanted["columns"] is None else wanted["columns"]
     lines = [*table(rows, columns, labels, wanted["beside"]), "", *caption(rows, columns, sweep, kept)]
+
+    from .figures.kinds import draw  # after what can be refused: this takes a second
+
     drawn, left = (
         {},
         [f"kept     {', '.join(kept)}: no run folder, taken from the earlier report in {out}"] if kept else [],
@@ -209,7 +211,7 @@ def main(arguments: argparse.Namespace):
         if kept and settings.get("kind") == "curves" and not all(run.evaluations for run in runs):
             left.append(f"not redrawn  {out / name}.png: not all evaluations were saved in {out / EVALUATIONS}")
         else:
-            drawn[name] = kinds.draw(name, {"title": sweep.title} | settings, rows, labels)
+            drawn[name] = draw(name, {"title": sweep.title} | settings, rows, labels)
     write(out, sweep.title, lines, drawn)
     save_results(out, runs, origins)
     print("\n".join([*lines, "", *(f"written  {path}" for path in sorted(out.iterdir())), *left]))

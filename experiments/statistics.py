@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 MILESTONES = ("steps_", "first_", "gap", "delay_")
 STEPS = MILESTONES[:2]
 
@@ -39,6 +37,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean, n = statistics.fmean(values), len(values)
     if n == 1 or not math.isfinite(mean):
         return mean, math.nan
+
+    from scipy.special import stdtrit  # deferred, because --help does not need it
+
     return mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
 
 

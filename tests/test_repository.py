@@ -117,7 +117,7 @@ def test_training_uses_models_by_configuration_accounting_loading_and_releases_a
     }
     for path in (ROOT / "training").rglob("*.py"):
         used = {module for module in modules_that(path) if module.split(".")[0] == "modeling"}
-        assert used <= allowed | ({"modeling.native"} if path.name == "pretrained.py" else set()), path.name
+        assert used <= allowed | ({"modeling.conversion"} if path.name == "pretrained.py" else set()), path.name
 
 
 SCRIPTS = {"lm": "train_lm.py", "algorithmic": "train_algorithmic.py"}

@@ -33,7 +33,8 @@ from settings.loading import load_experiment
 from settings.paths import ROOT
 from storage.checkpoint_manifest import find_damage
 from training.checkpoints.store import latest_valid
-from training.reporting.generation import Sampling, document_ids, encode_prompt, load_model, score, stream
+from training.reporting.generation import document_ids, encode_prompt, load_model, score, stream
+from training.reporting.prompting import Sampling
 
 TINY = """
 model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}

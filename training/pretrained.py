@@ -12,8 +12,8 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from modeling.configuration_kindling import KindlingConfig
+from modeling.conversion import read_config, read_model, read_tokenizer
 from modeling.loading import load_causal_lm, require_safe_files
-from modeling.native import read_config, read_model, read_tokenizer
 from settings.checks import ConfigError, build
 from storage.hub import check_model_path
 

@@ -9,6 +9,7 @@ from transformers import EvalPrediction
 
 from modeling.accounting import training_flops
 from settings.sections import OptimizerSection
+from training.preflight.schedule import fitting_kwargs
 from training.reporting.metrics import LanguageModeling
 
 from .optimization.averaging_trainer import AveragingTrainer
@@ -71,6 +72,15 @@ class KindlingTrainer(AveragingTrainer):
                 found = {key: found[key] for key in GROUP_METRICS if key in found} | {"targets": int(targets.sum())}
                 values |= {f"{key}/{name}": value for key, value in found.items()}
         return values
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """As the Trainer's, with a decay that fits into the run."""
+        given = self.args.lr_scheduler_kwargs
+        self.args.lr_scheduler_kwargs = fitting_kwargs(self.args, num_training_steps)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.lr_scheduler_kwargs = given
 
     def predict_rows(self, model, inputs) -> tuple[None, torch.Tensor, torch.Tensor]:
         """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in place of logits and labels.

@@ -15,9 +15,10 @@ from .operations import SHOWN_EQUATIONS
 
 def main(path: str, overrides: list[str]):
     """Print the number of equations in each split, and the first of them as the model receives them."""
+    experiment = load_experiment(path, overrides, AlgorithmicExperiment).replicated()[0]  # before the heavy imports
+
     from data_prep.collator import CausalLMCollator
 
-    experiment = load_experiment(path, overrides, AlgorithmicExperiment).replicated()[0]
     default_seed = section_fields("training", AlgorithmicExperiment)["seed"].default
     equations = prepare_equations(experiment.data, experiment.training.get("seed", default_seed))
     collate = CausalLMCollator(equations.tokenizer.pad_token_id)

@@ -122,12 +122,47 @@ def test_each_command_starts_there_and_before_torch(path):
     assert called & {"exit_on_user_error", "run_script"}
 
 
-def test_no_command_loads_torch_before_it_starts():
-    modules = sorted(map(module_of, COMMANDS - WITHOUT))
-    modules.remove("modeling.native")  # which is imported with its package, and converts in a moment
-    script = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
-    done = run([sys.executable, "-c", f"{script}print(json.dumps('torch' in sys.modules))", *modules])
-    assert json.loads(done.stdout) is False
+HEAVY = ("torch", "transformers", "datasets", "matplotlib", "scipy")
+IN_TURN = f"""
+import contextlib, io, json, runpy, sys
+for module, *words in json.loads(sys.argv[1]):
+    sys.argv = ["-m", *words]  # as `python -m` has it while it looks for the module
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = runpy.run_module(module, run_name="__main__", alter_sys=True) and 0
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue(), sorted({{*{HEAVY}}} & sys.modules.keys())]))
+"""
+MISTAKES = {
+    "modeling.native": [["/nowhere", "out"], [".", "README.md"], ["nowhere"]],
+    "generate": [
+        ["some/model", "--temperature", "-1"], ["some/model", "--top-p", "2"], ["some/model", "--samples", "0"],
+        ["some/model", "--prompt", "\udcff"], ["some/model", "--file", "nowhere.txt"], ["runs/nowhere"], ["configs"],
+    ],
+    "experiments.spectrum": [["nowhere"], ["configs", "--out", "a.pdf"]],
+    "experiments.report": [["nowhere.yaml"], ["configs/sweeps/bars.yaml", "--runs", "nowhere"]],
+    "publishing": [["nowhere"], ["configs", "--timeout", "0"]],
+    "benchmarks.threads": [["many"]],
+    **{name: [["configs/lm/demo.yaml", "data.path=1"]] for name in ("train_lm", "data_prep.show", "data_prep.tokens")},
+    **{name: [["configs/algorithmic/fast.yaml", "data.modulus=x"]] for name in ("train_algorithmic",)},
+    "data_prep.algorithmic": [["configs/algorithmic/fast.yaml", "data.oeration=add"]],
+}  # fmt: skip
+"""Arguments of each command, besides an unknown option, that are refused without any model or data."""
+
+
+def test_help_and_the_refusal_of_an_argument_wait_for_no_heavy_import():
+    benchmarks = {str(path.relative_to(ROOT)) for path in PYTHON if path.parent.name == "benchmarks"}
+    modules = sorted(map(module_of, (COMMANDS | benchmarks) - WITHOUT))
+    assert {"modeling.native", "benchmarks.flops", "experiments.plan", *MISTAKES} <= {*modules}
+    asked = [(module, *words) for module in modules for words in (["--help"], ["--unknown"], *MISTAKES.get(module, []))]
+    done = run([sys.executable, "-W", "ignore", "-c", IN_TURN, json.dumps(asked)])
+    for words, answer in zip(asked, done.stdout.splitlines(), strict=True):
+        code, out, err, heavy = json.loads(answer)
+        assert not heavy, words
+        is_help = words[1] == "--help"
+        assert code == (0 if is_help else 2), (words, err)
+        assert ("usage: " in out and not err) if is_help else (": " in err and not out), (words, out, err)
 
 
 def test_text_is_read_and_written_in_an_encoding_that_is_said():

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from data_prep.tokenizer.build import train_characters, wrap
 from modeling.configuration_kindling import FAMILIES
+from modeling.conversion import to_native
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
-from modeling.native import convert, main, to_native
+from modeling.native import convert, main
 
 pytest.importorskip("gguf", reason="pip install 'kindling-lm[gguf]'")
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from data_prep.algorithmic.operations import OPERATIONS
 from data_prep.tokenizer.build import equation_tokenizer
 from experiments import fourier, spectrum
+from experiments.figures import spectra
 from experiments.figures.kinds import TEST, TRAIN
 from experiments.figures.panels import PALETTE
 from settings.checks import ConfigError
@@ -189,7 +190,7 @@ def test_replicas_are_looked_at_together(tmp_path, capsys):
     ]
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| seed=")]
     assert [row.split()[1] for row in rows] == ["seed=0"] * 6 + ["seed=1"] * 6
-    figure = spectrum.draw(fourier.read_models(folder))
+    figure = spectra.draw(fourier.read_models(folder))
     assert figure.get_suptitle().endswith("add modulo 23 (seed=0; at the bottom 2 models)")
     *panels, history = figure.axes
     assert len(panels) == 4
@@ -222,7 +223,7 @@ def texts_overlap(figure) -> list[tuple[str, str]]:
 
 def test_the_picture(tmp_path):
     runs = fourier.read_models(write_run(tmp_path))
-    run, figure = runs[0], spectrum.draw(runs)
+    run, figure = runs[0], spectra.draw(runs)
     *panels, history = figure.axes
     assert figure.get_suptitle() == "Fourier spectrum of the number embeddings: add modulo 23"
     assert [axes.get_title(loc="left").split(":")[0] for axes in panels] == [
@@ -252,7 +253,7 @@ def test_the_picture(tmp_path):
 
 def test_names_of_neighbours_stand_clear_of_one_another(tmp_path):
     frequencies = {110: 1.0, 111: 1.0, 112: 1.0, 113: 1.0, 114: 1.0}
-    figure = spectrum.draw(fourier.read_models(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
+    figure = spectra.draw(fourier.read_models(write_run(tmp_path, "multiply", p=241, frequencies=frequencies)))
     assert {text.get_text() for text in figure.axes[3].texts} == {"110", "111", "112", "113", "114"}
     assert texts_overlap(figure) == []
 
@@ -399,8 +400,14 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path):
     command = [sys.executable, "-m", "experiments.spectrum", str(tmp_path / "none")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"experiments.spectrum: {tmp_path / 'none'} has no experiment.yaml")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == (
+        f"experiments.spectrum: there is no folder {tmp_path / 'none'}; give the folder of a run of "
+        "train_algorithmic.py\n"
+    )
+    with pytest.raises(ConfigError, match=f"^there is no folder {__file__}; give"):  # which is a file
+        look_at(Path(__file__))
+    with pytest.raises(ConfigError, match="has no experiment"):
+        look_at(tmp_path)
 
 
 def test_nothing_imports_torch():

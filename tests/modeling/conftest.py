@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from modeling import configuration_kindling as configuration
+from modeling.conversion import to_native
 from modeling.layers import ATTENTION_OPTIONS
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingLlamaForCausalLM
-from modeling.native import to_native
 
 torch.set_num_threads(1)
 

@@ -11,9 +11,9 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from modeling.attention import KindlingAttention
 from modeling.configuration_kindling import KindlingLlamaConfig
+from modeling.conversion import to_native
 from modeling.layers import ATTENTION_OPTIONS, AttentionOption
 from modeling.modeling_kindling import KindlingLlamaForCausalLM
-from modeling.native import to_native
 from training.attention import attention_implementation
 
 CLOSE = {"atol": 1e-5, "rtol": 0}

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from modeling.conversion import read_model
 from modeling.loading import load_causal_lm
 from modeling.modeling_kindling import KindlingGPTForCausalLM, KindlingGPTModel
-from modeling.native import read_model
 
 CLOSE = {"atol": 1e-5, "rtol": 0}  # float32's rounding
 

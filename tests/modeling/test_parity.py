@@ -1,6 +1,6 @@
 """Parity with transformers' own models: with the same weights, the same numbers.
 
-The weights go through `modeling.native`, so the agreement of logits proves the copy, and the copy proves the model.
+The weights go through `modeling.conversion`, so the agreement of logits proves the copy, and the copy proves the model.
 Tolerances are float32's rounding: transformers orders a few sums otherwise.
 """
 
@@ -29,8 +29,9 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling.configuration_kindling import FAMILIES, KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
+from modeling.conversion import from_native, our_config, to_native
 from modeling.gpt2 import weights_to_gpt2
-from modeling.native import convert, from_native, main, our_config, to_native
+from modeling.native import convert, main
 from modeling.stock import ACTIVATIONS, NATIVES
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -203,7 +204,7 @@ def test_what_our_families_cannot_express_is_refused(config, given):
 
 @strict
 class Windowed(KindlingConfig):
-    """An axis that `modeling.native` has never heard of."""
+    """An axis that `modeling.conversion` has never heard of."""
 
     lookback: int | None = None
 
@@ -302,6 +303,7 @@ def tokenizer():
 def restored_logging():
     """The command silences transformers, which here is the test session's too."""
     verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()  # that of the models which the test saves
     yield
     logging.set_verbosity(verbosity)
     logging.enable_progress_bar()

@@ -19,7 +19,8 @@ from data_prep.tokens.order import key, shuffled
 from experiments.plan import plan
 from modeling import accounting
 from modeling.configuration_kindling import FAMILIES
-from modeling.native import convert, read_model
+from modeling.conversion import read_model
+from modeling.native import convert
 from settings.checks import ConfigError
 from settings.loading import load_experiment
 from training import model as model_module

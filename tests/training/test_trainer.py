@@ -59,6 +59,15 @@ def test_validation_does_not_depend_on_the_batch_size(make_trainer, batch):
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(nats / targets), rel=1e-5)
 
 
+def test_a_decay_longer_than_the_run_takes_all_of_it(make_trainer):
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", "learning_rate": 0.1, "warmup_steps": 2}
+    trainer = make_trainer(lr_scheduler_kwargs={"num_decay_steps": 300, "decay_type": "linear"}, **schedule)
+    trainer.train()
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05])
+    assert trainer.args.lr_scheduler_kwargs["num_decay_steps"] == 300  # what a longer run, resumed from it, has
+
+
 def test_without_groups_there_are_totals_alone(make_trainer):
     trainer = make_trainer()
     seen = []

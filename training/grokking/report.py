@@ -22,7 +22,7 @@ from training.preflight.resources import memory_line
 from training.processes import unused_devices
 from training.reporting.averages import of_saved_weights
 from training.reporting.curves import draw_accuracies
-from training.reporting.generation import prompt_command
+from training.reporting.prompting import prompt_command
 from training.reporting.provenance import read_provenance, record_start, resolve, write_settings
 from training.run import Run
 

@@ -19,13 +19,17 @@ CONSTANT = ("constant", "constant_with_warmup")
 
 
 def check_lengths(args: TrainingArguments, default_warmup: float):
-    """Check that warm-up and decay fit into the run. The default warm-up may be cut short."""
-    decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    """Warn where warm-up or decay are longer than the run, as in a short trial; not of the default warm-up."""
+    kwargs = args.lr_scheduler_kwargs or {}
+    decay, stable = kwargs.get("num_decay_steps") or 0, kwargs.get("num_stable_steps") or 0
     warmup = args.get_warmup_steps(max(args.max_steps, 0))
-    if decay and 0 < args.max_steps < warmup + decay:
-        raise ConfigError(
-            f"training.lr_scheduler_kwargs.num_decay_steps={decay} and a warm-up of {warmup} steps are longer than "
-            f"training.max_steps={args.max_steps}; lower num_decay_steps"
+    if decay and 0 < args.max_steps < warmup + stable + decay:
+        before = f"a warm-up of {warmup}" + (f" and num_stable_steps={stable}" if stable else "")
+        left = fitting_kwargs(args, args.max_steps)["num_decay_steps"]
+        then = "the run ends before the decay does" if stable else f"the rate decays over the last {left} steps"
+        warn(
+            f"training.lr_scheduler_kwargs.num_decay_steps={decay} after {before} is longer than "
+            f"training.max_steps={args.max_steps}, so {then}"
         )
     if 0 < args.max_steps < warmup and args.warmup_steps != default_warmup:
         warn(
@@ -91,8 +95,20 @@ def _check_rates(schedule: LRScheduler, args: TrainingArguments, steps: int):
         )
 
 
+def fitting_kwargs(args: TrainingArguments, steps: int) -> dict | None:
+    """`lr_scheduler_kwargs` for a run of `steps` steps: a decay at its end takes no more than the warm-up leaves.
+
+    transformers would begin such a decay in its middle. With `num_stable_steps` the decay has its place, and is kept.
+    """
+    kwargs = args.lr_scheduler_kwargs
+    if not kwargs or kwargs.get("num_stable_steps") is not None or not kwargs.get("num_decay_steps"):
+        return kwargs
+    left = max(steps - args.get_warmup_steps(steps), 0)
+    return kwargs | {"num_decay_steps": min(kwargs["num_decay_steps"], left)}
+
+
 def schedule(args: TrainingArguments, steps: int) -> LRScheduler:
     """The schedule of a run of `steps` steps, on a dummy optimiser."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-    kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
+    kind, kwargs = args.lr_scheduler_type, fitting_kwargs(args, steps)
     return get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)

@@ -19,7 +19,8 @@ from training.checkpoints.store import is_disk_error
 
 from .averages import averaged_losses
 from .curves import draw_curves
-from .generation import Sampling, encode_prompt, prompt_command
+from .generation import encode_prompt
+from .prompting import Sampling, prompt_command
 
 
 def tolerate_full_disk(write: Callable) -> Callable:

@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from settings.checks import warn
 from settings.loading import load_experiment
 from training.preflight.arguments import training_arguments
+from training.preflight.schedule import schedule
 
 
 @pytest.fixture
@@ -83,6 +84,17 @@ def test_what_is_no_mistake_passes(arguments, override, capsys):
     ("override", "said"),
     [
         ("training.warmup_steps=200", "training.warmup_steps=200 is longer than training.max_steps=100"),
+        (
+            "training.lr_scheduler_type=warmup_stable_decay; training.lr_scheduler_kwargs={num_decay_steps: 98}",
+            "num_decay_steps=98 after a warm-up of 5 is longer than training.max_steps=100, so the rate decays over "
+            "the last 95 steps",
+        ),
+        (
+            "training.lr_scheduler_type=warmup_stable_decay; "
+            "training.lr_scheduler_kwargs={num_stable_steps: 90, num_decay_steps: 98}",
+            "num_decay_steps=98 after a warm-up of 5 and num_stable_steps=90 is longer than training.max_steps=100, so "
+            "the run ends before the decay does",
+        ),
         ("training.eval_delay=101", "training.eval_delay=101.0 is longer than training.max_steps=100"),
         ("training.save_total_limit=0", "training.save_total_limit=0 keeps every checkpoint"),
         ("training.save_total_limit=-1", "training.save_total_limit=-1 keeps every checkpoint"),
@@ -120,6 +132,24 @@ def test_what_is_odd_is_said_once_and_passes(arguments, capsys, override, said):
     assert args.save_total_limit == 2 or "limit" in override
     assert not args.enable_jit_checkpoint
     assert not args.ddp_backend
+
+
+def wsd(arguments, kwargs: str, steps: int = 100, warmup: int = 10) -> list[float]:
+    """The rates of a run as shares of its peak, with a linear decay."""
+    kind = ["training.lr_scheduler_type=warmup_stable_decay", f"training.lr_scheduler_kwargs={{{kwargs}}}"]
+    args = arguments(*kind, f"training.warmup_steps={warmup}", f"training.max_steps={steps}")
+    return [schedule(args, steps).lr_lambdas[0](step) for step in range(steps)]
+
+
+def test_a_short_trial_of_a_schedule_given_in_steps_is_a_schedule(arguments):
+    """A decay at the end begins at the peak; one that has its place is begun where it is."""
+    for steps in (500, 20):  # each has a warm-up of 10 and a decay of the rest, of 400 at most
+        decay, warm = min(400, steps - 10), [step / 10 for step in range(10)]
+        expected = [*warm, *[1.0] * (steps - 10 - decay), *[1 - step / decay for step in range(decay)]]
+        assert wsd(arguments, "num_decay_steps: 400, decay_type: linear", steps) == pytest.approx(expected)
+    placed = "num_stable_steps: 5, num_decay_steps: 400, decay_type: linear"
+    assert wsd(arguments, placed, 20) == wsd(arguments, placed, 500)[:20]
+    assert wsd(arguments, "num_decay_steps: 400", 8) == [step / 10 for step in range(8)]  # the warm-up alone
 
 
 def test_a_schedule_of_a_later_release_is_left_to_it(arguments, monkeypatch):
