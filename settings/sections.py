@@ -113,6 +113,8 @@ class ResumeSection:
     """Resume with another training.max_steps or num_train_epochs; the schedule becomes that of the new length."""
     allow: list | None = None
     """Names of settings that may differ from the saved run, such as [training.learning_rate]; no others may."""
+    decay_from: str | None = None
+    """Checkpoint of a run at a constant rate, to go on from in a run of its own, whose rate decays to its end."""
 
     def __post_init__(self):
         for name in self.allow or []:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -260,6 +261,67 @@ def test_a_budget_is_spent_to_the_nearest_step_and_the_rate_falls_to_its_minimum
     workshop(resumed.name, *settings, resume)
     weights = load_file(run / "model.safetensors")
     assert all(weights[key].equal(value) for key, value in load_file(resumed / "model.safetensors").items())
+
+
+def same_weights(*runs: Path) -> bool:
+    """Whether the models in run folders are the same to the bit."""
+    first, *others = (load_file(run / "model.safetensors") for run in runs)
+    return all(value.equal(other[name]) for other in others for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk_schedule", "decay"),
+    [
+        ("constant", ["training.lr_scheduler_type=constant_with_warmup"], "{decay_type: cosine}"),
+        # transformers' warm-up of this kind begins at the minimum, so the trunk has to have it too
+        ("stable", ["training.lr_scheduler_type=warmup_stable_decay",
+                    "training.lr_scheduler_kwargs={num_decay_steps: 2, min_lr_ratio: 0.1}"], "{min_lr_ratio: 0.1}"),
+    ],
+)  # fmt: skip
+def test_a_branch_decays_as_a_run_that_was_planned_to(workshop, name, trunk_schedule, decay):
+    """From step 10 of a trunk, with steps and with a budget; resumed within the decay; and repeated from its yaml."""
+    trunk = workshop(f"trunk-{name}", *trunk_schedule, "training.warmup_steps=0.15", "training.save_steps=5",
+                     "training.save_total_limit=9")  # fmt: skip
+    branch = [*trunk_schedule, f"training.lr_scheduler_kwargs={decay}", "training.save_steps=7"]
+    branch += [f"resume.decay_from={trunk / 'checkpoint-10'}"]
+    kwargs = yaml.safe_load(decay) | {"num_decay_steps": 6}
+    planned = ["training.lr_scheduler_type=warmup_stable_decay", f"training.lr_scheduler_kwargs={json.dumps(kwargs)}"]
+    whole = workshop(f"planned-{name}", *planned, "training.max_steps=16", "training.warmup_steps=3")
+    found = workshop(f"branch-{name}", *branch, "training.max_steps=16")
+    by_budget = workshop(f"budget-{name}", *branch, "budget.tokens=8064")
+    assert same_weights(whole, found, by_budget)
+    rates = [
+        [row["learning_rate"] for row in rows_of(run) if row["step"] > 10 and "loss" in row] for run in (whole, found)
+    ]
+    assert rates[0] == rates[1]
+    assert rates[1][-1] < 0.01
+    settings = yaml.safe_load((by_budget / "experiment.yaml").read_text())["training"]
+    assert (settings["lr_scheduler_kwargs"], settings["warmup_steps"]) == (kwargs, 3)
+    (found / "metrics.json").unlink()
+    shutil.rmtree(found / "checkpoint-16")
+    workshop(found.name, *branch, "training.max_steps=16", "training.resume_from_checkpoint=true")
+    train_lm.main(str(found / "experiment.yaml"), [f"training.output_dir={found.parent / f'again-{name}'}"])
+    assert same_weights(whole, found, found.parent / f"again-{name}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["resume.decay_from=trunk"], r"resume\.decay_from=.* is not a folder; give a checkpoint's"),
+        (["resume.decay_from=%(tiny)s/checkpoint-10"], "has 0.5.* of its peak learning rate left, by its cosine"),
+        (["resume.decay_from=%(tiny)s"], r"is damaged: checkpoint\.json is missing"),
+        (["resume.decay_from=%(trunk)s/checkpoint-20"], "leaves no step to decay in, since the run has 20"),
+        (["resume.decay_from=%(trunk)s/checkpoint-10", "training.learning_rate=1e-3"],
+         r"was trained with training\.learning_rate=0\.01 and is resumed with 0\.001"),
+    ],
+)  # fmt: skip
+def test_a_branch_that_would_not_be_the_planned_run_is_refused(tiny, workshop, overrides, complaint):
+    trunk = tiny.parent / "trunk"
+    if not trunk.exists():
+        workshop("trunk", "training.lr_scheduler_type=constant_with_warmup", "training.warmup_steps=3")
+    overrides = [text % {"tiny": tiny, "trunk": trunk} for text in overrides]
+    with pytest.raises(ConfigError, match=complaint):
+        workshop("refused", *overrides)
 
 
 def test_a_run_is_resumed_as_it_was(tiny, workshop):

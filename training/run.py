@@ -10,9 +10,11 @@ from transformers.utils.logging import disable_progress_bar
 from settings.experiment import Experiment, LanguageExperiment
 
 from .budgets.batch import split_batch
-from .checkpoints.fingerprint import RunFingerprint
+from .checkpoints.fingerprint import RunFingerprint, fingerprint_in
 from .checkpoints.resume import checkpoint_to_resume
+from .checkpoints.state import read_state_of
 from .machine.hardware import describe_hardware, keep_freed_memory
+from .optimization.decay_branch import plan_decay
 from .preflight.arguments import keep_precision, training_arguments
 from .preflight.before_data import check_experiment, check_start
 
@@ -50,6 +52,9 @@ def open_run(experiment: Experiment) -> Run:
     check_experiment(experiment)
     checkpoint = checkpoint_to_resume(experiment)
     keep_precision(experiment.training, checkpoint)
+    if experiment.resume.decay_from is not None:
+        state = read_state_of(checkpoint)
+        plan_decay(experiment.training, experiment.resume.decay_from, state, fingerprint_in(state).get("terms", {}))
     args = training_arguments(experiment)
     path = experiment.model.get("path")
     start = path and (checkpoint or path)

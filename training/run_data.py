@@ -17,6 +17,7 @@ from settings.data_sections import DataSection
 from .budgets.length import budgeted_examples
 from .budgets.minutes import examples_in_time
 from .checkpoints.data_position import data_seed, run_positions
+from .optimization.decay_branch import set_decay_steps
 from .reporting.callbacks import Samples
 from .run import Run
 
@@ -66,6 +67,8 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
         wanted = examples_in_time(run, config, examples, validation, collate, samples)
     order = section.order_settings(length)
     run.args.max_steps, positions = run_positions(count, order, run.args, run.checkpoint, wanted)
+    if (trunk := run.experiment.resume.decay_from) is not None:
+        set_decay_steps(run.args, run.experiment.training, trunk)
     return RunData(
         prepared,
         length,

@@ -15,6 +15,7 @@ from settings.schema import DROPOUTS, section_fields, sections_of
 from settings.sections import BUDGETS
 from training.dropout import per_process_randomness
 from training.model import model_settings
+from training.optimization.decay_branch import BRANCHED
 from training.preflight.best_model import METRIC_SCHEDULES
 from training.preflight.schedule import schedule
 from training.processes import batch_size, matching_batch_settings
@@ -85,7 +86,11 @@ class RunFingerprint(TrainerCallback, ExportableState):
     def __init__(self, experiment: Experiment, args: TrainingArguments, checkpoint: str | None):
         """`ConfigError` if the settings known before any data are read differ from the checkpoint's."""
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
-        self.allowed = experiment.resume.allow or []
+        self.allowed = list(experiment.resume.allow or [])
+        trunk = experiment.resume.decay_from
+        self.begins_branch = trunk is not None and checkpoint == trunk
+        if self.begins_branch:
+            self.allowed += BRANCHED
         self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
         if checkpoint is not None:
             state = read_state_of(checkpoint)
@@ -165,6 +170,10 @@ class RunFingerprint(TrainerCallback, ExportableState):
         args, given = self.args, self.experiment.as_dict()
         names = TRAINING + EVALUATIONS * (args.lr_scheduler_type in METRIC_SCHEDULES)
         terms = {f"training.{name}": getattr(args, name) for name in names if hasattr(args, name)}
+        if self.experiment.resume.decay_from is not None:  # the decay is as long as the run makes it
+            kwargs = dict(args.lr_scheduler_kwargs)
+            del kwargs["num_decay_steps"]
+            terms["training.lr_scheduler_kwargs"] = kwargs
         terms |= {"replicas": given.get("replicas", {}), "processes": args.world_size, "batch": batch_size(args)}
         for section in SECTIONS:
             terms |= {f"{section}.{name}": value for name, value in given.get(section, {}).items()}
@@ -200,7 +209,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
         for name, now in length.items():
             # earlier versions recorded no budget, because there was none
             was = self.before.get("length", {}).get(name, None if self.before and name not in LENGTH else now)
-            if was != now and not self.experiment.resume.extend:
+            if was != now and not (self.experiment.resume.extend or self.begins_branch):
                 raise ConfigError(
                     f"{self.checkpoint} was to end at {name}={was} and is resumed with {now}; resume it unchanged, "
                     "or with resume.extend=true, which computes its schedule for the new length"

@@ -21,12 +21,11 @@ from .store import latest_valid
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
     """The valid checkpoint to resume from, or None for a new run. `ConfigError` if the folder holds another run."""
     resume, folder = experiment.training.get("resume_from_checkpoint", False), experiment.folder
+    trunk = experiment.resume.decay_from
     if isinstance(resume, str):
-        if not Path(resume).is_dir():
-            raise ConfigError(f"training.resume_from_checkpoint={resume} is not a folder; give a checkpoint's, or true")
-        check_undamaged(Path(resume))
-        _check_run_folder(Path(resume), folder)
-        return resume
+        return _given_checkpoint("training.resume_from_checkpoint", resume, folder)
+    if trunk is not None and not (resume and _holds_run(folder)):
+        return _given_checkpoint("resume.decay_from", trunk, folder)
     if resume and folder.is_dir():
         asked = experiment.training.get("max_steps") or -1
         is_finished = not experiment.resume.extend and _may_be_finished(folder, asked)
@@ -46,12 +45,22 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
     return None
 
 
-def check_undamaged(checkpoint: Path):
-    """`ConfigError` if a checkpoint is damaged."""
+def _given_checkpoint(setting: str, given: str, folder: Path) -> str:
+    """The checkpoint that a setting names, for the run in `folder`."""
+    checkpoint = Path(given)
+    if not checkpoint.is_dir():
+        raise ConfigError(f"{setting}={given} is not a folder; give a checkpoint's")
+    check_undamaged(checkpoint, setting)
+    _check_run_folder(checkpoint, folder)
+    return given
+
+
+def check_undamaged(checkpoint: Path, setting: str = "training.resume_from_checkpoint"):
+    """`ConfigError` if a checkpoint that a setting names is damaged."""
     if why := find_damage(checkpoint):
         raise ConfigError(
-            f"training.resume_from_checkpoint={checkpoint} is damaged: {why}; give another one, or "
-            "training.resume_from_checkpoint=true for the newest valid one of the run"
+            f"{setting}={checkpoint} is damaged: {why}; give another one, or training.resume_from_checkpoint=true for "
+            "the newest valid one of the run"
         )
 
 

@@ -1,0 +1,72 @@
+"""A run that lets the learning rate of another, its trunk, decay from one of the trunk's checkpoints to its own end.
+
+One trunk at a constant rate so gives runs of several lengths, each as if it had been planned (warmup-stable-decay,
+Hu et al., 2024; Hägele et al., 2024).
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from transformers import TrainerState, TrainingArguments, get_scheduler
+
+from settings.checks import ConfigError
+from storage.checkpoint_manifest import CHECKPOINT_NAME, checkpoint_step
+
+SCHEDULE = "warmup_stable_decay"
+BRANCHED = ("training.lr_scheduler_type", "training.lr_scheduler_kwargs", "training.warmup_steps")
+"""The settings in which a branch differs from its trunk."""
+UNKNOWN = 1
+"""Steps of the decay until the length of the run is known."""
+
+
+def branch_step(decay_from: str) -> int:
+    """The step of the trunk's checkpoint that `resume.decay_from` names."""
+    name = Path(decay_from).name
+    if not CHECKPOINT_NAME.fullmatch(name):
+        raise ConfigError(
+            f"resume.decay_from={decay_from} is not the folder of a checkpoint; give one such as "
+            "runs/trunk/checkpoint-1000"
+        )
+    return checkpoint_step(Path(decay_from))
+
+
+def plan_decay(training: dict, decay_from: str, state: TrainerState, terms: dict):
+    """Replace the schedule in the section `training` by the trunk's up to `decay_from`, then decay to the run's end.
+
+    `state` and the settings `terms` are those of the checkpoint that the run resumes: the trunk's, or later one of its
+    own. `ConfigError` if the trunk's rate is not at its peak there.
+    """
+    step, warmup = branch_step(decay_from), terms["training.warmup_steps"]
+    warmup = int(warmup) if warmup >= 1 else math.ceil(warmup * state.max_steps)
+    if state.global_step == step:
+        share = _rate_share(terms, warmup, state.max_steps, step)
+        if not math.isclose(share, 1, rel_tol=1e-9):
+            raise ConfigError(
+                f"resume.decay_from={decay_from} has {share:.3g} of its peak learning rate left, by its "
+                f"{terms['training.lr_scheduler_type']} schedule; give a checkpoint after the warm-up and before the "
+                "decay, such as one of a run with training.lr_scheduler_type=constant_with_warmup"
+            )
+    decay = {"num_decay_steps": max((training.get("max_steps") or -1) - step, UNKNOWN)}
+    training["lr_scheduler_type"], training["warmup_steps"] = SCHEDULE, warmup
+    training["lr_scheduler_kwargs"] = (training.get("lr_scheduler_kwargs") or {}) | decay
+
+
+def set_decay_steps(args: TrainingArguments, training: dict, decay_from: str):
+    """Let the decay last from the trunk's checkpoint to the end of the run, now that `args.max_steps` is known."""
+    step = branch_step(decay_from)
+    if args.max_steps <= step:
+        raise ConfigError(
+            f"resume.decay_from={decay_from} leaves no step to decay in, since the run has {args.max_steps:,}; "
+            "raise training.max_steps or the budget, which count the trunk's steps, too"
+        )
+    args.lr_scheduler_kwargs = args.lr_scheduler_kwargs | {"num_decay_steps": args.max_steps - step}
+    training["lr_scheduler_kwargs"] = args.lr_scheduler_kwargs
+
+
+def _rate_share(terms: dict, warmup: int, steps: int, at: int) -> float:
+    """The share of its peak that the rate of a run with these settings has at a step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    kind, kwargs = terms["training.lr_scheduler_type"], terms["training.lr_scheduler_kwargs"]
+    schedule = get_scheduler(kind, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
+    return schedule.lr_lambdas[0](at) if hasattr(schedule, "lr_lambdas") else math.nan
