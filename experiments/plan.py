@@ -9,6 +9,7 @@ The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with mod
 
 from command_line.run import run_script
 from settings.checks import ConfigError, build
+from settings.depth import describe
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
 from storage.hub import check_model_path
@@ -30,6 +31,7 @@ def plan(experiment: LanguageExperiment) -> list[str]:
     return [
         f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{length} tokens, vocabulary {config.vocab_size:,}",
+        *(f"  {one}" for one in describe(experiment.derived)),
         *table("parameters", accounting.parameters(config)),
         *table(f"forward FLOPs of one sequence of {length} tokens: matrix products", matmul),
         *table("forward FLOPs: element-wise work", elementwise),

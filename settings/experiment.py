@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from .checks import ConfigError
 from .data_sections import DataSection, EquationsSection, TokenizerSection
+from .depth import Derived
 from .horizon import check_horizon
 from .paths import safe_file_name
 from .recipe_sections import AveragingSection, LossSection
@@ -127,7 +128,7 @@ ALGORITHMIC_MODEL = {
 }
 
 
-NON_SECTION_FIELDS = ("name", "overrides")
+NON_SECTION_FIELDS = ("name", "overrides", "derived")
 """Fields of an experiment that are not sections."""
 
 
@@ -147,6 +148,8 @@ class Experiment:
     card: CardSection
     overrides: dict = field(default_factory=dict, kw_only=True)
     """The command-line overrides, by `section.key`."""
+    derived: tuple[Derived, ...] = field(default=(), kw_only=True)
+    """The settings that follow from `model.depth` or `model.preset`."""
 
     script: ClassVar[str]
     model_defaults: ClassVar[dict] = {}

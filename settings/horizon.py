@@ -15,7 +15,7 @@ def only_given_horizon(sections: Mapping[str, dict], given: Mapping) -> dict[str
 
     `sections` already have the overrides, `given` by `section.key`. `ConfigError` if these are several.
     """
-    chosen = [(section, key) for section, key in HORIZONS if _is_length(given.get(f"{section}.{key}"))]
+    chosen = [(section, key) for section, key in HORIZONS if is_length(given.get(f"{section}.{key}"))]
     if len(chosen) > 1:
         asked = " and ".join(f"{section}.{key}={given[f'{section}.{key}']}" for section, key in chosen)
         raise ConfigError(f"{asked} each set the length of the run; give one of them")
@@ -33,13 +33,13 @@ def check_horizon(training: Mapping, amounts: Mapping[str, float], default_epoch
     for name, amount in amounts.items():
         for _, key in (STEPS, EPOCHS):
             value = training.get(key)
-            if _is_length(value) and not (key == EPOCHS[1] and value == default_epochs):
+            if is_length(value) and not (key == EPOCHS[1] and value == default_epochs):
                 raise ConfigError(
                     f"budget.{name}={amount:g} and training.{key}={value} each set the length of the run; "
                     f"leave one of them out"
                 )
 
 
-def _is_length(value) -> bool:
+def is_length(value) -> bool:
     """Whether a setting's value sets a length; null and -1 leave it to another."""
     return value is not None and value != -1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .checks import ConfigError
 from .data_sections import TokenizerSection
+from .depth import fill_in, without_replaced
 from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field
 from .horizon import only_given_horizon
@@ -22,11 +23,12 @@ def load_experiment(
     """Read a YAML file, apply `section.key=value` overrides, check keys and types; `ConfigError` if one is wrong."""
     sections, given = read_experiment_file(path, overrides, partial(_takes_only_text, kind=kind))
     if kind is LanguageExperiment:  # on equations, only training.max_steps does
-        sections = only_given_horizon(sections, given)
+        sections = without_replaced(only_given_horizon(sections, given), given)
     classes = sections_of(kind)
     for section in sections:
         _check_known(section, classes, section, f"a section of {kind.script}")
     checked = {section: check_section(section, sections.get(section) or {}, kind) for section in classes}
+    derived = fill_in(checked) if kind is LanguageExperiment and checked["model"].get("path") is None else []
     checked["training"] = (
         drop_unknown_to_transformers(kind.training_defaults, section_fields("training", kind)) | checked["training"]
     )
@@ -39,7 +41,7 @@ def load_experiment(
     else:
         checked["tokenizer"] = _tokenizer_of_checkpoint(checked["model"], checked["tokenizer"])
     built = {key: classes[key](**own) for key, own in checked.items()}
-    experiment = kind(name=Path(run).absolute().name, overrides=given, **built)
+    experiment = kind(name=Path(run).absolute().name, overrides=given, derived=tuple(derived), **built)
     reject_ineffective_overrides(experiment)
     return experiment
 

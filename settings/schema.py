@@ -10,6 +10,7 @@ from pathlib import Path
 from .experiment import NON_SECTION_FIELDS, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field, read_fields
 from .paths import ROOT
+from .presets import PRESETS
 
 MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 
@@ -37,6 +38,21 @@ MODEL_PATH_FIELD = Field(
 )
 
 
+MODEL_SOURCES = {
+    "path": MODEL_PATH_FIELD,
+    "preset": Field(
+        [tuple(PRESETS), "None"], None, "A known shape by name; what is given beside it replaces its values."
+    ),
+    "depth": Field(
+        ["int", "None"],
+        None,
+        "One number that sets the shape (so many layers, 64 times as wide) and, where not given, length, batch, "
+        "learning rate and weight decay; the rules are printed.",
+    ),
+}
+"""What the section `model` can be given in the place of its settings."""
+
+
 @cache
 def sections_of(kind: type[Experiment]) -> dict[str, type]:
     """The section names of a kind of experiment, with their classes."""
@@ -47,7 +63,7 @@ def sections_of(kind: type[Experiment]) -> dict[str, type]:
 def section_fields(section: str, kind: type[Experiment] = LanguageExperiment) -> dict[str, Field]:
     """The settings of a section by name, with the defaults of a kind of experiment."""
     if section == "model":
-        start = {"path": MODEL_PATH_FIELD} if kind is LanguageExperiment else {}
+        start = MODEL_SOURCES if kind is LanguageExperiment else {}
         return start | _with_defaults(_model_fields(), kind.model_defaults)
     if section == "training":
         package = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])

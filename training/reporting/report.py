@@ -8,6 +8,7 @@ from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
 from publishing.card import WEIGHTS, Facts, describe_averaging, describe_flops, describe_optimizer, write_card
+from settings.depth import describe
 from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
@@ -70,6 +71,7 @@ class Report(TrainerCallback):
             f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
             f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
             memory_line(trainer.args, trainer.trained(), self.data.length, experiment.averaging.count),
+            *(f"derived     {one}" for one in describe(experiment.derived)),
             f"run folder  {self.run.folder}",
             *unused_devices(trainer.args),
             *_drawn_apart(trainer.args, config),
