@@ -3,7 +3,7 @@
 Conventions. A multiply-add is 2 FLOPs. Attention is counted over the full T x T square, as every kernel's
 specification is, although a causal kernel may skip half of it. Element-wise work is counted separately: 6 per score
 for the softmax, 4 per element for a norm, 3 per element of q and k for rotary positions, 1 for each residual add, bias
-and learned position; activation functions and dropout are not counted.
+and learned position; activation functions, a soft-cap on logits and dropout are not counted.
 
 Training FLOPs (`training_flops`; `total_flos` and MFU of a run) are the matrix products of the forward pass and of its
 backward pass, which has twice as many (Kaplan et al., 2020). Each example counts by its own length: padding is left

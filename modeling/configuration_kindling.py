@@ -62,6 +62,8 @@ class KindlingConfig(PreTrainedConfig):
     """Feed-forward: gelu (exact), gelu_new (GPT-2's tanh form), relu, silu, or swiglu (gated)."""
     qk_norm: bool = False
     """RMS-normalise queries and keys in each head before the rotation."""
+    final_logit_softcapping: float | int | None = None
+    """Logits are cap x tanh(logits / cap) with this cap, as in Gemma 2, such as 30; null means no cap."""
     bias: bool = False
     """Biases in the linear layers (never in the head) and in LayerNorm."""
     attention_dropout: float | int = 0.0
@@ -185,7 +187,8 @@ class KindlingConfig(PreTrainedConfig):
         for name in ("attention_dropout", "hidden_dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        for name in ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", *ATTENTION_OPTIONS):
+        scales = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", "final_logit_softcapping")
+        for name in (*scales, *ATTENTION_OPTIONS):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
 

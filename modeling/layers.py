@@ -180,6 +180,17 @@ class Scale(nn.Module):
         return x * self.factor
 
 
+class SoftCap(nn.Module):
+    """`cap * tanh(logits / cap)`: logits never exceed the cap (Gemma 2, 2024)."""
+
+    def __init__(self, cap: float):
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, logits):
+        return self.cap * torch.tanh(logits / self.cap)
+
+
 class RotaryPositions(nn.Module):
     """Cosines and sines of rotary positions (Su et al., 2021), in LLaMA's half-split layout.
 

@@ -115,6 +115,7 @@ def ends_memory(config: KindlingConfig, step: Step) -> dict[str, int]:
         "positions": FLOAT32_BYTES * positions[config.position],
         "dropout": tokens * d * FLOAT32_BYTES * (config.embedding_dropout > 0),
         "head": logits_memory(config, step),
+        "soft-cap": softcap_memory(config, step),
         "ids": tokens * 4 * FLOAT32_BYTES,
         "16-bit weights": HALF_BYTES * head_weights(config) * step.half,
     }
@@ -123,6 +124,11 @@ def ends_memory(config: KindlingConfig, step: Step) -> dict[str, int]:
 def logits_memory(config: KindlingConfig, step: Step) -> int:
     """Bytes of one float32 tensor of the size of the logits: a probability for each token and id."""
     return FLOAT32_BYTES * step.tokens * config.vocab_size
+
+
+def softcap_memory(config: KindlingConfig, step: Step) -> int:
+    """Bytes of the hyperbolic tangents of a soft-cap on logits."""
+    return step.bytes * step.tokens * config.vocab_size * (config.final_logit_softcapping is not None)
 
 
 def _norm_bytes(config) -> int:
@@ -200,9 +206,10 @@ def _backward(config: KindlingConfig, step: Step, adds: bool) -> dict[str, dict[
     lookups, ends = ends["positions"] + ends["ids"] + ends["dropout"], sum(ends.values())
     loss = max(2 * logits, logits + logits * step.half // 2 + cast)
     inside = _block_working_set(config, step)
+    before_head = kept + ends - logits - softcap_memory(config, step)
     phases = {
         LOSS: (0, kept + ends, loss),
-        HEAD: (head, kept + ends - logits, logits * step.bytes // FLOAT32_BYTES + residual),
+        HEAD: (head, before_head, logits * step.bytes // FLOAT32_BYTES + residual),
         LAST_BLOCK: (held, kept + again + lookups, inside),
         FIRST_BLOCK: (held + (0 if adds else (layers - 1) * a_block), first + lookups, inside),
         EMBEDDING: (grown + head * (tied + adds), lookups, residual),

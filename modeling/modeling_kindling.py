@@ -23,7 +23,7 @@ from .accounting import training_flops
 from .attention import KindlingAttention, causal_mask, count_positions
 from .configuration_kindling import KindlingConfig, KindlingGPTConfig, KindlingLlamaConfig
 from .generation import KindlingGenerationMixin
-from .layers import MLPS, RESIDUALS, RotaryPositions, Scale, build_norm, width_multiplier
+from .layers import MLPS, RESIDUALS, RotaryPositions, Scale, SoftCap, build_norm, width_multiplier
 from .loading import KindlingLoadingMixin
 from .releases import CACHE, KindlingKwargs, check_keywords, select_cache
 
@@ -204,6 +204,8 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # Of the states rather than of the logits, which are many times larger.
         self.logit_scale = nn.Identity() if config.logit_scale == 1 else Scale(config.logit_scale)
+        cap = config.final_logit_softcapping
+        self.softcap = nn.Identity() if cap is None else SoftCap(cap)
         self.post_init()
         # Without it the text-generation pipeline asks for 256 new tokens, even if the model has fewer positions.
         self.generation_config.max_length = config.max_position_embeddings
@@ -240,7 +242,7 @@ class KindlingForCausalLM(KindlingPreTrainedModel, KindlingGenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(self.logit_scale(outputs.last_hidden_state[:, kept].contiguous()))
+        logits_BTV = self.softcap(self.lm_head(self.logit_scale(outputs.last_hidden_state[:, kept].contiguous())))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

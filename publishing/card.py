@@ -35,7 +35,7 @@ Each has a folder of its own, with a model card.
 ARCHITECTURE = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
     "max_position_embeddings", "vocab_size", "norm", "norm_placement", "position", "mlp", "qk_norm", "bias",
-    "tie_word_embeddings",
+    "final_logit_softcapping", "tie_word_embeddings",
 )  # fmt: skip
 
 CARD = """---

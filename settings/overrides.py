@@ -21,6 +21,7 @@ ALIASES = {
     "train_batch_size": "per_device_train_batch_size",
     "eval_batch_size": "per_device_eval_batch_size",
     "lr": "learning_rate",
+    "logit_softcap": "final_logit_softcapping",
     "lr_scheduler": "lr_scheduler_type",
     "scheduler": "lr_scheduler_type",
     "warmup": "warmup_steps",

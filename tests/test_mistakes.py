@@ -83,6 +83,8 @@ OF_TEXT = [
     (f"averaging.ema=0.9; averaging.save=ema; training.save_only_model=true; {EACH_TWO_STEPS}; {BEST}",
      "averaging.save=ema and training.load_best_model_at_end=True need the averages", "leave out one of them"),
     ("averaging.tail=0.9; training.metric_for_best_model=tail_loss", "tail_loss is not measured", "one of loss, perp"),
+    ("model.final_logit_softcapping=0", "final_logit_softcapping=0.0 must be positive", "and finite"),
+    ("model.logit_softcap=30", "model.logit_softcap is not a setting", "did you mean final_logit_softcapping?"),
     ("loss.z_loss=-1e-4", "loss.z_loss=-0.0001 is too small", "at least 0"),
     # what would change nothing
     ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",

@@ -23,6 +23,7 @@ AXES = {
     "position": get_args(configuration.Position),
     "mlp": get_args(configuration.MLPName),
     "qk_norm": (False, True),
+    "final_logit_softcapping": (None, 1.0),
     "tie_word_embeddings": (False, True),
     "bias": (False, True),
     "num_key_value_heads": (4, 2),

@@ -32,6 +32,7 @@ UNUSUAL = {
     "rope_theta": 500.0,
     "mlp": "silu",
     "qk_norm": True,
+    "final_logit_softcapping": 20.0,
     "attention_dropout": 0.1,
     "hidden_dropout": 0.2,
     "embedding_dropout": 0.3,
@@ -107,7 +108,10 @@ def test_heads_fill_the_width_and_are_not_grouped_unless_told(configure):
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
          "intermediate_size", "max_position_embeddings", "mup_base_width", "mup_base_head_dim")  # fmt: skip
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
-SCALES = ("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", *ATTENTION_OPTIONS)
+SCALES = (
+    *("norm_eps", "rope_theta", "initializer_range", "embedding_init_std", "final_logit_softcapping"),
+    *ATTENTION_OPTIONS,
+)
 CHOICES = ("norm", "norm_placement", "position", "mlp", "residual_init", "linear_init", "parametrization")
 SWITCHES = ("qk_norm", "bias", "tie_word_embeddings", "use_cache")
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -43,7 +43,7 @@ def visited(build, tokens, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     saved = {
         "gpt": build("kindling_gpt", qk_norm=True, num_key_value_heads=2),
-        "llama": build("kindling_llama", eos_token_id=3),
+        "llama": build("kindling_llama", eos_token_id=3, final_logit_softcapping=0.5),
     }
     torch.save(tokens(), root / "ids.pt")
     for name, model in saved.items():

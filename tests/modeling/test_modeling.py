@@ -46,6 +46,27 @@ def test_every_parameter_learns(build, tokens, axes):
 
 
 @pytest.mark.parametrize("family", ["kindling_gpt", "kindling_llama"])
+def test_a_soft_cap_on_logits_is_its_formula(build, tokens, family):
+    """In logits, loss and gradients, in float64; a configuration of a former version has none."""
+    plain, cap, ids = build(family).double(), 0.1, tokens()
+    capped = build(family, final_logit_softcapping=cap).double()
+    capped.load_state_dict(plain.state_dict())
+    raw = plain(ids).logits
+    expected = cap * torch.tanh(raw / cap)
+    assert raw.abs().max() > cap
+    torch.testing.assert_close(capped(ids).logits, expected, rtol=1e-12, atol=1e-12)
+    loss, gradients = loss_and_gradients(capped, ids)
+    log_p = expected[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
+    (-log_p.mean()).backward()
+    assert loss.item() == pytest.approx(-log_p.mean().item(), rel=1e-6)  # transformers' loss is of float32
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-4, atol=1e-7, msg=name)
+    former = plain.config.to_dict()
+    del former["final_logit_softcapping"]
+    assert type(plain.config).from_dict(former).final_logit_softcapping is None
+
+
+@pytest.mark.parametrize("family", ["kindling_gpt", "kindling_llama"])
 def test_overfits_one_batch(start, tokens, family):
     model, ids = start(family), tokens()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -163,6 +163,8 @@ def test_precision_and_mode_are_kept_and_random_numbers_are_not_spent(native, tr
         ("kindling_llama", {"position": "none"}),
         ("kindling_llama", {"mlp": "silu"}),
         ("kindling_llama", {"qk_norm": True}),
+        ("kindling_llama", {"final_logit_softcapping": 30.0}),
+        ("kindling_gpt", {"final_logit_softcapping": 30.0}),
         ("kindling_gpt", {"norm": "none"}),
         ("kindling_gpt", {"norm_placement": "post"}),
         ("kindling_gpt", {"position": "rope"}),

@@ -26,12 +26,21 @@ class ZLoss(TrainerCallback, ExportableState):
     def start_again(self, step: int):
         """Forget the steps up to `step`."""
         self.unlogged, self.logged_step = torch.zeros(()), step
+        self.forget_step()
+
+    def forget_step(self):
+        """Forget the step that is being made: it is computed again."""
+        self.present = 0.0
 
     def add(self, loss: torch.Tensor, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, targets) -> torch.Tensor:
         """The loss with the term in its gradient; `targets` is what the sum over this batch's targets is divided by."""
         term = self.coefficient * squared_normalizers(logits_BTV, labels_BT.to(logits_BTV.device)) / targets
-        self.unlogged = self.unlogged.to(term.device) + term.detach()
+        self.present = self.present + term.detach()
         return loss + (term - term.detach())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control, **kwargs):  # noqa: ARG002
+        self.unlogged = self.unlogged.to(args.device) + self.present
+        self.forget_step()
 
     def mean(self, step: int, gather) -> float:
         """The mean over the steps since the last log and over processes."""

@@ -76,7 +76,7 @@ def train(folder, limit: Limit | None, fit_memory=True, accumulation=1, rows=ROW
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_implementation(args, config))
     trainer = KindlingTrainer(
         model=model, args=args, train_dataset=order, eval_dataset=documents(), text_bytes=None, peak_flops=1e9,
-        data_collator=CausalLMCollator(59), fit_memory=fit_memory, callbacks=[limit] if limit else None,
+        data_collator=CausalLMCollator(59), fit_memory=fit_memory, z_loss=1e-3, callbacks=[limit] if limit else None,
     )  # fmt: skip
     if limit:
         limit.watch(model)
@@ -84,8 +84,8 @@ def train(folder, limit: Limit | None, fit_memory=True, accumulation=1, rows=ROW
     return trainer
 
 
-def losses(trainer) -> list[float]:
-    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+def losses(trainer, name="loss") -> list[float]:
+    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -102,6 +102,8 @@ def test_the_run_is_the_one_that_would_have_fitted(tmp_path, capsys, accumulatio
     found = train(tmp_path, limit, accumulation=accumulation)
     assert (expected.parts, found.parts) == (1, parts)
     assert losses(found) == pytest.approx(losses(expected), rel=1e-6)
+    assert losses(found, "z_loss") == pytest.approx(losses(expected, "z_loss"), rel=1e-6)
+    assert len(losses(found, "z_loss")) == STEPS
     for mine, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
     assert found.state.num_input_tokens_seen == expected.state.num_input_tokens_seen
