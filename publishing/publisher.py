@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from settings.paths import ROOT
@@ -28,11 +28,17 @@ class Push(NamedTuple):
     errors: IO[str]
 
 
+def saved_by_tokens(state: TrainerState) -> dict[str, dict[str, int]]:
+    """The `step` and the `tokens` of each checkpoint by tokens that a run has saved, by name."""
+    return state.stateful_callbacks.get("TokenCheckpoints", {}).get("attributes", {})
+
+
 class Publisher(TrainerCallback):
     """Publishes checkpoints during training, as `training.hub_strategy` says, and the finished run at the end.
 
     A push runs in a process of its own, on a complete checkpoint, so the Hub can't affect training. A checkpoint saved
-    while another is being pushed is not published, unless `training.hub_always_push` is set.
+    while another is being pushed is not published, unless `training.hub_always_push` is set. Checkpoints by tokens are
+    all published, by every strategy, each as a branch of its name; what fails is tried again at the end.
     """
 
     SUBFOLDERS = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: "checkpoint-{}"}
@@ -42,8 +48,12 @@ class Publisher(TrainerCallback):
         self.folder = folder
         self.wanted = args.push_to_hub and args.should_save
         self.target = folder, args.hub_model_id, args.hub_private_repo
-        self.command = _command(*self.target)
+        self.revision = getattr(args, "hub_revision", None)
         self.waiting: list[tuple[int, Path]] = []
+        self.branches: dict[Path, str | None] = {}
+        """The branch that a snapshot is pushed to."""
+        self.failed: list[tuple[int, Path]] = []
+        """Snapshots to try again at the end."""
         self.push: Push | None = None
         args.push_to_hub = False
 
@@ -53,16 +63,25 @@ class Publisher(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ARG002
         self._advance()
-        busy = self.push is not None and not args.hub_always_push
-        if not self.wanted or args.hub_strategy == HubStrategy.END or busy:
+        if not self.wanted:
             return
-        kept_as = self.SUBFOLDERS.get(args.hub_strategy, "").format(state.global_step) or None
-        checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        try:
-            self.waiting.append((state.global_step, snapshot(self.folder, checkpoint, kept_as)))
-        except Exception as error:  # whatever it is, training continues
-            self._report_failure(state.global_step, str(error))
+        busy = self.push is not None and not args.hub_always_push
+        for name, about in saved_by_tokens(state).items():
+            if about["step"] == state.global_step:
+                self._await_push(state.global_step, None, name)
+        if args.hub_strategy != HubStrategy.END and not busy:
+            kept_as = self.SUBFOLDERS.get(args.hub_strategy, "").format(state.global_step) or None
+            self._await_push(state.global_step, kept_as, self.revision)
         self._advance()
+
+    def _await_push(self, step: int, kept_as: str | None, branch: str | None):
+        """Queue a snapshot of a step's checkpoint."""
+        try:
+            there = snapshot(self.folder, self.folder / f"checkpoint-{step}", kept_as)
+        except Exception as error:  # whatever it is, training continues
+            return self._report_failure(step, str(error))
+        self.waiting.append((step, there))
+        self.branches[there] = branch
 
     def on_log(self, args, state, control, **kwargs):  # noqa: ARG002
         self._advance()
@@ -75,7 +94,11 @@ class Publisher(TrainerCallback):
             if self.push is not None:
                 self.push.process.wait()
             self._advance()
-        publish_finished(*self.target)
+        for step, there in self.failed:
+            branch, checkpoint = self.branches[there], f"checkpoint-{step}"
+            publish_finished(*self.target, branch, there, checkpoint)
+            shutil.rmtree(there, ignore_errors=True)
+        publish_finished(*self.target, self.revision)
 
     def _advance(self):
         """Clean up after a push that has ended, and start the next."""
@@ -84,7 +107,7 @@ class Publisher(TrainerCallback):
                 if self.push.process.returncode:
                     errors.seek(0)
                     self._report_failure(self.push.step, errors.read())
-            shutil.rmtree(self.push.snapshot, ignore_errors=True)
+            self._discard(self.push.step, self.push.snapshot, has_failed=bool(self.push.process.returncode))
             self.push = None
         if self.push is None and self.waiting:
             step, there = self.waiting.pop(0)
@@ -92,11 +115,18 @@ class Publisher(TrainerCallback):
                 self.push = self._start(step, there)
             except OSError as error:  # no process or file available; training continues
                 self._report_failure(step, str(error))
-                shutil.rmtree(there, ignore_errors=True)
+                self._discard(step, there, has_failed=True)
+
+    def _discard(self, step: int, there: Path, has_failed: bool):
+        """Remove a snapshot; one of a checkpoint by tokens that was not published is kept for the end."""
+        if has_failed and self.branches.get(there, self.revision) != self.revision:
+            self.failed.append((step, there))
+        else:
+            shutil.rmtree(there, ignore_errors=True)
 
     def _start(self, step: int, there: Path) -> Push:
         """Start the process that pushes a snapshot."""
-        command = [*self.command, "--tries", "1", str(there.resolve())]
+        command = [*_command(*self.target, self.branches.get(there)), "--tries", "1", str(there.resolve())]
         # A file, since nobody reads a pipe meanwhile; torch's error file is for errors of the training.
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         environment = {key: value for key, value in os.environ.items() if key != "TORCHELASTIC_ERROR_FILE"}
@@ -110,11 +140,21 @@ class Publisher(TrainerCallback):
         tqdm.write(f"step {step:,} is not published: {last}", file=sys.stderr)
 
 
-def publish_finished(folder: Path, name: str | None, private: bool | None):
-    """Publish a finished run; if that fails, exit with code 1 and the command to do it later."""
-    command = _command(folder, name, private)
+def publish_finished(
+    folder: Path,
+    name: str | None,
+    private: bool | None,
+    revision: str | None = None,
+    there: Path | None = None,
+    checkpoint: str | None = None,
+):
+    """Publish a finished run; if that fails, exit with code 1 and the command to do it later.
+
+    `revision` is the branch, `there` a snapshot of the `checkpoint` to publish instead.
+    """
+    command = _command(folder, name, private, revision)
     done = subprocess.run(
-        [*command, "--tries", str(ATTEMPTS), str(folder.resolve())],
+        [*command, "--tries", str(ATTEMPTS), str((there or folder).resolve())],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         encoding="utf-8",
@@ -123,11 +163,13 @@ def publish_finished(folder: Path, name: str | None, private: bool | None):
     )
     print(done.stdout, end="")
     if done.returncode:
-        later = shlex.join(["python", *command[1:], str(folder)])
+        of = ["--checkpoint", checkpoint] if checkpoint else []
+        later = shlex.join(["python", *command[1:], *of, str(folder)])
         sys.exit(f"not published: the run is finished and complete in {folder}; publish it later: {later}")
 
 
-def _command(folder: Path, name: str | None, private: bool | None) -> list[str]:
-    """The command that publishes a run or a snapshot, without its folder."""
+def _command(folder: Path, name: str | None, private: bool | None, revision: str | None) -> list[str]:
+    """The command that publishes a run or a snapshot to a branch, without its folder."""
     command = [sys.executable, "-m", "publishing", "--to", name or folder.resolve().name]
+    command += ["--revision", revision] if revision else []
     return command + ["--private"] * bool(private)

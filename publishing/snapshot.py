@@ -175,11 +175,15 @@ def _texts_in(value) -> Iterator[str]:
         yield value
 
 
-def published_model(folder: Path) -> Path:
+def published_model(folder: Path, checkpoint: str | None = None) -> Path:
     """The folder with a run's model: the run folder once it is finished, else its newest valid checkpoint.
 
-    `ConfigError` if there is none, or no model card.
+    With `checkpoint`, the one of that name. `ConfigError` if there is none, or no model card.
     """
+    if checkpoint is not None:
+        if why := find_damage(folder / checkpoint):
+            raise ConfigError(f"{folder / checkpoint} cannot be published: {why}; give a checkpoint of the run")
+        return folder / checkpoint
     newest = next((path for path in checkpoint_folders(folder) if find_damage(path) is None), None)
     steps = checkpoint_step(newest) if newest else 0
     finished = read_mapping(folder / METRICS, REMEDY).get("steps", 0) if (folder / METRICS).exists() else -1

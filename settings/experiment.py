@@ -11,7 +11,7 @@ from .data_sections import DataSection, EquationsSection, TokenizerSection
 from .depth import Derived
 from .horizon import check_horizon
 from .paths import safe_file_name
-from .recipe_sections import AveragingSection, LossSection
+from .recipe_sections import AveragingSection, CheckpointsSection, LossSection
 from .sections import (
     BudgetSection,
     CardSection,
@@ -74,7 +74,6 @@ UNSUPPORTED = {
     "dataloader_drop_last": "it would lose examples of the run",
     "deepspeed": "use `accelerate launch` for several GPUs",
     "eval_do_concat_batches": "validation metrics are computed over the whole split",
-    "hub_revision": "runs are pushed to main",
     "hub_token": "it would be written into the run; use `hf auth login`",
     "ignore_data_skip": "a resumed run would repeat examples",
     "include_num_input_tokens_seen": "targets are always counted, and input tokens would be added to their count",
@@ -91,6 +90,7 @@ UNSUPPORTED_FOR_EQUATIONS = {
     "fsdp": "one process trains all replicas",
     "gradient_accumulation_steps": "training.per_device_train_batch_size is the whole batch",
     "gradient_checkpointing": "equations are short",
+    "hub_revision": "`python -m publishing FOLDER --revision NAME` publishes the result",
     "label_smoothing_factor": "answers are exact",
     "load_best_model_at_end": "the last model is kept",
     "metric_for_best_model": "the last model is kept",
@@ -175,6 +175,7 @@ class LanguageExperiment(Experiment):
     tokenizer: TokenizerSection
     budget: BudgetSection
     loss: LossSection = field(default_factory=LossSection, kw_only=True)
+    checkpoints: CheckpointsSection = field(default_factory=CheckpointsSection, kw_only=True)
     sample: SampleSection
 
     script = "train_lm.py"

@@ -36,7 +36,7 @@ REQUIREMENTS = (
 is enough), and how to set them."""
 HARMLESS = (
     (
-        ("training.hub_strategy", "training.hub_always_push"),
+        ("training.hub_strategy", "training.hub_always_push", "training.hub_revision"),
         ("training.push_to_hub",),
         None,
         "training.push_to_hub=true",

@@ -1,9 +1,69 @@
 """The sections of an experiment file on parts of a training recipe, each with the checks that need no other section."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import ConfigError, check_minimum
+from .checks import ConfigError, check_maximum, check_minimum
+
+UNITS = {"T": 10**12, "B": 10**9, "M": 10**6, "K": 10**3}
+MAX_PER_DECADE = 20
+"""Log-spaced checkpoints per factor of ten: with more, two would have the same two digits."""
+
+
+@dataclass(kw_only=True)
+class CheckpointsSection:
+    save_tokens: list | dict | None = None
+    """Also save once so many tokens were trained on: [1e6, 2e6], named chck_1M and chck_2M, or {NAME: 1e6}. These
+    checkpoints are kept, and published as revisions (branches) of these names."""
+    saves_per_decade: int | None = None
+    """The same at log-spaced numbers of tokens, so many per factor of ten: with 3, at 1M, 2.2M, 4.6M, 10M and so on."""
+
+    def __post_init__(self):
+        check_minimum("checkpoints", self, saves_per_decade=1)
+        check_maximum("checkpoints", self, saves_per_decade=MAX_PER_DECADE)
+        if self.save_tokens is not None and self.saves_per_decade is not None:
+            raise ConfigError(
+                f"checkpoints.save_tokens={self.save_tokens} and checkpoints.saves_per_decade={self.saves_per_decade} "
+                "exclude each other; leave out one of them"
+            )
+        self._check_counts()
+
+    def _check_counts(self):
+        named = self.save_tokens if isinstance(self.save_tokens, dict) else {}
+        counts = list(named.values() or self.save_tokens or [])
+        if self.save_tokens is not None and not (
+            counts and all(type(one) in (int, float) and 1 <= one < 1e18 and one == int(one) for one in counts)
+        ):
+            raise ConfigError(
+                f"checkpoints.save_tokens={self.save_tokens} needs whole numbers of tokens, as in [1e6, 2e6] or "
+                "{chck_1M: 1e6}"
+            )
+        if len(set(counts)) < len(counts):
+            raise ConfigError(f"checkpoints.save_tokens={self.save_tokens} has a number twice; leave one of them out")
+        for name in named:
+            if not re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", str(name)) or name == "main":
+                raise ConfigError(
+                    f"checkpoints.save_tokens={self.save_tokens} has the name {name!r}; give another, of letters, "
+                    "digits, - _ and ., that is not main"
+                )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of tokens to save at, by name."""
+        if isinstance(self.save_tokens, dict):
+            return {str(name): int(count) for name, count in self.save_tokens.items()}
+        counts = self.save_tokens or []
+        if self.saves_per_decade:
+            per = self.saves_per_decade
+            counts = [float(f"{10 ** (step / per):.1e}") for step in range(per, 15 * per)]  # two digits, from 10 on
+        return {f"chck_{_short(count)}": int(count) for count in counts}
+
+
+def _short(count: float) -> str:
+    """A number of tokens as BabyLM writes it, exactly: 1M, 2.2M, 131.072K."""
+    unit = next((unit for unit, size in UNITS.items() if count >= size), "")
+    return f"{count / UNITS.get(unit, 1):.15g}{unit}"
 
 
 @dataclass(kw_only=True)

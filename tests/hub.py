@@ -47,6 +47,7 @@ PUSHES = {
     rf"POST {PLACE}\.git/info/lfs/objects/batch": "_batch",
     r"POST lfs/(?P<oid>[0-9a-f]{64})/verify": "_verify",
     rf"POST {ABOUT}/commit/{REVISION}": "_commit",
+    rf"POST {ABOUT}/branch/{REVISION}": "_branch",
 }
 """Routes that want a token."""
 
@@ -143,6 +144,11 @@ class Hub(BaseHTTPRequestHandler):
         if Repository(self.root, kind, name).create():
             return self._json(about)
         return self._send(409, json.dumps(about | {"error": "You already created this repository"}))
+
+    def _branch(self, kind: str, name: str, revision: str):
+        if Repository(self.root, kind, name).branch(revision):
+            return self._json({"success": True})
+        return self._send(409, json.dumps({"error": "Reference already exists"}))
 
     def _preupload(self, kind: str, name: str, revision: str):
         """Which files come by Git LFS, and what is there already, which the client need not send."""

@@ -47,8 +47,8 @@ class Repository:
             raise Refusal(404, "Repository not found", "RepoNotFound")
         if not self.folder.is_symlink():
             return self.folder
-        is_head = revision in HEADS
-        folder = self.folder.parent / self.folder.readlink() if is_head else self.history / revision
+        head = self.folder if revision in HEADS else self.history / "branches" / revision
+        folder = self.folder.parent / head.readlink() if head.is_symlink() else self.history / revision
         if not folder.is_dir():
             raise Refusal(404, "Revision not found", "RevisionNotFound")
         return folder
@@ -68,16 +68,14 @@ class Repository:
     def commit(self, revision: str, header: dict, changes: list[dict]) -> str:
         """Apply all changes to the newest state, or none of them, and give the new commit."""
         with WRITING:
-            folder = self.at()
-            if revision != "main":
-                raise Refusal(404, "There is no branch but main", "RevisionNotFound")
+            folder = self.at(revision)
             parent = self.commit_of(folder)
             if not parent.startswith(header.get("parentCommit", "")):
                 raise Refusal(412, "A commit has happened since. Please refresh and try again.")
             files = {name_of(folder, file): file.read_bytes() for file in files_of(folder)}
             for change in changes:
                 files = self._changed(files, change["key"], change["value"])
-            return self._publish(files, parent, header)
+            return self._publish(files, parent, header, revision)
 
     def _changed(self, files: dict[str, bytes], kind: str, value: dict) -> dict[str, bytes]:
         path = value["path"]
@@ -92,7 +90,17 @@ class Repository:
             raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         return {name: content for name, content in files.items() if name not in gone}
 
-    def _publish(self, files: dict[str, bytes], parent: str, header: dict) -> str:
+    def branch(self, name: str) -> bool:
+        """Make a branch at the newest commit of the main one, unless it is there already."""
+        with WRITING:
+            head, there = self.history / "branches" / name, self.at()
+            if head.is_symlink():
+                return False
+            head.parent.mkdir(exist_ok=True)
+            head.symlink_to(f"{self.history.name}/{self.commit_of(there)}")
+            return True
+
+    def _publish(self, files: dict[str, bytes], parent: str, header: dict, revision: str = "main") -> str:
         """Write a state down as the newest commit; its name is that of its files and of its parent."""
         listing = "".join(f"{git_hash(files[name])} {name}\n" for name in sorted(files))
         commit = hashlib.sha1(f"{parent}\n{listing}".encode()).hexdigest()
@@ -108,7 +116,7 @@ class Repository:
             self.folder.rename(self.history / COMMIT)
         link = self.history / "main"
         link.symlink_to(f"{self.history.name}/{commit}")
-        link.replace(self.folder)
+        link.replace(self.folder if revision == "main" else self.history / "branches" / revision)
         return commit
 
     def log(self, revision: str) -> list[dict]:

@@ -85,6 +85,11 @@ OF_TEXT = [
     ("averaging.tail=0.9; training.metric_for_best_model=tail_loss", "tail_loss is not measured", "one of loss, perp"),
     ("model.final_logit_softcapping=0", "final_logit_softcapping=0.0 must be positive", "and finite"),
     ("model.logit_softcap=30", "model.logit_softcap is not a setting", "did you mean final_logit_softcapping?"),
+    ("checkpoints.save_tokens=[]", "checkpoints.save_tokens=[] needs whole numbers of tokens", "as in [1e6, 2e6]"),
+    ("checkpoints.save_tokens=[1e6,1e6]", "has a number twice", "leave one of them out"),
+    ("checkpoints.save_tokens={main: 1e6}", "has the name 'main'", "that is not main"),
+    ("checkpoints.save_tokens=[1e6]; checkpoints.saves_per_decade=3", "exclude each other", "leave out one of them"),
+    ("checkpoints.saves_per_decade=21", "checkpoints.saves_per_decade=21 is too large", "at most 20"),
     ("loss.z_loss=-1e-4", "loss.z_loss=-0.0001 is too small", "at least 0"),
     # what would change nothing
     ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",

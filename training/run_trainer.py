@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel, TrainerCallback
 
 from .checkpoints.data_position import DataPosition
+from .checkpoints.token_checkpoints import TokenCheckpoints
 from .reporting.callbacks import show_progress
 from .reporting.report import Report
 from .run import Run
@@ -31,5 +32,7 @@ def build_trainer(
         guard=run.experiment.guard,
         fit_memory=run.experiment.budget.fit_memory,
     )
+    if counts := run.experiment.checkpoints.counts:
+        trainer.add_callback(TokenCheckpoints(counts, trainer.checkpoints, trainer.tokens_seen))
     show_progress(trainer, report.progress())
     return trainer

@@ -109,6 +109,12 @@ class KindlingTrainer(AveragingTrainer):
         loss = self.z_loss.add(loss, outputs.logits, labels, targets)
         return (loss, outputs) if return_outputs else loss
 
+    def forget_step(self):
+        """As the base class's, with the step's z-loss."""
+        super().forget_step()
+        if self.z_loss:
+            self.z_loss.forget_step()
+
     def collect_sums(self):
         """As the base class's, with that of the z-loss."""
         super().collect_sums()
@@ -171,6 +177,10 @@ class KindlingTrainer(AveragingTrainer):
         self._new_targets = self._new_targets + targets
         self._new_flops = self._new_flops + sum(map(self.flops_of, samples))
         return samples, targets
+
+    def tokens_seen(self) -> int:
+        """Targets trained on, those of the present step among them. Waits for the device."""
+        return self.state.num_input_tokens_seen + int(self._new_targets)
 
     def store_flos(self):
         """Bring the counts in `state` up to date; called before each log and save."""

@@ -417,6 +417,53 @@ def test_what_is_no_path_stays_and_paths_stay_apart(tmp_path):
     assert command == "python train_lm.py 'x.yaml' 'sample.prompt=/imagine a cat'"
 
 
+BRANCHES = ("chck_a", "chck_b", "dev")
+
+
+def test_checkpoints_by_tokens_are_branches_and_the_run_is_where_it_is_told(strategies):
+    """Each branch has the model of its checkpoint and a card that names it; nothing is pushed to the main one."""
+    folder, run_script, *_ = strategies
+    (code,), files, *seen = run_script(f"""
+        from pathlib import Path
+        from huggingface_hub import HfApi, hf_hub_download
+        named = "checkpoints.save_tokens={{chck_a: 200, chck_b: 400}}"
+        say(train("run-tokens", "training.hub_strategy=end", "training.hub_revision=dev", named)[1])
+        name = "someone/run-tokens"
+        say(*HfApi().list_repo_files(name))
+        for branch in {BRANCHES}:
+            card = Path(hf_hub_download(name, "README.md", revision=branch)).read_text()
+            weights = Path(hf_hub_download(name, "model.safetensors", revision=branch)).read_bytes()
+            say(branch, f'model="{{name}}", revision="{{branch}}"' in card, weights.hex())
+        say(*published("canary/run-tokens", "--checkpoint", "checkpoint-2", "--revision", "again"))
+        say(*published("canary/run-tokens", "--checkpoint", "checkpoint-3", "--revision", "again"))
+    """)
+    assert (code, files) == (0, [".gitattributes"])
+    run, (done, refused) = folder / "canary" / "run-tokens", seen[-2:]
+    for (branch, is_named, weights), model in zip(seen[:-2], ("checkpoint-2", "checkpoint-4", "."), strict=True):
+        assert is_named, branch
+        assert bytes.fromhex(weights) == (run / model / "model.safetensors").read_bytes(), branch
+    assert done[0] == 0
+    assert done[1].endswith("/someone/run-tokens/tree/again")
+    assert refused[0] == 2
+    assert "checkpoint-3 cannot be published: checkpoint.json is missing; give a checkpoint of the run" in refused[1]
+
+
+def test_a_branch_that_could_not_be_pushed_is_tried_again_at_the_end(tmp_path, monkeypatch):
+    args = TrainingArguments(output_dir=str(tmp_path), push_to_hub=True, use_cpu=True, hub_token="hf_x")
+    publisher, told = Publisher(args, tmp_path), []
+    for branch in ("chck_1M", None):
+        (tmp_path / str(branch)).mkdir()
+        publisher.branches[tmp_path / str(branch)] = branch
+        publisher._discard(7, tmp_path / str(branch), has_failed=True)
+    assert publisher.failed == [(7, tmp_path / "chck_1M")]
+    assert [path.name for path in tmp_path.iterdir()] == ["chck_1M"]
+    monkeypatch.setattr("publishing.publisher.publish_finished", lambda *given: told.append(given))
+    publisher.finish()
+    retried = (tmp_path, None, None, "chck_1M", tmp_path / "chck_1M", "checkpoint-7")
+    assert told == [retried, (tmp_path, None, None, None)]
+    assert not [*tmp_path.iterdir()]
+
+
 class Busy:
     """A push that has not ended."""
 
@@ -490,7 +537,6 @@ def test_a_run_that_was_finished_and_goes_on_is_its_newest_checkpoint(tmp_path):
     ("overrides", "complaint"),
     [
         (["training.hub_token=hf_secret"], "training.hub_token is not supported: it would be written into the run"),
-        (["training.hub_revision=dev"], "training.hub_revision=dev is not supported"),
         (["training.push_to_hub=true"], "you are not logged in to the Hub"),
     ],
 )

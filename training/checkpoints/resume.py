@@ -117,7 +117,9 @@ def _exit_finished(folder: Path, training: Mapping):
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{folder} is finished, nothing is left to do; its results are in {folder / 'metrics.json'}")
         if training.get("push_to_hub"):
-            publish_finished(folder, training.get("hub_model_id"), training.get("hub_private_repo"))
+            publish_finished(
+                folder, training.get("hub_model_id"), training.get("hub_private_repo"), training.get("hub_revision")
+            )
     sys.exit(0)
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from settings.checks import ConfigError
-from storage.checkpoint_manifest import STAGING_PREFIX, checkpoint_folders, find_damage, write_manifest
+from storage.checkpoint_manifest import STAGING_PREFIX, checkpoint_folders, checkpoint_step, find_damage, write_manifest
 from storage.files import flush
 
 MAX_FAILURES = 3
@@ -80,6 +80,8 @@ class Checkpoints:
     def __init__(self, run: Path, limit: int | None):
         """`limit` is how many valid checkpoints to keep; None or 0 keeps all."""
         self.run, self.limit = run, limit
+        self.kept: set[int] = set()
+        """Steps of checkpoints that are kept besides those."""
         self.failures = 0
         self._verified = {}
 
@@ -104,10 +106,12 @@ class Checkpoints:
         return final
 
     def rotate(self, last: Path, best: Path | None):
-        """Remove the oldest while more than `limit` are valid; never `last`, the newest, or `best`."""
-        if not self.limit or len(checkpoint_folders(self.run)) <= self.limit:
+        """Remove the oldest while more than `limit` are valid; never `last`, the newest, `best`, or those to be kept,
+        which do not count."""
+        folders = [path for path in checkpoint_folders(self.run) if checkpoint_step(path) not in self.kept]
+        if not self.limit or len(folders) <= self.limit:
             return
-        valid = [path for path in checkpoint_folders(self.run) if self._is_valid(path)]
+        valid = [path for path in folders if self._is_valid(path)]
         kept = {last, best, *valid[:1]}
         for path in reversed(valid[1:]):
             if len(valid) > self.limit and path not in kept:

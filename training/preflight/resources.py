@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -42,11 +43,19 @@ def saves_until(step: int, args: TrainingArguments, steps_an_epoch: int) -> int:
     return math.ceil(step / interval) if step == args.max_steps else int(step // interval)
 
 
-def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, done: int, averages: int = 0):
+def token_saves(counts: Iterable[int], tokens_a_step: int, steps: int, done: int) -> int:
+    """How many checkpoints at these numbers of tokens a run of so many steps has still to save, with `done` made."""
+    at = {math.ceil(count / tokens_a_step) for count in counts}
+    return sum(done < step <= steps for step in at)
+
+
+def check_disk_space(
+    args: TrainingArguments, trained: Trained, examples: int, done: int, averages: int = 0, kept_saves: int = 0
+):
     """`ConfigError` if a run over so many examples, with `done` steps made, would fill the disk.
 
-    Counts the checkpoints still to come, and the model, which is written beside a former one. Stale staging folders are
-    removed first. Only the process that saves checks it.
+    Counts the checkpoints still to come, `kept_saves` of them that are never removed, and the model, which is written
+    beside a former one. Stale staging folders are removed first. Only the process that saves checks it.
     """
     if not args.should_save:
         return
@@ -60,7 +69,7 @@ def check_disk_space(args: TrainingArguments, trained: Trained, examples: int, d
     limit = args.save_total_limit or math.inf
     kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
     most = min(len(there) + to_come, kept + 1)  # the oldest is removed once the newest is complete
-    more = max(most - len(there), min(to_come, 1))
+    more = max(most - len(there), min(to_come, 1)) + kept_saves
     size, model = checkpoint_bytes(args, trained, averages), weight_bytes(trained)
     needed, free = more * size + model, shutil.disk_usage(folder).free
     if needed > free:

@@ -4,14 +4,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from modeling.configuration_kindling import KindlingConfig
+from settings.checks import warn
 from training.checkpoints.resume import exit_if_finished
+from training.processes import batch_size
 from training.run import Run
 from training.run_data import RunData
 
 from .best_model import check_measured
 from .compatibility import check_masks
 from .recipe import check_recipe
-from .resources import check_disk_space
+from .resources import check_disk_space, token_saves
 from .schedule import check_lengths
 
 
@@ -27,8 +29,21 @@ def check_language_run(run: Run, data: RunData, config: KindlingConfig):
     with torch.device("meta"):  # shapes without values
         model = AutoModelForCausalLM.from_config(config)
     trained = [(model, run.args, run.experiment.optimizer)]
-    averages = run.experiment.averaging.count
-    check_disk_space(run.args, trained, len(data.train_set.examples), run.fingerprint.done, averages)
+    kept = check_token_checkpoints(run, tokens_a_step=batch_size(run.args) * (data.length - 1))
+    averages, done = run.experiment.averaging.count, run.fingerprint.done
+    check_disk_space(run.args, trained, len(data.train_set.examples), done, averages, kept)
+
+
+def check_token_checkpoints(run: Run, tokens_a_step: int) -> int:
+    """How many checkpoints by tokens are still to come, at most; a warning names those that are out of reach."""
+    counts, steps = run.experiment.checkpoints.counts, run.args.max_steps
+    beyond = [name for name, count in counts.items() if count > steps * tokens_a_step]
+    if beyond and run.experiment.checkpoints.save_tokens is not None:
+        warn(
+            f"checkpoints.save_tokens: {', '.join(beyond)} will not be saved, because {steps:,} steps train on at most "
+            f"{steps * tokens_a_step:,} tokens"
+        )
+    return token_saves(counts.values(), tokens_a_step, steps, run.fingerprint.done)
 
 
 def check_algorithmic_run(run: Run, members: list):

@@ -8,6 +8,7 @@ from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
 from publishing.card import WEIGHTS, Facts, describe_averaging, describe_flops, describe_optimizer, write_card
+from publishing.publisher import saved_by_tokens
 from settings.depth import describe
 from settings.wording import format_count
 from storage.files import write_json
@@ -138,6 +139,7 @@ class Report(TrainerCallback):
             "optimizer_flops": _last_logged(state.log_history, "optimizer_flops"),
             "seconds": _last_logged(state.log_history, "seconds"),
             "vocabulary": len(self.data.prepared.tokenizer),
+            **({"checkpoints": kept} if (kept := saved_by_tokens(state)) else {}),
         }
 
     def write_card(self, args: TrainingArguments, config: KindlingConfig, metrics: dict):
@@ -160,6 +162,7 @@ class Report(TrainerCallback):
             "optimiser": describe_optimizer(args, experiment.optimizer),
             **describe_averaging(experiment.averaging, metrics.get("weights", "raw")),
             "seed": str(args.seed),
+            **_kept_checkpoints(self.run.folder, metrics.get("checkpoints", {})),
         }
         facts = Facts(
             name=experiment.name,
@@ -181,6 +184,13 @@ class Report(TrainerCallback):
 def _last_logged(history: list[dict], name: str) -> float:
     """The last logged value of a name, or 0."""
     return next((row[name] for row in reversed(history) if name in row), 0)
+
+
+def _kept_checkpoints(folder: Path, kept: dict) -> dict[str, str]:
+    """A row that names the checkpoints by tokens; those that a full disk has prevented are left out."""
+    there = {name: one for name, one in kept.items() if (folder / f"checkpoint-{one['step']}").is_dir()}
+    named = (f"`{name}` in `checkpoint-{one['step']}` ({one['tokens']:,} tokens)" for name, one in there.items())
+    return {"kept checkpoints": ", ".join(named)} if there else {}
 
 
 def _overlap(prepared) -> str:
