@@ -140,12 +140,18 @@ def write_card(folder: Path, config: KindlingConfig, provenance: dict, section: 
         training=_table(facts.training | {"hardware": hardware, "software": software}),
         command=provenance["command"],
         files=describe_files(folder),
-        architecture=_table({name: getattr(config, name) for name in ARCHITECTURE}),
+        architecture=_table(_architecture(config)),
         positions=config.max_position_embeddings,
         licence=_licence(section.license, facts.licenses),
         **_origin(facts.start),
     )
     write_atomically(folder / "README.md", text)
+
+
+def _architecture(config: KindlingConfig) -> dict:
+    """The settings of the architecture, without what it does not have."""
+    values = {name: getattr(config, name) for name in ARCHITECTURE}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def write_replicas_card(folder: Path, name: str, source: str, command: str, replicas: Sequence[str]):
