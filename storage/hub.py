@@ -32,6 +32,8 @@ PERMANENT = (
 )
 CHECK_SECONDS = 10.0
 """Timeout for asking the Hub whether it has a repository."""
+CHECK_WAITS = (0.5, 1.5)
+"""Seconds before each further attempt to connect."""
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
 """Errors of the HTTP library, of any version, for a server that cannot be reached (not for one that is slow)."""
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -85,14 +87,15 @@ def _is_transient(error: Exception) -> bool:
 
 
 def check_repository(name: str, kind: str = "model"):
-    """`ConfigError` if the Hub has no repository of this name and `kind`; a single request, without retries.
+    """`ConfigError` if the Hub has no repository of this name and `kind`; one request, or a few in two
+    seconds if there is no connection.
 
     If the Hub cannot be reached, this process is offline from then on and reads from the cache.
     """
     if (name, kind) in _known_repositories:
         return
     if not constants.HF_HUB_OFFLINE:
-        _ask_once(lambda: HfApi().repo_info(name, repo_type=kind, timeout=CHECK_SECONDS), name, kind)
+        _ask(lambda: HfApi().repo_info(name, repo_type=kind, timeout=CHECK_SECONDS), name, kind)
     if _unreachable_reason and kind == "model" and not _is_cached(name):
         raise ConfigError(
             f"{name} cannot be read: it is not in the local cache, and {_unreachable_reason}; check its name and your "
@@ -104,16 +107,16 @@ def check_repository(name: str, kind: str = "model"):
 def check_hub_reachable(what: str):
     """`ConfigError` if the Hub cannot be reached; `what` needs it."""
     if not constants.HF_HUB_OFFLINE:
-        _ask_once(lambda: get_session().head(constants.ENDPOINT, timeout=CHECK_SECONDS), what, "site")
+        _ask(lambda: get_session().head(constants.ENDPOINT, timeout=CHECK_SECONDS), what, "site")
     if _unreachable_reason:
         raise ConfigError(f"{what}: {_unreachable_reason}; check your connection")
 
 
-def _ask_once(ask: Callable, name: str, kind: str):
-    """Ask the Hub once; errors other than an unknown name or an unreachable Hub are ignored."""
+def _ask(ask: Callable, name: str, kind: str):
+    """Ask the Hub; errors other than an unknown name or an unreachable Hub are ignored."""
     global _unreachable_reason
     try:
-        ask()
+        _ask_again(ask)
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise ConfigError(
             f"{name} cannot be read: it is neither a local folder nor a {kind} on the Hub; check its name and "
@@ -127,6 +130,18 @@ def _ask_once(ask: Callable, name: str, kind: str):
         constants.HF_HUB_OFFLINE = True
         if "datasets.config" in sys.modules:  # which has its own copy
             sys.modules["datasets.config"].HF_HUB_OFFLINE = True
+
+
+def _ask_again(ask: Callable):
+    """Ask, and again after short waits where no connection is made: a name server may fail once."""
+    for wait in CHECK_WAITS:
+        try:
+            return ask()
+        except Exception as error:
+            if not any(base.__name__ == "ConnectError" for base in type(error).__mro__):
+                raise
+            time.sleep(wait)
+    return ask()
 
 
 def _is_cached(name: str) -> bool:

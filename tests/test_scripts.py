@@ -145,6 +145,7 @@ def test_the_same_seed_is_the_same_run_to_the_bit(tiny, workshop, capsys):
     told = capsys.readouterr().out
     for words in ("parameters (", "20 steps", "FLOPs", "device      cpu, fp32", "floor", "prompt it   python generate"):
         assert words in told
+    assert "\nskipped " not in told  # as nothing is
     assert (again / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     assert rows_of(again) == rows_of(tiny)
     other = workshop("other", "training.seed=1")

@@ -73,12 +73,16 @@ class SplitInfo:
             more=bool(journal.more),
         )
 
+    @property
+    def skipped_records(self) -> int:
+        return self.empty_documents + self.quarantined
+
     def skipped(self) -> str:
         """How many of the records read were skipped, and why."""
-        found = self.documents + self.empty_documents + self.quarantined
+        found = self.documents + self.skipped_records
         reasons = {"empty": self.empty_documents} | (self.reasons or {"malformed": self.quarantined})
         told = describe_reasons({kind: count for kind, count in reasons.items() if count})
-        return f"{found - self.documents:,} of {format_count(found, 'record')}" + (f" ({told})" if told else "")
+        return f"{self.skipped_records:,} of {format_count(found, 'record')}" + (f" ({told})" if told else "")
 
     def floor(self, targets: int) -> "Floor | None":
         """The lowest loss that a model can have on this split except by chance, if the source knows it."""

@@ -137,6 +137,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         """Print which checkpoint the run resumes from, and which settings have changed."""
+        state.stateful_callbacks.pop("Contract", None)  # its name in earlier versions; from now on it is saved as this
         if self.checkpoint and state.is_world_process_zero:
             lines = [f"resumed     from {self.checkpoint}", *(f"{'':12}{one}" for one in self._changes())]
             print("\n".join(lines))

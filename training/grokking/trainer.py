@@ -165,14 +165,13 @@ class AlgorithmicTrainer(KindlingTrainer):
         return flops + self.model.beginning_flops() if shares else flops
 
     def clip_gradients(self, parameters, limit, clip):  # noqa: ARG002
-        """Clip each replica's gradient by its own norm and return the largest; without a limit, that of all together.
+        """Clip each replica's gradient by its own norm, if there is a limit, and return the largest norm.
 
         The stock method would multiply the gradients of all replicas by NaN where that of one isn't finite.
         """
         self.accelerator.unscale_gradients()
-        if limit == math.inf:
-            return _grad_norm(parameters)
-        return torch.stack([nn.utils.clip_grad_norm_(one.model.parameters(), limit) for one in self.members]).max()
+        norm = _grad_norm if limit == math.inf else lambda weights: nn.utils.clip_grad_norm_(weights, limit)
+        return torch.stack([norm(member.model.parameters()) for member in self.members]).max()
 
     def skip_step(self, why: str):
         """Skip the step for the replicas with a non-finite gradient; the others make it as usual."""

@@ -61,7 +61,7 @@ class Report(TrainerCallback):
             f"{format_count(tokens, 'token')}{so_far}",
             f"validation  {prepared.documents('validation')}, {format_count(info['validation'].tokens, 'token')}"
             f"{_overlap(prepared)}",
-            f"skipped     {_skipped(info)}{_malformed_record_files(prepared.folder)}",
+            *self._skipped_line(),
             f"tokenizer   {prepared.describe_tokenizer()}",
             f"model       {config.model_type}, {total:,} parameters ({embedding:,} embedding, "
             f"{total - embedding:,} other){origin}",
@@ -85,6 +85,13 @@ class Report(TrainerCallback):
     def callbacks(self) -> list[TrainerCallback]:
         """All callbacks that write into the run folder, the card last."""
         return [MetricsFile(self.run.folder), Curves(self.run.folder, self.data.floor), self.samples, self]
+
+    def _skipped_line(self) -> list[str]:
+        """The line on skipped records, if there are any; the card has it in any case."""
+        prepared = self.data.prepared
+        if not any(prepared.info[split].skipped_records for split in ("train", "validation")):
+            return []
+        return [f"skipped     {_skipped(prepared.info)}{_malformed_record_files(prepared.folder)}"]
 
     @tolerate_full_disk
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ARG002
@@ -122,6 +129,8 @@ class Report(TrainerCallback):
         last = next((row for row in reversed(state.log_history) if "eval_loss" in row), {})
         groups, validation = self.data.prepared.compared_groups, self.data.prepared.info["validation"]
         metrics = {key: last[key] for key in last if key.startswith("eval_") and key not in SPEEDS}
+        if last and last["step"] != state.global_step:
+            metrics["evaluated_step"] = last["step"]
         documents = {f"validation_documents/{name}": about["documents"] for name, about in groups.items()}
         budget = {f"budget_{name}": amount for name, amount in self.run.experiment.budget.amounts.items()}
         return metrics | {
@@ -221,6 +230,8 @@ def _results(metrics: dict) -> dict:
         "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats per token",
         "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
     }
+    if "evaluated_step" in metrics:
+        rows["evaluated"] = f"after step {metrics['evaluated_step']:,}, before the last {_since(metrics)}"
     for name, loss in averaged_losses(metrics).items():
         rows[f"validation loss, {WEIGHTS[name]}"] = f"{loss:.4f} nats per token"
     if "eval_bits_per_byte" in metrics:
@@ -228,6 +239,10 @@ def _results(metrics: dict) -> dict:
     if metrics["floor_bits_per_byte"] is not None:
         rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the exact -log p of the validation text)"
     return rows
+
+
+def _since(metrics: dict) -> str:
+    return format_count(metrics["steps"] - metrics["evaluated_step"], "step")
 
 
 def _groups(metrics: dict) -> list[list[str]]:

@@ -290,12 +290,16 @@ def test_a_run_of_the_former_version_goes_on_with_its_prepared_folder(place, run
     state = json.loads(path.read_text())
     folder = state["stateful_callbacks"]["RunFingerprint"]["attributes"].pop("data")["folder"]
     state["stateful_callbacks"]["DataPosition"]["attributes"]["data"] = folder
+    state["stateful_callbacks"]["Contract"] = state["stateful_callbacks"].pop("RunFingerprint")  # its former name
     path.write_text(json.dumps(state))
     write_manifest(path.parent)
     other = shutil.copytree(place / "prepared" / folder, tmp_path / "another")
     with pytest.raises(ConfigError, match=rf"trained on different data than another holds now \({folder}, not"):
         run(train_lm, place, name, GO_ON, f"data.source={other}")
     run(train_lm, place, name, GO_ON, f"data.source={place / 'prepared' / folder}")
+    saved = read_state_of(str(place / name / "checkpoint-10")).stateful_callbacks
+    assert "RunFingerprint" in saved
+    assert "Contract" not in saved
     assert (place / name / "model.safetensors").read_bytes() == (runs[train_lm] / "model.safetensors").read_bytes()
 
 

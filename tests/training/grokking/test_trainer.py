@@ -290,6 +290,16 @@ def test_a_replica_without_a_gradient_is_left_as_it_is(make_experiment, tmp_path
     assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("limit", [0.0, math.inf, 1e9])
+def test_the_norm_of_replicas_is_the_largest_of_each(make_experiment, limit):
+    trainer = make_trainer(make_experiment(SEEDS, max_grad_norm=limit))
+    for number, member in enumerate(trainer.members, start=3):
+        for weight in member.model.parameters():
+            weight.grad = torch.zeros_like(weight)
+        next(member.model.parameters()).grad.view(-1)[0] = number
+    assert trainer.clip_gradients(trainer.model.parameters(), limit or math.inf, None).item() == 5
+
+
 def test_replicas_none_of_which_has_a_gradient_end_the_run(make_experiment, tmp_path):
     trainer = make_trainer(make_experiment(SEEDS))
     for member in trainer.members:
