@@ -9,7 +9,7 @@ The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with mod
 
 from command_line.run import run_script
 from settings.checks import ConfigError, build
-from settings.depth import describe
+from settings.derivation.depth import describe
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
 from storage.hub import check_model_path

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from .checks import ConfigError
 from .data_sections import DataSection, EquationsSection, TokenizerSection
-from .depth import Derived
+from .derivation.depth import Derived
 from .horizon import check_horizon
 from .paths import safe_file_name
 from .recipe_sections import AveragingSection, CheckpointsSection, LossSection

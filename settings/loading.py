@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .checks import ConfigError
 from .data_sections import TokenizerSection
-from .depth import fill_in, without_replaced
+from .derivation.depth import fill_in, without_replaced
 from .experiment import REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field
 from .horizon import only_given_horizon

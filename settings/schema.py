@@ -7,10 +7,10 @@ import typing
 from functools import cache
 from pathlib import Path
 
+from .derivation.presets import PRESETS
 from .experiment import NON_SECTION_FIELDS, REPLICABLE, AlgorithmicExperiment, Experiment, LanguageExperiment
 from .fields import Field, read_fields
 from .paths import ROOT
-from .presets import PRESETS
 
 MODEL_TYPES = ("kindling_llama", "kindling_gpt")
 

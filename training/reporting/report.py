@@ -9,7 +9,7 @@ from modeling.accounting import embedding_parameters, parameters, training_flops
 from modeling.configuration_kindling import KindlingConfig
 from publishing.card import WEIGHTS, Facts, describe_averaging, describe_flops, describe_optimizer, write_card
 from publishing.publisher import saved_by_tokens
-from settings.depth import describe
+from settings.derivation.depth import describe
 from settings.wording import format_count
 from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error

@@ -19,9 +19,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .checks import ConfigError
-from .data_sections import DataSection, TokenizerSection
-from .horizon import HORIZONS, is_length
+from ..checks import ConfigError
+from ..data_sections import DataSection, TokenizerSection
+from ..horizon import HORIZONS, is_length
 from .presets import PRESETS
 
 HEAD_DIM = 64

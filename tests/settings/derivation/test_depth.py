@@ -7,9 +7,9 @@ import pytest
 from modeling.accounting import parameters
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError
-from settings.depth import describe
+from settings.derivation.depth import describe
+from settings.derivation.presets import PRESETS
 from settings.loading import load_experiment
-from settings.presets import PRESETS
 from settings.schema import section_fields
 
 DIAL = """
