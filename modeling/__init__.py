@@ -35,5 +35,5 @@ def register():
 
 # While Python looks for a module to run, argv[0] is "-m". These imports take seconds, so `python -m modeling.native`
 # reads its arguments first, and registers then.
-if sys.argv[:1] != ["-m"]:
+if not (sys.argv[:1] == ["-m"] and f"{__name__}.native" in sys.orig_argv):
     register()

@@ -126,7 +126,7 @@ HEAVY = ("torch", "transformers", "datasets", "matplotlib", "scipy")
 IN_TURN = f"""
 import contextlib, io, json, runpy, sys
 for module, *words in json.loads(sys.argv[1]):
-    sys.argv = ["-m", *words]  # as `python -m` has it while it looks for the module
+    sys.argv, sys.orig_argv = ["-m", *words], ["python", "-m", module]  # as Python has it while it looks for the module
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             code = runpy.run_module(module, run_name="__main__", alter_sys=True) and 0

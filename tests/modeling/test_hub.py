@@ -1,5 +1,6 @@
 """A saved checkpoint explains itself: a process without this repository loads it, runs it and saves it again."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+import modeling
 from modeling import modeling_kindling
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
@@ -87,3 +90,18 @@ def test_a_checkpoint_can_be_saved_over_the_code_it_runs_from(start, tmp_path, m
     monkeypatch.setattr(modeling_kindling, "__file__", str(tmp_path / "modeling_kindling.py"))
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == WEIGHTS | CODE
+
+
+@pytest.mark.parametrize(("module", "count"), [("own.train", 2), ("modeling.native", 0)])
+def test_importing_the_models_registers_them_except_for_the_command(monkeypatch, module, count):
+    """Also from a package that Python imports while it looks for the module to run, as of `python -m own.train`."""
+    registered = []
+    for kind in (AutoConfig, AutoModel, AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "register", lambda *given: registered.append(given))
+    monkeypatch.setattr("sys.argv", ["-m", "--help"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", module, "--help"])
+    importlib.reload(modeling)
+    assert len(registered) == 3 * count
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    importlib.reload(modeling)  # as it was
+    assert modeling.KindlingGPTConfig is modeling_kindling.KindlingGPTConfig
