@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 from modeling.accounting import FLOAT32_BYTES, parameters
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from settings.checks import ConfigError, build
-from settings.schema import DROPOUTS, section_fields
+from settings.schema import DROPOUTS, MODEL_SOURCES, section_fields
 from settings.wording import format_memory
 
 from .attention import attention_implementation
@@ -34,7 +34,7 @@ def model_config(section: dict, tokenizer, start: str | None = None, **derived) 
 def model_settings(section: dict, config: KindlingConfig) -> dict:
     """The settings of a `model` section with their final values; of one that starts from a checkpoint, the dropouts."""
     names = DROPOUTS if "path" in section else section_fields("model")
-    return {name: getattr(config, name) for name in names if name not in ("path", "type")}
+    return {name: getattr(config, name) for name in names if name not in ("type", *MODEL_SOURCES)}
 
 
 def check_model_size(config: KindlingConfig):
