@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import torch
 from transformers import AutoModelForCausalLM, Trainer, __version__
 
-from experiments.plan import model_config
+from experiments.planning.data import model_config
 from modeling.configuration_kindling import KindlingGPTConfig, KindlingLlamaConfig
 from settings.loading import load_experiment
 from settings.paths import ROOT

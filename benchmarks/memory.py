@@ -34,8 +34,8 @@ from training.model import build_model
 from training.preflight.memory import step_of
 from training.trainer import KindlingTrainer
 
-BF16, CHECKPOINTED = {"bf16": True}, {"gradient_checkpointing": True}
-ACCUMULATED = {"gradient_accumulation_steps": 4}
+BF16, CHECKPOINTED = {"bf16": True}, {"activation_checkpointing": True}
+ACCUMULATED = {"gradient_accumulation_steps": 2}
 
 
 @dataclass(frozen=True)
@@ -100,24 +100,24 @@ class Case:
 
 LARGE = 50_257
 CASES = [
-    Case("llama", 4, 256, 4096, 16),
-    Case("llama", 4, 256, 4096, 16, training=BF16),
-    Case("llama", 4, 256, 4096, 16, training=CHECKPOINTED),
-    Case("llama", 4, 256, 4096, 16, training=BF16 | CHECKPOINTED),
-    Case("llama", 4, 256, 4096, 4, training=ACCUMULATED),
-    Case("llama", 4, 256, 4096, 4, training=BF16 | ACCUMULATED),
-    Case("llama", 8, 512, 256, 4),
-    Case("llama", 8, 512, 256, 4, training=BF16),
-    Case("llama", 8, 512, 256, 4, training=BF16 | CHECKPOINTED | ACCUMULATED),
-    Case("llama", 8, 512, 256, 1, optimizer="muon"),
-    Case("llama", 8, 512, 256, 4, optimizer="muon", training=BF16),
-    Case("llama", 4, 256, 4096, 8, model={"num_key_value_heads": 1, "qk_norm": True}),
-    Case("gpt", 4, 256, LARGE, 2),
-    Case("gpt", 4, 256, LARGE, 2, training=BF16 | ACCUMULATED),
-    Case("gpt", 4, 256, LARGE, 1, model={"tie_word_embeddings": False}),
-    Case("gpt", 6, 384, 256, 8, training=CHECKPOINTED),
-    Case("gpt", 6, 384, 256, 8, optimizer="muon", training=BF16 | ACCUMULATED),
-    Case("gpt", 4, 256, 1024, 8, model={"hidden_dropout": 0.1, "embedding_dropout": 0.1}),
+    Case("llama", 4, 256, 4096, 4),
+    Case("llama", 4, 256, 4096, 4, training=BF16),
+    Case("llama", 4, 256, 4096, 4, training=CHECKPOINTED),
+    Case("llama", 4, 256, 4096, 4, training=BF16 | CHECKPOINTED),
+    Case("llama", 4, 256, 4096, 2, training=ACCUMULATED),
+    Case("llama", 4, 256, 4096, 2, training=BF16 | ACCUMULATED),
+    Case("llama", 8, 384, 256, 2),
+    Case("llama", 8, 384, 256, 2, training=BF16),
+    Case("llama", 8, 384, 256, 2, training=BF16 | CHECKPOINTED | ACCUMULATED),
+    Case("llama", 8, 384, 256, 1, optimizer="muon"),
+    Case("llama", 8, 384, 256, 2, optimizer="muon", training=BF16),
+    Case("llama", 4, 256, 4096, 2, model={"num_key_value_heads": 1, "qk_norm": True}),
+    Case("gpt", 2, 256, LARGE, 1),
+    Case("gpt", 2, 256, LARGE, 1, training=BF16 | ACCUMULATED),
+    Case("gpt", 2, 256, LARGE, 1, length=128, model={"tie_word_embeddings": False}),
+    Case("gpt", 4, 256, 256, 8, training=CHECKPOINTED),
+    Case("gpt", 4, 256, 256, 4, optimizer="muon", training=BF16 | ACCUMULATED),
+    Case("gpt", 4, 256, 1024, 4, model={"hidden_dropout": 0.1, "embedding_dropout": 0.1}),
 ]
 
 

@@ -1,94 +1,110 @@
-"""The cost of an experiment before it runs: parameters, FLOPs and memory, part by part.
+"""The cost of runs before they start: parameters, FLOPs, tokens, time, memory and disk, side by side.
 
-usage: python -m experiments.plan CONFIG [section.key=value ...]
+usage: python -m experiments.plan CONFIG... [section.key=value ...] [options]
 
     python -m experiments.plan configs/lm/tinystories.yaml model.hidden_size=768
+    python -m experiments.plan configs/lm/demo.yaml configs/lm/tinystories.yaml --device h100 --price-per-hour 3
 
-The vocabulary is model.vocab_size if given, else tokenizer.vocab_size; with model.path, the checkpoint's.
+Overrides apply to all configurations. Tokens that are prepared on this machine are counted exactly; before that, the
+vocabulary is model.vocab_size if given, else tokenizer.vocab_size. Nothing is prepared, trained or written.
 """
 
-from command_line.run import run_script
-from settings.checks import ConfigError, build
-from settings.derivation.depth import describe
-from settings.experiment import LanguageExperiment
+import argparse
+from pathlib import Path
+
+from command_line.run import exit_on_user_error
+from settings.checks import ConfigError
 from settings.loading import load_experiment
-from storage.hub import check_model_path
+
+UTILIZATION = 0.4
 
 
-def main(path: str, overrides: list[str]):
-    experiment = load_experiment(path, overrides)
-    print("\n".join(plan(experiment)))
+def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with the words divided into `configs` and `overrides`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s CONFIG... [section.key=value ...] [options]",
+    )
+    parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--calibrate", action="store_true", help="train a few steps here, aside, to know the time")
+    parser.add_argument("--device", help="estimate time and memory for one GPU: h200, h100, a100, l4, ...")
+    parser.add_argument(
+        "--utilization", type=float, help=f"share of its peak that the GPU reaches; {UTILIZATION} if left out"
+    )
+    parser.add_argument("--price-per-hour", type=float, help="of the device, for the cost of the run")
+    options = parser.parse_intermixed_args(given)
+    options.configs = [word for word in options.words if is_file(word)]
+    options.overrides = [word for word in options.words if not is_file(word)]
+    return options
 
 
-def plan(experiment: LanguageExperiment) -> list[str]:
-    """The lines of the plan: one table per quantity, one row per part."""
-    from modeling import accounting, memory
-
-    config = model_config(experiment)
-    length, batch = experiment.window(config.max_position_embeddings), batch_of(experiment)
-    phase, parts = memory.peak_memory(config, memory.Step(length, batch), memory.adamw_memory(config))
-    matmul, elementwise = accounting.matmul_flops(config, length), accounting.elementwise_flops(config, length)
-    return [
-        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{length} tokens, vocabulary {config.vocab_size:,}",
-        *(f"  {one}" for one in describe(experiment.derived)),
-        *table("parameters", accounting.parameters(config)),
-        *table(f"forward FLOPs of one sequence of {length} tokens: matrix products", matmul),
-        *table("forward FLOPs: element-wise work", elementwise),
-        *row("forward, both", sum(accounting.forward_flops(config, length).values())),
-        "",
-        "training FLOPs (3 x the forward matrix products)",
-        *row("per token", accounting.training_flops(config, length) // length),
-        *row("per sequence", accounting.training_flops(config, length)),
-        *row(f"per batch of {batch}", accounting.training_flops(config, length, batch)),
-        *table(f"bytes of memory per device at the peak, {phase}, float32, AdamW, batch of {batch}", parts),
-    ]
+def is_file(word: str) -> bool:
+    """Whether a word names a configuration and not a setting, whose value may end like a file."""
+    return Path(word).is_file() or (word.endswith((".yaml", ".yml")) and "=" not in word)
 
 
-def batch_of(experiment: LanguageExperiment) -> int:
-    """Examples per device and step."""
-    if (batch := experiment.training["per_device_train_batch_size"]) < 1:
-        raise ConfigError(f"training.per_device_train_batch_size={batch} is too small; it must be at least 1")
-    return batch
+def check_options(options: argparse.Namespace):
+    """`ConfigError` for options that contradict each other or have no effect."""
+    has_time = options.calibrate or options.device is not None
+    for is_wrong, sentence in (
+        (not options.configs, "no configuration is given; name one, such as configs/lm/demo.yaml"),
+        (
+            options.calibrate and options.device is not None,
+            f"--calibrate measures this machine, and --device {options.device} is another; give one of them",
+        ),
+        (
+            options.utilization is not None and options.device is None,
+            f"--utilization {options.utilization} has no effect without --device; give it, or leave both out",
+        ),
+        (
+            options.utilization is not None and not 0 < options.utilization <= 1,
+            f"--utilization {options.utilization} is no share of a device's peak; give a number above 0 and up to 1",
+        ),
+        (
+            options.price_per_hour is not None and not has_time,
+            f"--price-per-hour {options.price_per_hour} needs a time; give --calibrate or --device NAME",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigError(sentence)
 
 
-def model_config(experiment: LanguageExperiment):
-    """The model's configuration, as far as it is known before there is a tokenizer."""
-    from modeling.configuration_kindling import FAMILIES
-    from modeling.conversion import read_config
-
-    values = {key: value for key, value in experiment.model.items() if value is not None}
-    if "path" in values:
-        build(check_model_path, "model.path", {"path": values["path"]})
-        return build(read_config, "model.path", {"source": values.pop("path"), **values})
-    family = FAMILIES[values.pop("type")]
-    if experiment.tokenizer.kind == "bpe":
-        values.setdefault("vocab_size", experiment.tokenizer.vocab_size)
-        check_vocabulary_size(values["vocab_size"], experiment.tokenizer.vocab_size)
-    elif "vocab_size" not in values:
-        raise ConfigError(
-            f"tokenizer.kind={experiment.tokenizer.kind} has no known size before it is trained; give model.vocab_size"
-        )
-    return build(family, "model", values)
+def main(given: list[str] | None = None):
+    print("\n".join(plan(parse_arguments(given))))
 
 
-def check_vocabulary_size(rows: int, tokens: int):
-    """`ConfigError` if the embedding has fewer rows than the tokenizer will have tokens."""
-    if rows < tokens:
-        raise ConfigError(f"model.vocab_size={rows} is smaller than the tokenizer's {tokens}; leave it out")
+def plan(options: argparse.Namespace) -> list[str]:
+    """The lines of the plan: a column per configuration, and for a single one every quantity by part."""
+    check_options(options)
+    experiments = [load_experiment(path, options.overrides) for path in options.configs]
+    from training.machine.datasheet import DEVICES, find_device
+
+    from .planning.run import plan_run
+    from .planning.tables import conditions, details, table
+
+    device = None
+    if options.device is not None and (device := find_device(options.device)) is None:
+        raise ConfigError(f"--device {options.device} is not known; known are {', '.join(DEVICES)}")
+    utilization = UTILIZATION if options.utilization is None else options.utilization
+    plans = [plan_run(experiment, device, utilization, options.calibrate) for experiment in experiments]
+    named = dict(zip(column_names(options.configs), plans, strict=True))
+    at = f"{options.device.upper()} at {utilization:.0%} of its peak" if device else None
+    lines = [*table(named, options.price_per_hour), "", *conditions(named, at)]
+    return [*lines, *details(plans[0])] if len(plans) == 1 else lines
 
 
-def table(title: str, parts: dict[str, int]) -> list[str]:
-    """A titled table of the parts that are not zero, with shares, and their sum."""
-    total = sum(parts.values())
-    rows = [f"  {name:24}{count:>26,}{count / total:>9.1%}" for name, count in parts.items() if count]
-    return ["", title, *rows, *row("total", total)]
-
-
-def row(name: str, count: int) -> list[str]:
-    """One line of a table."""
-    return [f"  {name:24}{count:>26,}"]
+def column_names(paths: list[str]) -> list[str]:
+    """A name for each path: its last part, or as many parts as tell it from the others."""
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-depth:]) for own in parts]
+        if len({*names}) == len({*paths}):
+            break
+    return [f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names, start=1)]
 
 
 if __name__ == "__main__":
-    run_script(__doc__, main, only_prints=True)
+    with exit_on_user_error("experiments.plan", only_prints=True):
+        main()

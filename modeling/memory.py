@@ -9,19 +9,22 @@ scores are not kept. A device's context, the libraries' workspaces and the alloc
 allocator hands out.
 """
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 
 from .accounting import FLOAT32_BYTES, parameters
 from .configuration_kindling import KindlingConfig
 from .layers import MLPS, NORMS
 
 HALF_BYTES = 2
+MOST_SEQUENCES = 2**20
+"""Limit of `largest_batch`."""
 LOSS = "the loss"
-HEAD = "the head's backward pass"
-LAST_BLOCK = "the last block's backward pass"
-FIRST_BLOCK = "the first block's backward pass"
-EMBEDDING = "the embedding's backward pass"
-OPTIMIZER = "the optimiser's step"
+HEAD = "the head"
+LAST_BLOCK = "the last block"
+FIRST_BLOCK = "the first block"
+EMBEDDING = "the embedding"
+OPTIMIZER = "the optimiser"
 EVALUATION = "evaluation"
 
 
@@ -187,6 +190,23 @@ def peak_memory(config: KindlingConfig, step: Step, optimizer: OptimizerMemory) 
     """The phase of a training step with the largest memory, and its parts."""
     phases = step_memory(config, step, optimizer)
     return max(phases.items(), key=lambda phase: sum(phase[1].values()))
+
+
+def largest_batch(config: KindlingConfig, step: Step, optimizer: OptimizerMemory, limit: float) -> int:
+    """The largest batch of such a step, of at most `MOST_SEQUENCES`, whose peak is at most `limit` bytes; or 0."""
+
+    def fits(batch: int) -> bool:
+        return sum(peak_memory(config, replace(step, batch=batch), optimizer)[1].values()) <= limit
+
+    return bisect_left(range(1, MOST_SEQUENCES + 1), True, key=lambda batch: not fits(batch))
+
+
+def by_batch(config: KindlingConfig, step: Step, optimizer: OptimizerMemory) -> tuple[int, int]:
+    """Bytes that a sequence adds to the peak of such a step, and those without any: `a` and `b` of a * batch + b."""
+    phase, parts = peak_memory(config, step, optimizer)
+    one_more = step_memory(config, replace(step, batch=step.batch + 1), optimizer)[phase]
+    added, total = sum(one_more.values()) - sum(parts.values()), sum(parts.values())
+    return added, total - added * step.batch
 
 
 def _backward(config: KindlingConfig, step: Step, adds: bool) -> dict[str, dict[str, int]]:

@@ -31,3 +31,13 @@ def format_memory(count: int) -> str:
     """An amount of memory or disk: `1,023 bytes`, `1.5 GiB`."""
     unit = min(int(math.log(max(count, 1), 1024)), len(BINARY_UNITS) - 1)
     return f"{count / 1024**unit:,.{1 if unit else 0}f} {BINARY_UNITS[unit]}"
+
+
+TIME_UNITS = {"days": 86_400, "hours": 3600, "minutes": 60}
+
+
+def format_seconds(seconds: float) -> str:
+    """A time: `42.0 seconds`, `1.5 minutes`, `3.2 hours`, `6,583 days`."""
+    unit = next((unit for unit, size in TIME_UNITS.items() if seconds >= 1.5 * size), "seconds")
+    number = seconds / TIME_UNITS.get(unit, 1)
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"

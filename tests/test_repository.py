@@ -15,7 +15,7 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import modeling  # noqa: F401
-from experiments import cells, report, sweep
+from experiments import cells, plan, report, sweep
 from settings.experiment import AlgorithmicExperiment, LanguageExperiment
 from settings.loading import load_experiment
 from settings.paths import ROOT
@@ -79,8 +79,12 @@ def modules_that(path: Path) -> set[str]:
     return found & MODULES.keys() - {name_of(path)}
 
 
-OF_A_COMMAND = {"modeling/native.py": {"command_line", "storage"}}
-"""What the command in a file may import besides; it does not go to the Hub."""
+OF_A_COMMAND = {
+    "modeling/native.py": {"command_line", "storage"},
+    "experiments/plan.py": {"training"},
+    **{f"experiments/planning/{name}.py": {"training", "data_prep"} for name in ("data", "run", "tables")},
+}
+"""What a command, in one file or several, may import besides: `native` does not go to the Hub, and `plan` measures."""
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
@@ -260,6 +264,11 @@ def check_settings(module: str, rest: list[str]):
         sweep.select_cells(read.cells, given.only or ["*"])
     elif module == "experiments.report":
         cells.check(cells.read_sweep(str(ROOT / report.parse_arguments(rest).sweep)))
+    elif module == "experiments.plan":
+        given = plan.parse_arguments([str(ROOT / word) if word.endswith(".yaml") else word for word in rest])
+        plan.check_options(given)
+        for path in given.configs:
+            load_experiment(path, given.overrides)
     elif config := [word for word in rest if word.endswith(".yaml")]:
         settings = [word for word in rest[rest.index(config[0]) + 1 :] if not word.startswith("--")]
         kind = (

@@ -67,6 +67,12 @@ def build_model(config: KindlingConfig, args: TrainingArguments, start: str | No
     return model
 
 
+def model_shapes(config: KindlingConfig) -> PreTrainedModel:
+    """The model of a configuration on the meta device: shapes without values."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
 def check_vocabulary_size(config: KindlingConfig, vocabulary: int):
     """`ConfigError` if a tokenizer has more tokens than the model has embeddings."""
     if config.vocab_size < vocabulary:

@@ -73,8 +73,9 @@ def find_prepared(data: DataSection, section: TokenizerSection) -> Path | None:
         folder = _on_the_hub(data, section)
     if folder is not None and section.kind == "pretrained":
         _check_same_tokenizer(folder, data, section)
-    if folder is None and constants.HF_HUB_OFFLINE:
-        folder = _prepared_earlier(data, section)
+    sources = map(find_source, data.mixture or [data.source])
+    if folder is None and constants.HF_HUB_OFFLINE and any(isinstance(source, HubDataset) for source in sources):
+        folder = prepared_earlier(data, section)
     return folder
 
 
@@ -96,10 +97,8 @@ def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _prepared_earlier(data: DataSection, section: TokenizerSection) -> Path | None:
-    """The newest local folder prepared with the same settings, if they need the Hub."""
-    if not any(isinstance(find_source(name), HubDataset) for name in data.mixture or [data.source]):
-        return None
+def prepared_earlier(data: DataSection, section: TokenizerSection) -> Path | None:
+    """The newest local folder prepared with the same settings; its source is not compared."""
     journals = sorted(Path(data.cache_dir).glob("[!.]*/train/journal.json"), key=lambda path: -path.stat().st_mtime)
     folders = [path.parent.parent for path in journals if (path.parent.parent / REQUEST).exists()]
     wanted = request(data, section)

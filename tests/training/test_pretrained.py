@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 import train_lm
 from data_prep.fables import fable
 from data_prep.tokens.order import key, shuffled
-from experiments.plan import plan
+from experiments.plan import parse_arguments, plan
 from modeling import accounting
 from modeling.configuration_kindling import FAMILIES
 from modeling.conversion import read_model
@@ -228,8 +228,9 @@ def test_the_file_layout_of_the_first_gpt2(gpt2, tmp_path):
 
 def test_the_plan_is_of_the_checkpoint(llama, here):
     (here / "plan.yaml").write_text(EXPERIMENT % (llama, here, here / "plan"))
-    lines = plan(load_experiment(str(here / "plan.yaml"), []))
-    assert lines[0].startswith("kindling_llama, 2 layers of width 32, 32 tokens, vocabulary 448")
+    lines = plan(parse_arguments([str(here / "plan.yaml")]))
+    rows = [" ".join(line.split()) for line in lines]
+    assert {"type kindling_llama", "layers x width 2 x 32", "tokens of a sequence 32", "vocabulary 448"} <= {*rows}
     total = sum(accounting.parameters(read_model(str(llama)).config).values())
     assert next(line for line in lines if line.strip().startswith("total")).split()[1] == f"{total:,}"
 

@@ -15,6 +15,9 @@ class Device:
     gigabytes: int
     """Memory, in units of 10^9 bytes; of several models, the most common."""
 
+    bf16: bool = True
+    """Whether it multiplies bfloat16 matrices in hardware."""
+
     def peak(self, half: bool) -> float:
         """FLOP/s of matrix products in 16 bits or in float32."""
         return self.half if half else self.single
@@ -34,8 +37,8 @@ DEVICES = {
     "L4": Device(1.21e14, 3.03e13, 24),
     "RTX 4090": Device(1.65e14, 8.26e13, 24),
     "RTX 3090": Device(7.1e13, 3.56e13, 24),
-    "V100": Device(1.25e14, 1.57e13, 16),
-    "T4": Device(6.5e13, 8.1e12, 16),
+    "V100": Device(1.25e14, 1.57e13, 16, bf16=False),
+    "T4": Device(6.5e13, 8.1e12, 16, bf16=False),
 }
 """By a part of the device's name."""
 

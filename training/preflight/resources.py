@@ -49,6 +49,13 @@ def token_saves(counts: Iterable[int], tokens_a_step: int, steps: int, done: int
     return sum(done < step <= steps for step in at)
 
 
+def most_checkpoints(args: TrainingArguments, saves: int) -> int:
+    """The largest number of checkpoints that a run of so many saves has at a time."""
+    limit = args.save_total_limit or math.inf
+    kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
+    return min(saves, kept + 1)  # the oldest is removed once the newest is complete
+
+
 def check_disk_space(
     args: TrainingArguments, trained: Trained, examples: int, done: int, averages: int = 0, kept_saves: int = 0
 ):
@@ -66,9 +73,7 @@ def check_disk_space(
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps_an_epoch = math.ceil(examples / batch)
     to_come = saves_until(args.max_steps, args, steps_an_epoch) - saves_until(done, args, steps_an_epoch)
-    limit = args.save_total_limit or math.inf
-    kept = max(limit, 2) if args.metric_for_best_model else limit  # the best and the last
-    most = min(len(there) + to_come, kept + 1)  # the oldest is removed once the newest is complete
+    most = most_checkpoints(args, len(there) + to_come)
     more = max(most - len(there), min(to_come, 1)) + kept_saves
     size, model = checkpoint_bytes(args, trained, averages), weight_bytes(trained)
     needed, free = more * size + model, shutil.disk_usage(folder).free

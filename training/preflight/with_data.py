@@ -1,11 +1,9 @@
 """The checks that need the data and the model's configuration, before any weights are made."""
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from modeling.configuration_kindling import KindlingConfig
 from settings.checks import warn
 from training.checkpoints.resume import exit_if_finished
+from training.model import model_shapes
 from training.processes import batch_size
 from training.run import Run
 from training.run_data import RunData
@@ -26,9 +24,7 @@ def check_language_run(run: Run, data: RunData, config: KindlingConfig):
         check_measured(run.args, data.text_bytes, data.group_bytes)
     check_recipe(run.args, run.experiment)
     exit_if_finished(run.checkpoint, run.args)
-    with torch.device("meta"):  # shapes without values
-        model = AutoModelForCausalLM.from_config(config)
-    trained = [(model, run.args, run.experiment.optimizer)]
+    trained = [(model_shapes(config), run.args, run.experiment.optimizer)]
     kept = check_token_checkpoints(run, tokens_a_step=batch_size(run.args) * (data.length - 1))
     averages, done = run.experiment.averaging.count, run.fingerprint.done
     check_disk_space(run.args, trained, len(data.train_set.examples), done, averages, kept)
