@@ -51,6 +51,7 @@ class Case:
     optimizer: str = "adamw"
     model: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
+    z_loss: float = 0.0
 
     def config(self):
         """The model's configuration."""
@@ -78,6 +79,7 @@ class Case:
             text_bytes=None,
             peak_flops=1.0,
             optimizer=OptimizerSection(kind=self.optimizer),
+            z_loss=self.z_loss,
         )
 
     def work(self):
@@ -94,7 +96,7 @@ class Case:
             args = self.arguments(folder)
             with torch.device("meta"):
                 model = build_model(config, args)
-            phase, parts = peak_memory(*step_of(args, [(model, args, section)], self.length))
+            phase, parts = peak_memory(*step_of(args, [(model, args, section)], self.length, z_loss=self.z_loss > 0))
         return phase, sum(parts.values())
 
 
@@ -118,6 +120,7 @@ CASES = [
     Case("gpt", 4, 256, 256, 8, training=CHECKPOINTED),
     Case("gpt", 4, 256, 256, 4, optimizer="muon", training=BF16 | ACCUMULATED),
     Case("gpt", 4, 256, 1024, 4, model={"hidden_dropout": 0.1, "embedding_dropout": 0.1}),
+    Case("llama", 4, 256, 4096, 4, training=BF16, z_loss=1e-4),
 ]
 
 
@@ -151,7 +154,7 @@ def measure(case: Case) -> dict:
 
 def compare(case: Case) -> dict:
     """A case, its measured peaks in a process of its own, and the estimate with its share of the allocator's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
         measured = pool.apply(measure, (case,))
     phase, estimate = case.estimate()
     found = vars(case) | measured | {"estimate": estimate, "phase": phase}

@@ -136,6 +136,26 @@ def flops_sentence() -> str:
     )
 
 
+def memory_table() -> str:
+    """Peaks of memory in training, as `benchmarks.memory` measured them, and their estimates."""
+    found = _json("memory.json")["cases"]
+    rows = ["| model | batch | training | measured (MB) | estimated (MB) | ratio |", "|" + "---|" * 6]
+    for case in found:
+        model = [f"{case['family']}, {case['layers']} x {case['width']}, vocabulary {case['vocabulary']:,}"]
+        model += [f"{name}={value}" for name, value in case["model"].items()]
+        training = ["bf16" if "bf16" in case["training"] else "fp32", case["optimizer"]]
+        training += [TRAINING[name] for name in case["training"] if name in TRAINING] + ["z-loss"] * (
+            case["z_loss"] > 0
+        )
+        cells = [", ".join(model), f"{case['batch']} x {case['length']}", ", ".join(training)]
+        cells += [f"{case[name] / 1e6:,.1f}" for name in ("allocated", "estimate")]
+        rows.append(f"| {' | '.join(cells)} | {case['ratio']:.3f} |")
+    return "\n".join(rows)
+
+
+TRAINING = {"activation_checkpointing": "checkpointed", "gradient_accumulation_steps": "accumulated"}
+
+
 def side_by_side(first: str, *others: str) -> str:
     """One row per cell: the published result that the first sweep cites, and the test accuracies of each sweep."""
     sweep = read_sweep(str(ROOT / "configs" / "sweeps" / f"{first}.yaml"))
@@ -161,6 +181,7 @@ TABLES = {
     "costs": costs,
     "report": lambda: side_by_side("report", "report-paper", "report-ours"),
     "flops": flops_sentence,
+    "memory": memory_table,
     "demo": demo_table,
     "results": results_table,
     "demo story": lambda: last_sample("demo"),

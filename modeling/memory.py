@@ -46,6 +46,7 @@ class Step:
     evaluation_batch: int = 0
     models: int = 1
     """Models of the same configuration that are trained together."""
+    z_loss: bool = False
     averages: int = 0
     """Averages of the weights that are kept beside them."""
 
@@ -224,7 +225,7 @@ def _backward(config: KindlingConfig, step: Step, adds: bool) -> dict[str, dict[
     first, again = (residual + block, block) if step.checkpointed else (block, 0)
     cast = _cast_weights(config, step) if step.checkpointed else 0
     lookups, ends = ends["positions"] + ends["ids"] + ends["dropout"], sum(ends.values())
-    loss = max(2 * logits, logits + logits * step.half // 2 + cast)
+    loss = max((2 + 2 * step.z_loss) * logits, logits + logits * step.half // 2 + cast)
     inside = _block_working_set(config, step)
     before_head = kept + ends - logits - softcap_memory(config, step)
     phases = {

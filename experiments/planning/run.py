@@ -24,8 +24,8 @@ from training.machine.hardware import memory_limit
 from training.model import model_shapes
 from training.optimization.optimizers import step_flops
 from training.preflight.arguments import training_arguments
-from training.preflight.memory import Trained, step_of
-from training.preflight.resources import checkpoint_bytes, most_checkpoints, saves_until, weight_bytes
+from training.preflight.memory import Trained, recipe_memory, step_of
+from training.preflight.resources import checkpoint_bytes, most_checkpoints, saves_until, token_saves, weight_bytes
 from training.processes import batch_size
 
 from .data import PlannedData, model_config, planned_data, prepared_data
@@ -72,7 +72,10 @@ class RunPlan:
             return most_checkpoints(self.args, 1000) if self.args.save_total_limit else None
         args = copy.copy(self.args)
         args.max_steps = self.length.steps
-        return most_checkpoints(args, saves_until(args.max_steps, args, per_epoch(args, self.data)))
+        by_tokens = token_saves(
+            self.experiment.checkpoints.counts.values(), batch_size(args) * (self.window - 1), args.max_steps, done=0
+        )
+        return by_tokens + most_checkpoints(args, saves_until(args.max_steps, args, per_epoch(args, self.data)))
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -96,7 +99,7 @@ def plan_run(experiment: LanguageExperiment, device: Device | None, utilization:
     args = planned_arguments(experiment, device)
     data = planned_data(experiment, prepared, config, window)
     trained = [(model_shapes(config), args, experiment.optimizer)]
-    _, step, optimizer = step_of(args, trained, window, experiment.averaging.count)
+    _, step, optimizer = step_of(args, trained, window, **recipe_memory(experiment))
     step = replace(step, half_attention=device is not None)
     memory = device.memory if device else min(psutil.virtual_memory().available, memory_limit())
     times = None

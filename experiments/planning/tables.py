@@ -1,9 +1,11 @@
 """The plan of one run or of several as text of at most `WIDTH` columns."""
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 
 from modeling import accounting
 from modeling.memory import by_batch, largest_batch, peak_memory
+from settings.derivation.depth import describe
 from settings.wording import format_memory, format_seconds
 from training.processes import batch_size
 
@@ -108,6 +110,7 @@ SECTIONS: dict[str, dict[str, Callable[[RunPlan], str]]] = {
         "weights": _part_of_peak("weights"),
         "gradients": _part_of_peak("gradients"),
         "optimiser state": _part_of_peak("optimiser state"),
+        "averages": _part_of_peak("averages"),
         "activations": _part_of_peak("activations"),
         "working set": _part_of_peak("working set"),
         "together": _peak,
@@ -165,6 +168,9 @@ def _lines(labels: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]
 def conditions(plans: Mapping[str, RunPlan], device: str | None) -> list[str]:
     """What the numbers rest on: data, times and memory, as lines."""
     lines = [f"data of {name}: {plan.data.basis}" for name, plan in plans.items()]
+    for name, plan in plans.items():
+        derived = (f"derived in {name}: {one}" for one in describe(plan.experiment.derived))
+        lines += [line for one in derived for line in wrap(one, WIDTH, subsequent_indent="  ")]
     if device is not None:
         lines.append(f"time: on one {device}, for the matrix products of training")
     for name, plan in plans.items() if device is None else ():

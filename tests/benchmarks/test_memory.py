@@ -13,6 +13,12 @@ CASES = {
 }
 
 
+def test_a_z_loss_keeps_two_more_tensors_of_logits():
+    case = Case("llama", 2, 64, 4000, 4, length=64, z_loss=1e-4)
+    assert case.estimate()[1] - CASES["the loss"].estimate()[1] == 2 * 4 * 4 * 64 * 4000
+    assert case.estimate()[1] == pytest.approx(allocated_peak(case.work), rel=0.05)
+
+
 @pytest.mark.parametrize("phase", CASES)
 def test_the_peak_is_what_the_allocator_hands_out(phase):
     case = CASES[phase]

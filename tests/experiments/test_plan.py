@@ -165,7 +165,7 @@ def test_on_prepared_data_a_plan_is_what_the_run_will_be(tiny, layout, overrides
     experiment = tiny(layout, **overrides)
     run = open_run(experiment)
     prepared = prepare_tokens(run)
-    config = model_config(experiment, prepared.tokenizer)
+    config = model_config(experiment.model, prepared.tokenizer, run.start)
     data = open_data(run, prepared, config)
     whole = tally(data.train_set, data.collate)
     found = plan_run(experiment, None, 0.4, measure=False)

@@ -96,7 +96,7 @@ def announcement(run: Run, trainer: AlgorithmicTrainer) -> list[str]:
         f"training    {format_count(args.max_steps, 'step')}, batch {args.train_batch_size}, "
         f"{experiment.optimizer.kind}",
         f"device      {hardware['device']}, {hardware['precision']}",
-        memory_line(args, trainer.trained(), member.equations.length - 1, experiment.averaging.count),
+        memory_line(args, trainer.trained(), member.equations.length - 1, averages=experiment.averaging.count),
         f"run folder  {run.folder}",
         *unused_devices(args),
     ]

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from modeling.accounting import FLOAT32_BYTES
 from modeling.configuration_kindling import KindlingConfig
 from modeling.memory import HALF_BYTES, OptimizerMemory, Step
+from settings.experiment import LanguageExperiment
 from settings.sections import OptimizerSection
 from training.optimization.optimizers import MATRIX_OPTIMIZERS, split_parameters
 
@@ -67,11 +68,11 @@ def step_working_bytes(trained: Trained, half: bool) -> int:
 
 
 def step_of(
-    args: TrainingArguments, trained: Trained, length: int, averages: int = 0
+    args: TrainingArguments, trained: Trained, length: int, **recipe
 ) -> tuple[KindlingConfig, Step, OptimizerMemory]:
     """The arguments of `modeling.memory.step_memory` for a run on sequences of `length` tokens.
 
-    `averages` is the number of averages of the weights that it keeps.
+    `recipe` are `Step`'s `averages` and `z_loss`.
     """
     half, config = args.bf16 or args.fp16, trained[0][0].config
     step = Step(
@@ -83,10 +84,15 @@ def step_of(
         checkpointed=_checkpointed_blocks(args, config.num_hidden_layers),
         evaluation_batch=args.per_device_eval_batch_size,
         models=len(trained),
-        averages=averages,
+        **recipe,
     )
     state, working = FLOAT32_BYTES * state_floats(trained), step_working_bytes(trained, half)
     return config, step, OptimizerMemory(state, working)
+
+
+def recipe_memory(experiment: LanguageExperiment) -> dict:
+    """What of an experiment's recipe takes memory, as fields of `Step`."""
+    return {"averages": experiment.averaging.count, "z_loss": experiment.loss.z_loss > 0}
 
 
 def _checkpointed_blocks(args: TrainingArguments, layers: int) -> int:

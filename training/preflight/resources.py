@@ -85,9 +85,9 @@ def check_disk_space(
         )
 
 
-def memory_line(args: TrainingArguments, trained: Trained, length: int, averages: int = 0) -> str:
+def memory_line(args: TrainingArguments, trained: Trained, length: int, **recipe) -> str:
     """The line on the memory that a run needs and has, with advice if it is not enough."""
-    step = step_of(args, trained, length, averages)
+    step = step_of(args, trained, length, **recipe)
     phases = {name: sum(parts.values()) for name, parts in step_memory(*step).items()}
     peak, weights = max(phases.values()), weight_bytes(trained)
     lasting = phases[OPTIMIZER]

@@ -15,6 +15,7 @@ from storage.files import write_json
 from training.checkpoints.store import exit_on_disk_error
 from training.dropout import per_process_randomness
 from training.optimization.optimizers import step_flops
+from training.preflight.memory import recipe_memory
 from training.preflight.resources import memory_line
 from training.processes import batch_size, share, unused_devices
 from training.run import Run
@@ -71,7 +72,7 @@ class Report(TrainerCallback):
             f"{flops:.4g} FLOPs" + (f", and {own:.4g} of Muon" if own else ""),
             f"device      {hardware['device']}, {hardware['precision']}, {processes}, "
             f"peak {hardware['peak_flops']:.3g} FLOP/s ({hardware['peak_origin']})",
-            memory_line(trainer.args, trainer.trained(), self.data.length, experiment.averaging.count),
+            memory_line(trainer.args, trainer.trained(), self.data.length, **recipe_memory(experiment)),
             *(f"derived     {one}" for one in describe(experiment.derived)),
             f"run folder  {self.run.folder}",
             *unused_devices(trainer.args),
