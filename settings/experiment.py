@@ -11,7 +11,7 @@ from .data_sections import DataSection, EquationsSection, TokenizerSection
 from .derivation.depth import Derived
 from .horizon import check_horizon
 from .paths import safe_file_name
-from .recipe_sections import AveragingSection, CheckpointsSection, LossSection
+from .recipe_sections import AveragingSection, CheckpointsSection, LossSection, SchedulesSection
 from .sections import (
     BudgetSection,
     CardSection,
@@ -142,6 +142,7 @@ class Experiment:
     data: DataSection | EquationsSection
     training: dict
     optimizer: OptimizerSection
+    schedules: SchedulesSection = field(default_factory=SchedulesSection, kw_only=True)
     averaging: AveragingSection = field(default_factory=AveragingSection, kw_only=True)
     guard: GuardSection
     resume: ResumeSection

@@ -1,5 +1,6 @@
 """The sections of an experiment file on parts of a training recipe, each with the checks that need no other section."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -74,6 +75,41 @@ class LossSection:
 
     def __post_init__(self):
         check_minimum("loss", self, z_loss=0)
+
+
+@dataclass(kw_only=True)
+class SchedulesSection:
+    weight_decay: dict | None = None
+    """Multiples of every weight decay over the run, at fractions of its steps and linear in between: {0: 1, 1: 0}."""
+    dropout: dict | None = None
+    """The same for every dropout; {0: 0, 0.5: 0, 1: 1} begins half-way."""
+
+    def __post_init__(self):
+        for name, given in vars(self).items():
+            most = {"weight_decay": math.inf, "dropout": 1}[name]
+            if given is not None and not (given and all(_is_point(*point, most) for point in given.items())):
+                allowed = "from 0 to 1" if name == "dropout" else "of at least 0"
+                raise ConfigError(
+                    f"schedules.{name}={given} is not a schedule; give multiples {allowed} at fractions of the run, "
+                    "as in {0: 1, 1: 0}"
+                )
+
+    @property
+    def points(self) -> dict[str, dict[float, float]]:
+        """The schedules that are given."""
+        return {
+            name: {float(at): float(value) for at, value in given.items()}
+            for name, given in vars(self).items()
+            if given is not None
+        }
+
+
+def _is_point(at, value, most: float) -> bool:
+    return _is_number(at) and _is_number(value) and 0 <= at <= 1 and 0 <= value <= most and value < math.inf
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float)
 
 
 @dataclass(kw_only=True)

@@ -90,6 +90,11 @@ OF_TEXT = [
     ("checkpoints.save_tokens={main: 1e6}", "has the name 'main'", "that is not main"),
     ("checkpoints.save_tokens=[1e6]; checkpoints.saves_per_decade=3", "exclude each other", "leave out one of them"),
     ("checkpoints.saves_per_decade=21", "checkpoints.saves_per_decade=21 is too large", "at most 20"),
+    ("schedules.weight_decay={0: 1, 2: 0}", "schedules.weight_decay={0: 1, 2: 0} is not a schedule", "at fractions"),
+    ("schedules.dropout={0: 2}", "schedules.dropout={0: 2} is not a schedule", "multiples from 0 to 1 at fractions"),
+    ("schedules.weight_decay={}", "schedules.weight_decay={} is not a schedule", "as in {0: 1, 1: 0}"),
+    ("schedules.dropout={0: 0, 1: 1}", "schedules.dropout has no effect with model.hidden_dropout=0", "leave the "),
+    ("schedules.weight_decay={0: 1}; training.weight_decay=0", "schedules.weight_decay has no effect", "give that, or"),
     ("loss.z_loss=-1e-4", "loss.z_loss=-0.0001 is too small", "at least 0"),
     # what would change nothing
     ("optimizer.muon_momentum=0.5", "optimizer.muon_momentum=0.5 has no effect with optimizer.kind=adamw",

@@ -29,6 +29,7 @@ def build_trainer(
         optimizer=run.experiment.optimizer,
         averaging=run.experiment.averaging,
         z_loss=run.experiment.loss.z_loss,
+        schedules=run.experiment.schedules,
         guard=run.experiment.guard,
         fit_memory=run.experiment.budget.fit_memory,
     )

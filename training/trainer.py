@@ -8,16 +8,18 @@ from torch import nn
 from transformers import EvalPrediction
 
 from modeling.accounting import training_flops
+from settings.recipe_sections import SchedulesSection
 from settings.sections import OptimizerSection
 from training.preflight.schedule import fitting_kwargs
 from training.reporting.metrics import LanguageModeling
 
 from .optimization.averaging_trainer import AveragingTrainer
 from .optimization.optimizers import OptimizerWork, build_optimizer, decayed_parameters
+from .optimization.schedules import Schedules
 from .optimization.width import groups_by_width
 from .optimization.z_loss import ZLoss
 
-_STOCK = OptimizerSection()
+_STOCK, _CONSTANT = OptimizerSection(), SchedulesSection()
 GROUP_METRICS = ("loss", "loss_standard_error", "bits_per_byte")
 
 
@@ -31,8 +33,8 @@ class KindlingTrainer(AveragingTrainer):
     Evaluations report what `LanguageModeling` computes; `text_bytes` is the size of the validation text.
     With `group_bytes`, the same for each group in the order of their numbers, and batches that have `groups`, they also
     report each group's `GROUP_METRICS` and `targets`, as in `eval_loss/NAME`.
-    `optimizer` is the experiment's section of that name; `z_loss` is the coefficient of the z-loss, which training logs
-    have as a value of its own.
+    `optimizer` and `schedules` are the experiment's sections of those names; `z_loss` is the coefficient of the z-loss,
+    which training logs have as a value of its own.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class KindlingTrainer(AveragingTrainer):
         peak_flops: float,
         optimizer=_STOCK,
         z_loss: float = 0.0,
+        schedules=_CONSTANT,
         **kwargs,
     ):
         super().__init__(*args, compute_metrics=self._measure, **kwargs)
@@ -54,6 +57,8 @@ class KindlingTrainer(AveragingTrainer):
         self._new_targets = self._new_flops = 0
         self.optimizer_work = OptimizerWork()
         self.add_callback(self.optimizer_work)
+        self.schedules = Schedules(schedules)
+        self.add_callback(self.schedules)
         self.z_loss = ZLoss(z_loss) if z_loss else None
         if self.z_loss:
             self.add_callback(self.z_loss)
@@ -202,7 +207,7 @@ class KindlingTrainer(AveragingTrainer):
         """As the Trainer's, with tokens, FLOPs, seconds and speed."""
         self.store_flos()
         if "loss" in logs:
-            logs |= self._speed()
+            logs |= self._speed() | self.schedules.present
             if self.z_loss:
                 logs["z_loss"] = self.z_loss.mean(self.state.global_step, self.accelerator.gather)
                 self.z_loss.start_again(self.state.global_step)

@@ -30,7 +30,7 @@ from .data_identity import (
 )
 from .state import read_state_of
 
-SECTIONS = ("data", "tokenizer", "optimizer", "loss", "averaging", "guard", "evaluation")
+SECTIONS = ("data", "tokenizer", "optimizer", "loss", "schedules", "averaging", "guard", "evaluation")
 
 
 LENGTH = ("training.max_steps", "training.num_train_epochs")
@@ -57,7 +57,7 @@ BATCH_SPLIT = ("training.per_device_train_batch_size", "training.gradient_accumu
 
 
 SWITCHABLE = (
-    *("training.", "optimizer.", "loss.", "averaging.save", "guard.", "evaluation.", "batch"),
+    *("training.", "optimizer.", "loss.", "schedules.", "averaging.save", "guard.", "evaluation.", "batch"),
     *(f"model.{name}" for name in DROPOUTS),
 )
 """Prefixes of the settings that `resume.allow` may name; weights and data define the run."""

@@ -211,6 +211,7 @@ def build_trainer(run: Run, members: list[Member]) -> AlgorithmicTrainer:
         ],
         peak_flops=run.hardware["peak_flops"],
         averaging=run.experiment.averaging,
+        schedules=run.experiment.schedules,
         guard=run.experiment.guard,
     )
     show_progress(trainer, AlgorithmicProgress())

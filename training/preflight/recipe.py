@@ -4,6 +4,7 @@ from transformers import TrainingArguments
 
 from settings.checks import ConfigError
 from settings.experiment import Experiment
+from settings.schema import DROPOUTS
 
 
 def check_recipe(args: TrainingArguments, experiment: Experiment):
@@ -22,4 +23,22 @@ def check_recipe(args: TrainingArguments, experiment: Experiment):
         raise ConfigError(
             f"averaging.save={section.save} and training.load_best_model_at_end=True need the averages of the best "
             "checkpoint, which training.save_only_model=True leaves out; leave out one of them"
+        )
+    _check_schedules(args, experiment)
+
+
+def _check_schedules(args: TrainingArguments, experiment: Experiment):
+    """`ConfigError` for a schedule of what is 0, and for dropout that would be compiled anew at each step."""
+    points, model = experiment.schedules.points, experiment.model
+    decays = [args.weight_decay, experiment.optimizer.matrix_settings.get("weight_decay", 0)]
+    decays += getattr(experiment, "replicas", {}).get("training", {}).get("weight_decay", [])
+    given = {"weight_decay": decays, "dropout": [model.get(name, 0) for name in DROPOUTS]}
+    for name in points:
+        if not any(given[name]) and (name == "weight_decay" or "path" not in model):
+            setting = {"weight_decay": "training.weight_decay", "dropout": "model.hidden_dropout"}[name]
+            raise ConfigError(f"schedules.{name} has no effect with {setting}=0; give that, or leave the schedule out")
+    if "dropout" in points and args.torch_compile:
+        raise ConfigError(
+            "schedules.dropout with training.torch_compile=True would compile the model anew at each step; leave out "
+            "one of them"
         )

@@ -16,9 +16,17 @@ from training.checkpoints.state import read_state
 
 LOGS = ("training.logging_steps=2", "training.eval_steps=2", "training.logging_strategy=steps")
 AVERAGES = ("averaging.ema=0.4", "averaging.tail=0.7", "averaging.save=ema")
+SCHEDULES = ("schedules.weight_decay={0: 1, 0.5: 3, 1: 0}", "schedules.dropout={0: 0, 1: 1}")
 PARTS = {
-    train_lm: (*AVERAGES, *LOGS, "optimizer.kind=muon", "optimizer.decay_embeddings=false", "loss.z_loss=0.01"),
-    train_algorithmic: (*AVERAGES, "replicas.training.seed=[0,1]", "optimizer.decay_embeddings=false"),
+    train_lm: (
+        *AVERAGES,
+        *LOGS,
+        "optimizer.kind=muon",
+        "optimizer.decay_embeddings=false",
+        "loss.z_loss=0.01",
+        *SCHEDULES,
+    ),
+    train_algorithmic: (*AVERAGES, "replicas.training.seed=[0,1]", "optimizer.decay_embeddings=false", SCHEDULES[0]),
 }
 CLOCKS = ("seconds", "tokens_per_second", "mfu", "runtime", "per_second")
 
