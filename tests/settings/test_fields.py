@@ -10,7 +10,7 @@ from transformers.training_args import OptimizerNames
 from modeling.configuration_kindling import FAMILIES, KindlingConfig
 from settings.data_sections import DataSection, TokenizerSection
 from settings.fields import Field
-from settings.schema import section_fields
+from settings.schema import MODEL_SOURCES, section_fields
 from settings.sections import SampleSection
 
 
@@ -44,10 +44,11 @@ def test_choices_are_accepted_and_nothing_else():
 
 def test_model_fields_are_those_of_the_configuration_but_for_the_tokenizers():
     own = set(defaults(KindlingConfig)) - set(defaults(PreTrainedConfig))
-    assert section_fields("model").keys() == own - {"pad_token_id", "bos_token_id", "eos_token_id"} | {"type", "path"}
+    others = {"type", *MODEL_SOURCES}
+    assert section_fields("model").keys() == own - {"pad_token_id", "bos_token_id", "eos_token_id"} | others
     assert section_fields("model")["type"].accepts == [tuple(reversed(FAMILIES))]
     for name, field in section_fields("model").items():
-        if name not in ("type", "path", "vocab_size"):
+        if name not in others | {"vocab_size"}:
             assert field.default == defaults(KindlingConfig)[name]
 
 

@@ -200,6 +200,20 @@ def test_mistakes_are_one_sentence(load, given, sentence):
         load(DIAL, *given)
 
 
+@pytest.mark.parametrize(
+    ("config", "sizes", "rate"),
+    [
+        ("configs/lm/transfer.yaml", ("depth=2", "hidden_size=64", "num_attention_heads=4"), 0.00995),
+        ("configs/lm/demo.yaml", ("depth=4", "hidden_size=192", "num_attention_heads=6"), 0.00356),
+    ],
+)
+def test_the_rule_of_the_rate_gives_what_the_page_says(config, sizes, rate):
+    """For two runs whose rates were tuned by hand, in their batches."""
+    batch = ["budget.batch_tokens=1024"] if "transfer" in config else []
+    experiment = load_experiment(config, [*(f"model.{size}" for size in sizes), *batch])
+    assert experiment.training["learning_rate"] == rate
+
+
 def test_an_unknown_vocabulary_leaves_out_the_head(load):
     experiment = load("model: {depth: 2}\ntokenizer: {kind: characters}")
     assert experiment.budget.tokens == 20 * 12 * 2 * 128**2
