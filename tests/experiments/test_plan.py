@@ -221,6 +221,12 @@ def test_the_time_of_a_device_is_that_of_the_products(tmp_path):
     assert limited.length.steps == math.floor(180 * 0.4 * 9.89e14 / step)
 
 
+def test_what_follows_from_a_depth_is_said_with_its_rule(tmp_path):
+    lines = lines_of(ROOT / "configs" / "lm" / "tinystories.yaml", "model.depth=2", f"data.cache_dir={tmp_path}")
+    assert "layers x width 2 x 128" in lines
+    assert any(line.startswith("derived in tinystories: model.") for line in lines)
+
+
 def test_devices_are_found_by_their_names():
     assert find_device("NVIDIA H100 80GB HBM3") is find_device("h100") is DEVICES["H100"]
     assert find_device("NVIDIA GeForce RTX 4090") is find_device("rtx 4090") is DEVICES["RTX 4090"]

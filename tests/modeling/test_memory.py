@@ -114,3 +114,25 @@ def test_an_average_of_the_weights_takes_their_memory_at_all_times(configure):
     config, optimizer = configure(), OptimizerMemory(100, 10)
     without, twice = (step_memory(config, Step(length=16, batch=3, averages=n), optimizer) for n in (0, 2))
     assert twice == {phase: parts | {"averages": 2 * parts["weights"]} for phase, parts in without.items()}
+
+
+@pytest.mark.parametrize("sequences", [1, 7, 1000])
+def test_the_largest_batch_is_the_last_that_fits(configure, sequences):
+    config, optimizer = configure(), adamw_memory(configure())
+
+    def peak(batch):
+        return sum(peak_memory(config, Step(length=16, batch=batch), optimizer)[1].values())
+
+    for limit, largest in ((peak(sequences), sequences), (peak(sequences) - 1, sequences - 1)):
+        assert memory.largest_batch(config, Step(length=16, batch=5), optimizer, limit) == largest
+
+
+def test_the_peak_as_a_function_of_the_batch(configure):
+    """Of large batches, whose peak is the loss: what every sequence has, and what is there without any."""
+    config = configure()
+    each, rest = memory.by_batch(config, Step(length=16, batch=500), adamw_memory(config))
+    (more_each, more_rest) = memory.by_batch(config, Step(length=16, batch=900), adamw_memory(config))
+    assert (each, rest) == (more_each, more_rest)
+    assert 500 * each + rest == sum(peak_memory(config, Step(length=16, batch=500), adamw_memory(config))[1].values())
+    shared = activation_memory(config, Step(length=16, batch=1))["positions"]
+    assert rest == 12 * sum(parameters(config).values()) + shared

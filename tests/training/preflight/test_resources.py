@@ -15,7 +15,7 @@ import train_lm
 from modeling.configuration_kindling import FAMILIES
 from settings.checks import ConfigError
 from settings.sections import OptimizerSection
-from settings.wording import format_memory
+from settings.wording import format_memory, format_seconds
 from training.optimization.optimizers import build_optimizer
 from training.preflight import resources
 from training.preflight.memory import state_floats
@@ -219,3 +219,11 @@ def test_what_is_said_of_memory(tmp_path, monkeypatch, available, limit, setting
 )
 def test_bytes_are_readable(count, words):
     assert format_memory(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0543, "0.0543 seconds"), (42, "42 seconds"), (90, "1.5 minutes"), (7200, "2 hours"), (5.69e8, "6,586 days")],
+)
+def test_times_are_readable(seconds, words):
+    assert format_seconds(seconds) == words
