@@ -41,6 +41,8 @@ class Step:
     """16-bit autocast."""
     half_attention: bool = True
     """Whether attention is part of it; on a CPU it is kept in float32."""
+    explicit_attention: bool = False
+    """Whether attention has its scores in memory, as on a CPU with dropout of them; in float32."""
     checkpointed: int = 0
     """Blocks that keep only their input, and compute the rest again in the backward pass."""
     evaluation_batch: int = 0
@@ -97,16 +99,25 @@ def block_memory(config: KindlingConfig, step: Step) -> dict[str, int]:
     inputs = 2 * d * wide
     if step.half:  # each matrix product casts its input for itself
         inputs = HALF_BYTES * ((3 + _mlp_inputs(config)) * d + (0 if step.half_attention else q))
-    attention = (2 * q + 2 * kv) * (wide if step.half_attention else FLOAT32_BYTES)
     return {
         "residual stream": tokens * (2 * _norm_bytes(config) + inputs),
         "query-key norms": tokens * FLOAT32_BYTES * (2 * (q + kv) + heads) * config.qk_norm,
-        "attention": tokens * (attention + config.num_attention_heads * FLOAT32_BYTES),
+        "attention": _attention_memory(config, step),
         "feedforward": tokens * config.intermediate_size * MLPS[config.mlp].saved_tensors * wide,
         "dropout": tokens * 2 * d * wide * (config.hidden_dropout > 0),
         "positions": 4 * step.length * config.head_dim * HALF_BYTES * (step.half and config.position == "rope"),
         "16-bit weights": HALF_BYTES * block_weights(config) * step.half,
     }
+
+
+def _attention_memory(config: KindlingConfig, step: Step) -> int:
+    """Queries, keys, values and output, and log-sum-exp; or the scores after softmax, their dropout and both."""
+    q, kv, heads = _query_size(config), _key_value_size(config), config.num_attention_heads
+    if step.explicit_attention:  # keys and values are repeated for each head
+        inputs = 3 * q if step.half else 4 * q
+        return FLOAT32_BYTES * step.tokens * (inputs + 3 * heads * step.length)
+    kept = (2 * q + 2 * kv) * (step.bytes if step.half_attention else FLOAT32_BYTES)
+    return step.tokens * (kept + heads * FLOAT32_BYTES)
 
 
 def ends_memory(config: KindlingConfig, step: Step) -> dict[str, int]:

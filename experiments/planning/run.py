@@ -100,7 +100,8 @@ def plan_run(experiment: LanguageExperiment, device: Device | None, utilization:
     data = planned_data(experiment, prepared, config, window)
     trained = [(model_shapes(config), args, experiment.optimizer)]
     _, step, optimizer = step_of(args, trained, window, **recipe_memory(experiment))
-    step = replace(step, half_attention=device is not None)
+    if device:
+        step = replace(step, half_attention=True, explicit_attention=False)
     memory = device.memory if device else min(psutil.virtual_memory().available, memory_limit())
     times = None
     if measure:

@@ -19,6 +19,13 @@ def test_a_z_loss_keeps_two_more_tensors_of_logits():
     assert case.estimate()[1] == pytest.approx(allocated_peak(case.work), rel=0.05)
 
 
+@pytest.mark.parametrize("heads", [2, 1])
+def test_with_dropout_of_attention_the_scores_are_kept(heads):
+    model = {"attention_dropout": 0.1, "num_key_value_heads": heads}
+    case = Case("llama", 2, 128, 100, 4, length=128, model=model)
+    assert case.estimate()[1] == pytest.approx(allocated_peak(case.work), rel=0.05)
+
+
 @pytest.mark.parametrize("phase", CASES)
 def test_the_peak_is_what_the_allocator_hands_out(phase):
     case = CASES[phase]

@@ -74,13 +74,14 @@ def step_of(
 
     `recipe` are `Step`'s `averages` and `z_loss`.
     """
-    half, config = args.bf16 or args.fp16, trained[0][0].config
+    half, config, on_cpu = args.bf16 or args.fp16, trained[0][0].config, args.device.type == "cpu"
     step = Step(
         length,
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         half=half,
-        half_attention=args.device.type != "cpu",  # as `attention_implementation` chooses
+        half_attention=not on_cpu,  # as `attention_implementation` chooses
+        explicit_attention=on_cpu and config.attention_dropout > 0,
         checkpointed=_checkpointed_blocks(args, config.num_hidden_layers),
         evaluation_batch=args.per_device_eval_batch_size,
         models=len(trained),
