@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from modeling.accounting import embedding_parameters, parameters
 from modeling.configuration_kindling import KindlingConfig
-from settings.recipe_sections import AveragingSection
+from settings.recipe_sections import AveragingSection, SchedulesSection
 from settings.sections import CardSection, OptimizerSection
 from storage.files import write_atomically
 from storage.hub import is_hub_name
@@ -221,6 +221,16 @@ WEIGHTS = {
     "tail": "mean of the weights over the last steps",
 }
 """By the values of `averaging.save`."""
+
+
+def describe_recipe(optimizer: OptimizerSection, schedules: SchedulesSection, z_loss: float = 0.0) -> dict[str, str]:
+    """A row with the parts of a recipe that are set, besides the optimiser itself and averages of the weights."""
+    parts = [f"z-loss {z_loss:g}"] if z_loss else []
+    parts += [] if optimizer.decay_embeddings else ["embeddings without weight decay"]
+    for name, points in schedules.points.items():
+        steps = ", ".join(f"{points[at]:g} at {at:.0%}" for at in sorted(points))
+        parts.append(f"{name.replace('_', ' ')} times {steps} of the run")
+    return {"parts of the recipe": "; ".join(parts)} if parts else {}
 
 
 def describe_averaging(section: AveragingSection, saved: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from publishing.card import (
     describe_averaging,
     describe_flops,
     describe_optimizer,
+    describe_recipe,
     write_card,
     write_replicas_card,
 )
@@ -202,6 +203,7 @@ def _training(batch: int, member: Member, metrics: dict) -> dict:
         "training FLOPs": describe_flops(metrics),
         "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations and other replicas included",
         "optimiser": describe_optimizer(member.args, member.experiment.optimizer),
+        **describe_recipe(member.experiment.optimizer, member.experiment.schedules),
         **describe_averaging(member.experiment.averaging, metrics.get("weights", "raw")),
         "seed": str(member.args.seed),
     }

@@ -184,7 +184,8 @@ def show_progress(trainer: Trainer, progress: ProgressCallback):
 def describe(metrics: dict, floor) -> str:
     """An evaluation's metrics in a line."""
     line = f"validation loss {metrics['eval_loss']:.4f}"
-    line += "".join(f" ({name} {loss:.4f})" for name, loss in averaged_losses(metrics).items())
+    averages = ", ".join(f"{name} {loss:.4f}" for name, loss in averaged_losses(metrics).items())
+    line += f" ({averages})" if averages else ""
     line += f", perplexity {metrics['eval_perplexity']:.2f}"
     if "eval_bits_per_byte" not in metrics:
         return line

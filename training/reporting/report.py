@@ -7,7 +7,14 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from data_prep.tokens.counts import tally
 from modeling.accounting import embedding_parameters, parameters, training_flops_of
 from modeling.configuration_kindling import KindlingConfig
-from publishing.card import WEIGHTS, Facts, describe_averaging, describe_flops, describe_optimizer, write_card
+from publishing.card import (
+    Facts,
+    describe_averaging,
+    describe_flops,
+    describe_optimizer,
+    describe_recipe,
+    write_card,
+)
 from publishing.publisher import saved_by_tokens
 from settings.derivation.depth import describe
 from settings.wording import format_count
@@ -21,13 +28,13 @@ from training.processes import batch_size, share, unused_devices
 from training.run import Run
 from training.run_data import RunData
 
-from .averages import averaged_losses, of_saved_weights
+from .averages import of_saved_weights
 from .budget import describe_spending
 from .callbacks import Curves, MetricsFile, Progress, Samples, tolerate_full_disk
 from .provenance import read_provenance, record_start
+from .summary import conclusion, group_rows, kept_checkpoints, passes, result_rows
 
 SPEEDS = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
-TARGETS = "eval_targets/"
 
 
 class Report(TrainerCallback):
@@ -113,7 +120,7 @@ class Report(TrainerCallback):
             with exit_on_disk_error():
                 self.write_card(trainer.args, trainer.model.config, metrics)
                 write_json(self.run.folder / "metrics.json", metrics)  # last: it marks the run as finished
-            print("\n".join(_conclusion(self.run.folder, metrics, self.samples)))
+            print("\n".join(conclusion(self.run.folder, metrics, self.samples)))
         trainer.accelerator.end_training()  # disconnects the processes; NCCL warns otherwise
 
     def final_metrics(self, trainer: Trainer) -> dict:
@@ -164,15 +171,16 @@ class Report(TrainerCallback):
             "data": f"`{experiment.data.origin}`, {prepared.documents('train')}{_overlap(prepared)}",
             "skipped": _skipped(prepared.info),
             "tokenizer": f"{experiment.tokenizer.kind}, {prepared.describe_tokenizer()}",
-            "tokens": f"{metrics['tokens']:,} ({_passes(experiment.data.streaming, metrics)})",
+            "tokens": f"{metrics['tokens']:,} ({passes(experiment.data.streaming, metrics)})",
             **({"budget": spending} if spending else {}),
             "steps": f"{metrics['steps']:,} of {args.max_steps:,}, {batch_size(args):,} examples each",
             "training FLOPs": describe_flops(metrics),
             "time": f"{metrics['seconds'] / 60:.1f} minutes, evaluations included",
             "optimiser": describe_optimizer(args, experiment.optimizer),
+            **describe_recipe(experiment.optimizer, experiment.schedules, experiment.loss.z_loss),
             **describe_averaging(experiment.averaging, metrics.get("weights", "raw")),
             "seed": str(args.seed),
-            **_kept_checkpoints(self.run.folder, metrics.get("checkpoints", {})),
+            **kept_checkpoints(self.run.folder, metrics.get("checkpoints", {})),
         }
         facts = Facts(
             name=experiment.name,
@@ -180,11 +188,11 @@ class Report(TrainerCallback):
             prompt=prompt,
             do_sample=True,
             sample=f"A sample, temperature {temperature}{after}:\n\n> {quoted}" if sample else "",
-            results=_results(metrics),
+            results=result_rows(metrics),
             training=training,
             measured={name: metrics[key] for name, key in named.items() if key in metrics},
             split="validation",
-            groups=_groups(metrics),
+            groups=group_rows(metrics),
             start=experiment.model.get("path"),
             **prepared.origins(),
         )
@@ -194,13 +202,6 @@ class Report(TrainerCallback):
 def _last_logged(history: list[dict], name: str) -> float:
     """The last logged value of a name, or 0."""
     return next((row[name] for row in reversed(history) if name in row), 0)
-
-
-def _kept_checkpoints(folder: Path, kept: dict) -> dict[str, str]:
-    """A row that names the checkpoints by tokens; those that a full disk has prevented are left out."""
-    there = {name: one for name, one in kept.items() if (folder / f"checkpoint-{one['step']}").is_dir()}
-    named = (f"`{name}` in `checkpoint-{one['step']}` ({one['tokens']:,} tokens)" for name, one in there.items())
-    return {"kept checkpoints": ", ".join(named)} if there else {}
 
 
 def _overlap(prepared) -> str:
@@ -222,78 +223,3 @@ def _malformed_record_files(folder: Path) -> str:
     """The files with malformed records, if there are any."""
     files = [path for path in sorted(folder.glob("*/quarantine.jsonl")) if path.stat().st_size]
     return f": {', '.join(map(str, files))}" if files else ""
-
-
-def _results(metrics: dict) -> dict:
-    if "eval_loss" not in metrics:
-        return {"validation loss": "not evaluated yet"}
-    rows = {
-        "validation loss": f"{metrics['eval_loss']:.4f} ± {metrics['eval_loss_standard_error']:.4f} nats per token",
-        "perplexity": f"{metrics['eval_perplexity']:.3f} (vocabulary of {metrics['vocabulary']:,})",
-    }
-    if "evaluated_step" in metrics:
-        rows["evaluated"] = f"after step {metrics['evaluated_step']:,}, before the last {_since(metrics)}"
-    for name, loss in averaged_losses(metrics).items():
-        rows[f"validation loss, {WEIGHTS[name]}"] = f"{loss:.4f} nats per token"
-    if "eval_bits_per_byte" in metrics:
-        rows["bits per byte"] = f"{metrics['eval_bits_per_byte']:.4f}"
-    if metrics["floor_bits_per_byte"] is not None:
-        rows["floor"] = f"{metrics['floor_bits_per_byte']:.4f} bits per byte (the exact -log p of the validation text)"
-    return rows
-
-
-def _since(metrics: dict) -> str:
-    return format_count(metrics["steps"] - metrics["evaluated_step"], "step")
-
-
-def _groups(metrics: dict) -> list[list[str]]:
-    """A table of the groups with targets, header first, then the largest group first; empty if there are none."""
-    targets = {key.removeprefix(TARGETS): count for key, count in metrics.items() if key.startswith(TARGETS)}
-    rows = []
-    for name in sorted(targets, key=targets.get, reverse=True):
-        row = {
-            "group": name,
-            "documents": f"{metrics[f'validation_documents/{name}']:,}",
-            "targets": f"{targets[name] / sum(targets.values()):.1%}",
-            "loss (nats per token)": f"{metrics[f'eval_loss/{name}']:.4f} ± "
-            f"{metrics[f'eval_loss_standard_error/{name}']:.4f}",
-        }
-        if f"eval_bits_per_byte/{name}" in metrics:
-            row["bits per byte"] = f"{metrics[f'eval_bits_per_byte/{name}']:.4f}"
-        rows.append(row)
-    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of a table as lines: names aligned left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    pads = [str.ljust] + [str.rjust] * len(widths[1:])
-    return ["  ".join(pad(cell, w) for pad, cell, w in zip(pads, row, widths, strict=True)) for row in rows]
-
-
-def _passes(is_streamed: bool, metrics: dict) -> str:
-    tokens = metrics["train_tokens"]
-    if not is_streamed:
-        return f"{metrics['epochs']:.2f} epochs of {tokens:,}"
-    return f"streamed, {metrics['epochs']:.0f} whole passes" + (f" of {tokens:,}" if tokens else "")
-
-
-def _conclusion(folder: Path, metrics: dict, samples: Samples) -> list[str]:
-    """The lines printed at the end: loss, floor, groups, a sample, and the command to prompt the model."""
-    lines = ["", f"validation  {metrics['eval_loss']:.4f} nats per token, perplexity {metrics['eval_perplexity']:.2f}"]
-    if "eval_bits_per_byte" in metrics:
-        floor = metrics["floor_bits_per_byte"]
-        against = f", floor {floor:.4f} ({metrics['eval_bits_per_byte'] / floor - 1:.1%} above)" if floor else ""
-        lines.append(f"            {metrics['eval_bits_per_byte']:.4f} bits per byte{against}")
-    if groups := _groups(metrics):
-        lines += ["", *_aligned(groups), ""]
-    return [
-        *lines,
-        *([f"budget      {spending}"] if (spending := describe_spending(metrics)) else []),
-        f"time        {metrics['seconds'] / 60:.1f} minutes",
-        f"curves      {folder / 'curves.png'}",
-        "",
-        samples.last,
-        "",
-        f"prompt it   {samples.command(folder)}",
-    ]

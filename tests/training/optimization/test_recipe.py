@@ -72,7 +72,10 @@ def test_the_card_and_the_metrics_are_of_the_weights_that_are_saved(whole):
     card = (folder / "README.md").read_text()
     assert f"| validation loss | {metrics['eval_loss']:.4f} ±" in card
     assert f"| validation loss, weights after the last step | {metrics['eval_raw_loss']:.4f} nats" in card
+    assert "| validation loss, exponential moving average" not in card
     assert "exponential moving average of the weights; averages kept: ema over 0.4 of the steps, tail over 0.7" in card
+    parts = "z-loss 0.01; embeddings without weight decay; weight decay times 1 at 0%, 3 at 50%, 0 at 100% of the run"
+    assert f"| parts of the recipe | {parts}; dropout times 0 at 0%, 1 at 100% of the run |" in card
     average = read_state(folder / "checkpoint-10" / "averages.safetensors")["ema"][""]["weights"]
     saved, raw = (load_file(path / "model.safetensors") for path in (folder, folder / "checkpoint-10"))
     assert all(torch.equal(saved[key], average[key]) for key in average)

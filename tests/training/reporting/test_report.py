@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerState
 
-from training.reporting.report import Report, _results
+from training.reporting.report import Report
+from training.reporting.summary import result_rows
 
 
 @pytest.mark.parametrize(
@@ -20,4 +21,4 @@ def test_an_evaluation_before_the_last_step_is_given_with_its_step(evaluated, sa
     losses = {"eval_loss": 2.0, "eval_loss_standard_error": 0.1, "eval_perplexity": 7.4}
     state = TrainerState(global_step=20, log_history=[{"step": 5, **losses}, {"step": evaluated, **losses}])
     metrics = Report.metrics(SimpleNamespace(data=data, run=run), state)
-    assert _results(metrics).get("evaluated") == said
+    assert result_rows(metrics).get("evaluated") == said
