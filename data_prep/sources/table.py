@@ -69,8 +69,8 @@ class HubDataset:
     revision: str | None = None
     """The commit to read; None means the newest. The manifest of the prepared tokens records which it was."""
     subset: str | None = None
-    files: Mapping[str, str] | None = None
-    """File patterns of each split, if the data set does not define them."""
+    files: Mapping[str, str | list[str]] | None = None
+    """File patterns of each split, if the data set does not define them, or defines others."""
     text_field: str = "text"
     group_field: str | None = None
     sample_by: str | None = None
@@ -145,6 +145,15 @@ SOURCES = {
         revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
         files={"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"},
         sample_by="<|endoftext|>",
+    ),
+    "tinyshakespeare": HubDataset(
+        "karpathy/tiny_shakespeare",
+        about="parts of Shakespeare's plays (Karpathy, 2015); the last tenth, which its page halves, is validation",
+        size="1.1 MB",
+        licence="public domain",
+        language="en",
+        revision="fe12e06d82fe3af4291b90426557387520d81385",
+        files={"train": "data/train-*.parquet", "validation": ["data/validation-*.parquet", "data/test-*.parquet"]},
     ),
     "c4": HubDataset(
         "allenai/c4",

@@ -48,6 +48,13 @@ def openwebtext(folder):
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), folder / "plain_text" / "train" / "0000.parquet")
 
 
+def shakespeare(folder):
+    parts = {"train": TEXTS[:40], "validation": TEXTS[40:42], "test": TEXTS[42:]}
+    for name, texts in parts.items():
+        path = folder / "data" / f"{name}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+
+
 def own(folder):
     (folder / "train.jsonl").write_bytes(lines({"text": text} for text in TEXTS))
 
@@ -57,6 +64,7 @@ REPOSITORIES = {
     "allenai/c4": (c4, "en"),
     "monology/pile-uncopyrighted": (pile, "train"),
     "Skylion007/openwebtext": (openwebtext, "subsets"),
+    "karpathy/tiny_shakespeare": (shakespeare, "data"),
     "someone/corpus": (own, "."),
 }
 
@@ -101,7 +109,7 @@ def hub(served):
 def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub):
     folder, run = hub
     found = run("""
-        for name in ("tinystories", "tinystories-v2", "c4", "pile"):
+        for name in ("tinystories", "tinystories-v2", "c4", "pile", "tinyshakespeare"):
             print(json.dumps([texts(split) for split in corpus(name)]))
         train, validation = corpus("pile", train_documents=5)
         print(json.dumps([document["group"] for document in train]))
@@ -111,13 +119,13 @@ def test_each_corpus_comes_in_its_own_format_and_leaves_no_shard(hub):
         train, validation = open_corpus(DataSection(source="openwebtext", validation_documents=2))
         print(json.dumps([texts(validation), texts(train)]))
     """)
-    for train, validation in found[:4]:
+    for train, validation in found[:5]:
         assert [text.strip() for text in train] == [text.strip() for text in TEXTS[:40]]
         assert [text.strip() for text in validation] == [text.strip() for text in TEXTS[40:]]
-    assert found[4] == ["set 0", "set 1", "set 2", "set 0", "set 1"]
-    assert found[5] == [TEXTS[:2], TEXTS[2:7]]  # no split of its own: held out
-    assert found[6] == {"someone/corpus": "0" * 40}
-    assert found[7] == [TEXTS[:2], TEXTS[2:]]
+    assert found[5] == ["set 0", "set 1", "set 2", "set 0", "set 1"]
+    assert found[6] == [TEXTS[:2], TEXTS[2:7]]  # no split of its own: held out
+    assert found[7] == {"someone/corpus": "0" * 40}
+    assert found[8] == [TEXTS[:2], TEXTS[2:]]
     assert not list((folder.parent / "home").rglob("*.parquet"))
     assert not list((folder.parent / "home").rglob(".kindling-shards*"))
 
