@@ -156,6 +156,25 @@ def memory_table() -> str:
 TRAINING = {"activation_checkpointing": "checkpointed", "gradient_accumulation_steps": "accumulated"}
 
 
+def shakespeare_table() -> str:
+    """Tiny Shakespeare by nanoGPT's recipe and by ours, as `benchmarks.shakespeare` measured it."""
+    found = _json("shakespeare/shakespeare.json")
+    names = {
+        "stock": "stock Trainer and GPT-2, nanoGPT's settings",
+        "ours, few steps": "ours, few steps",
+        "ours": "`configs/lm/shakespeare_char.yaml`",
+    }
+    lines = ["| | steps | tokens | time | processor time | validation loss |", "|" + "---|" * 6]
+    for side, about in found["sides"].items():
+        time, processor = (about[f"share_of_{key}"]["mean"] for key in ("seconds", "cpu_seconds"))
+        low, high = about["loss"]["range"]
+        loss = f"{about['loss']['mean']:.3f} ({low:.3f} to {high:.3f})"
+        lines.append(
+            f"| {names[side]} | {about['steps']:,} | {about['tokens']:,} | {time:.2f} | {processor:.2f} | {loss} |"
+        )
+    return "\n".join(lines)
+
+
 def side_by_side(first: str, *others: str) -> str:
     """One row per cell: the published result that the first sweep cites, and the test accuracies of each sweep."""
     sweep = read_sweep(str(ROOT / "configs" / "sweeps" / f"{first}.yaml"))
@@ -184,6 +203,7 @@ TABLES = {
     "memory": memory_table,
     "demo": demo_table,
     "results": results_table,
+    "shakespeare": shakespeare_table,
     "demo story": lambda: last_sample("demo"),
     "corpora": corpora_table,
     "files": file_map,
