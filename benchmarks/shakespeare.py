@@ -3,16 +3,14 @@
 usage: python -m benchmarks.shakespeare [--source FILE] [--seeds 0 1 2] [--out FOLDER]
 
 One side is the stock Trainer with GPT2LMHeadModel at nanoGPT's documented settings; the other is
-configs/lm/shakespeare_char.yaml, as it is and with few steps. All have the same tokens and targets, and take turns
-seed by seed, so that a busy machine slows all equally. `seconds` are those of training, for ours with its evaluations;
-`cpu_seconds`, which other work hardly changes, are those of training, for ours of the whole process. The loss is that
-of the full validation text, the last tenth, every target weighted equally. Results and a picture go to
-experiments/results/shakespeare.
+configs/lm/shakespeare_char.yaml, as it is and with few steps. All have the same tokens and targets. The loss is that
+of the full validation text, the last tenth, every target weighted equally. On a machine that does other work too, the
+seconds of whole runs cannot be compared: steps of both sides are timed in turns, and a run's time is its steps times
+theirs. Results and a picture go to experiments/results/shakespeare.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
@@ -31,13 +30,17 @@ from data_prep.tokens.windows import TokenArray, Windows
 from settings.loading import load_experiment
 from settings.paths import ROOT
 from storage.files import write_json
-from training.machine.hardware import processor_name
+from training.machine.hardware import has_bf16, processor_name
+from training.model import build_config, build_model
+from training.optimization.optimizers import build_optimizer
 
 CONFIG = ROOT / "configs" / "lm" / "shakespeare_char.yaml"
 CONTEXT, BATCH, STEPS = 64, 12, 2000
 PUBLISHED = 1.88
 """nanoGPT's validation loss after these steps, an estimate from 20 random batches."""
-SIDES = {"stock": {}, "ours, few steps": {"training.max_steps": 200}, "ours": {}}
+SIDES = {"stock": {}, "ours, few steps": {"training.max_steps": 250, "training.eval_steps": 250}, "ours": {}}
+ROUNDS, STEPS_A_ROUND = 15, 2
+"""Rounds of steps that are timed, after one that warms up."""
 COLORS = {"stock": "tab:gray", "ours, few steps": "tab:orange", "ours": "tab:blue"}
 
 
@@ -60,15 +63,20 @@ def as_example(ids) -> dict:
     return {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
 
 
-def train_stock(ids: TokenArray, validation: TokenArray, vocabulary: int, seed: int, steps: int = STEPS) -> dict:
-    """nanoGPT's recipe by the stock Trainer: seconds of training, and the loss on the full validation text."""
+def stock_model(vocabulary: int, seed: int) -> GPT2LMHeadModel:
+    """GPT-2 at nanoGPT's sizes."""
     set_seed(seed)
-    model = GPT2LMHeadModel(
+    return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary, n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=4, resid_pdrop=0.0,
             embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
+
+
+def train_stock(ids: TokenArray, validation: TokenArray, vocabulary: int, seed: int, steps: int = STEPS) -> dict:
+    """nanoGPT's recipe by the stock Trainer: seconds of training, and the loss on the full validation text."""
+    model = stock_model(vocabulary, seed)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             output_dir=folder, use_cpu=True, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-3,
@@ -77,11 +85,9 @@ def train_stock(ids: TokenArray, validation: TokenArray, vocabulary: int, seed: 
             logging_steps=250, report_to="none", disable_tqdm=True, remove_unused_columns=False, seed=seed,
         )  # fmt: skip
         trainer = Trainer(model=model, args=args, train_dataset=RandomWindows(ids, BATCH * steps, seed))
-        before = time.process_time()
         seconds = trainer.train().metrics["train_runtime"]
-        cpu_seconds = time.process_time() - before
-    times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-    return {"steps": steps, "tokens": steps * BATCH * CONTEXT} | times | {"loss": full_loss(model, validation)}
+    counts = {"steps": steps, "tokens": steps * BATCH * CONTEXT, "seconds": seconds}
+    return counts | {"loss": full_loss(model, validation)}
 
 
 @torch.no_grad()
@@ -102,59 +108,87 @@ def train_ours(overrides: list[str]) -> dict:
     """A run of `train_lm.py`, in a process of its own: seconds, evaluations included, and its last validation loss."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        before = cpu_of_children()
         command = [sys.executable, str(ROOT / "train_lm.py"), str(CONFIG), f"training.output_dir={run}", *overrides]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
         found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    own = {key: found[key] for key in ("steps", "tokens", "seconds")}
-    return own | {"cpu_seconds": cpu_of_children() - before, "loss": found["eval_loss"]}
+    return {key: found[key] for key in ("steps", "tokens", "seconds")} | {"loss": found["eval_loss"]}
 
 
-def cpu_of_children() -> float:
-    """Seconds of processor time that ended child processes took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+class Side:
+    """Training steps of one side, forward to optimiser, on batches of the text's size."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, batch: int, length: int, bf16: bool):
+        self.model, self.optimizer, self.bf16 = model.train(), optimizer, bf16
+        self.ids_BT = torch.randint(model.config.vocab_size, (batch, length))
+
+    def step(self):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.model(input_ids=self.ids_BT, labels=self.ids_BT, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def summarise(runs: list[dict]) -> dict:
-    """For each side: mean, lowest and highest loss over seeds, and the same of its time as a share of the stock side's.
+def build_sides(vocabulary: int) -> dict[str, Side]:
+    """Both sides, with the models, batches, precision and optimisers of their runs."""
+    stock, experiment = stock_model(vocabulary, seed=0), load_experiment(str(CONFIG), [])
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(output_dir=folder, use_cpu=True, bf16=has_bf16(use_cpu=True), report_to="none")
+    ours = build_model(build_config(experiment.model, {"vocab_size": vocabulary}), args)
+    length, batch = ours.config.max_position_embeddings, experiment.training["per_device_train_batch_size"]
+    return {
+        "stock": Side(stock, torch.optim.AdamW(stock.parameters(), fused=True), BATCH, CONTEXT, bf16=False),
+        "ours": Side(ours, build_optimizer([(ours, args, experiment.optimizer)]), batch, length, args.bf16),
+    }
 
-    The share is that of the stock run with the same seed, its neighbour in time.
-    """
-    stock = {run["seed"]: run for run in runs if run["side"] == "stock"}
+
+def time_steps(vocabulary: int, rounds: int = ROUNDS) -> dict[str, dict]:
+    """Median milliseconds and processor milliseconds of a step of each side, in rounds of both."""
+    sides = build_sides(vocabulary)
+    taken = {name: [] for name in sides}
+    for _ in range(rounds + 1):
+        for name, side in sides.items():
+            before = time.perf_counter(), time.process_time()
+            for _ in range(STEPS_A_ROUND):
+                side.step()
+            taken[name].append((time.perf_counter() - before[0], time.process_time() - before[1]))
+    medians = {name: [statistics.median(kind) for kind in zip(*all_[1:], strict=True)] for name, all_ in taken.items()}
+    names = ("milliseconds", "processor_milliseconds")
+    return {
+        name: {key: round(1000 * value / STEPS_A_ROUND, 2) for key, value in zip(names, values, strict=True)}
+        for name, values in medians.items()
+    }
+
+
+def summarise(runs: list[dict], steps: dict[str, dict]) -> dict:
+    """For each side: mean, lowest and highest loss over seeds, and its share of the time of the stock side's steps."""
     table = {}
     for side in SIDES:
         own = [run for run in runs if run["side"] == side]
-        measured = {"loss": [run["loss"] for run in own]} | {
-            f"share_of_{key}": [run[key] / stock[run["seed"]][key] for run in own] for key in ("seconds", "cpu_seconds")
-        }
-        table[side] = {key: own[0][key] for key in ("steps", "tokens")} | {
-            name: {"mean": round(statistics.mean(values), 4), "range": [round(min(values), 4), round(max(values), 4)]}
-            for name, values in measured.items()
-        }
+        losses = [run["loss"] for run in own]
+        step, stock = steps["stock" if side == "stock" else "ours"], steps["stock"]
+        count = own[0]["steps"]
+        shares = {f"share_of_{key}": round(count * step[key] / (STEPS * stock[key]), 3) for key in stock}
+        loss = {"mean": round(statistics.mean(losses), 4), "range": [round(min(losses), 4), round(max(losses), 4)]}
+        table[side] = {"steps": count, "tokens": own[0]["tokens"], "loss": loss} | shares
     return table
 
 
-def draw(runs: list[dict]) -> Figure:
-    """Each run's loss against its share of the time that the stock side took with the same seed."""
+def draw(runs: list[dict], sides: dict) -> Figure:
+    """Each run's loss against the share of the stock side's processor time that its steps take."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    seconds = {run["seed"]: run["seconds"] for run in runs if run["side"] == "stock"}
     for side, color in COLORS.items():
-        own = [run for run in runs if run["side"] == side]
-        places = [run["seconds"] / seconds[run["seed"]] for run in own]
-        label = f"{side} ({own[0]['steps']:,} steps)"
-        axes.plot(places, [run["loss"] for run in own], "o", color=color, alpha=0.7, ms=8, label=label)
+        losses = [run["loss"] for run in runs if run["side"] == side]
+        places = [sides[side]["share_of_processor_milliseconds"]] * len(losses)
+        axes.plot(places, losses, "o", color=color, alpha=0.7, ms=8, label=f"{side} ({sides[side]['steps']:,} steps)")
     axes.axhline(PUBLISHED, color="tab:gray", ls="--", lw=1)
-    axes.annotate(
-        f"nanoGPT's documented {PUBLISHED}", (0.02, PUBLISHED), (0, 4), textcoords="offset points", color="0.4"
-    )
+    axes.annotate(f"nanoGPT's documented {PUBLISHED}", (0.02, PUBLISHED), (0, 4), textcoords="offset points", c="0.4")
     axes.axvline(1 / 3, color="tab:gray", ls=":", lw=1)
-    axes.set(
-        xlim=(0, None),
-        xlabel="training time, as a share of the stock Trainer's",
-        ylabel="validation loss (nats per character)",
-    )
+    axes.set_xlim(0, 1.05)
+    axes.set_xlabel("time of all training steps, as a share of the stock Trainer's")
+    axes.set_ylabel("validation loss (nats per character)")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -184,16 +218,19 @@ def main(arguments: list[str] | None = None):
     path = asked.out / "shakespeare.json"
     before = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
     runs = sorted(runs + [run for run in before if run["seed"] not in asked.seeds], key=lambda run: run["seed"])
+    steps = time_steps(len(prepared.tokenizer))
+    sides = summarise(runs, steps)
     report = {
         "runs": runs,
-        "sides": summarise(runs),
+        "step": steps,
+        "sides": sides,
         "published": PUBLISHED,
         "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "torch": torch.__version__},
     }
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(path, report)
-    draw(runs).savefig(asked.out / "figure.png", dpi=110)
-    print(json.dumps(report["sides"], indent=2))
+    draw(runs, sides).savefig(asked.out / "figure.png", dpi=110)
+    print(json.dumps(sides, indent=2))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def shakespeare_table() -> str:
     }
     lines = ["| | steps | tokens | time | processor time | validation loss |", "|" + "---|" * 6]
     for side, about in found["sides"].items():
-        time, processor = (about[f"share_of_{key}"]["mean"] for key in ("seconds", "cpu_seconds"))
+        time, processor = (about[f"share_of_{key}"] for key in ("milliseconds", "processor_milliseconds"))
         low, high = about["loss"]["range"]
         loss = f"{about['loss']['mean']:.3f} ({low:.3f} to {high:.3f})"
         lines.append(
