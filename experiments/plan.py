@@ -1,7 +1,5 @@
 """The cost of runs before they start: parameters, FLOPs, tokens, time, memory and disk, side by side.
 
-usage: python -m experiments.plan CONFIG... [section.key=value ...] [options]
-
     python -m experiments.plan configs/lm/tinystories.yaml model.hidden_size=768
     python -m experiments.plan configs/lm/demo.yaml configs/lm/tinystories.yaml --device h100 --price-per-hour 3
 
@@ -27,13 +25,18 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s CONFIG... [section.key=value ...] [options]",
     )
-    parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="+", metavar="CONFIG", help="experiment files, and settings for all of them")
     parser.add_argument("--calibrate", action="store_true", help="train a few steps here, aside, to know the time")
-    parser.add_argument("--device", help="estimate time and memory for one GPU: h200, h100, a100, l4, ...")
     parser.add_argument(
-        "--utilization", type=float, help=f"share of its peak that the GPU reaches; {UTILIZATION} if left out"
+        "--device", metavar="NAME", help="estimate time and memory for one GPU: h200, h100, a100, l4, ..."
     )
-    parser.add_argument("--price-per-hour", type=float, help="of the device, for the cost of the run")
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        metavar="SHARE",
+        help=f"share of its peak that the GPU reaches; {UTILIZATION} if left out",
+    )
+    parser.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the device, for the cost of the run")
     options = parser.parse_intermixed_args(given)
     options.configs = [word for word in options.words if is_file(word)]
     options.overrides = [word for word in options.words if not is_file(word)]
