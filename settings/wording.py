@@ -37,7 +37,7 @@ TIME_UNITS = {"days": 86_400, "hours": 3600, "minutes": 60}
 
 
 def format_seconds(seconds: float) -> str:
-    """A time: `42.0 seconds`, `1.5 minutes`, `3.2 hours`, `6,583 days`."""
+    """A time: `42.0 seconds`, `1.5 minutes`, `3.2 hours`, `6,584 days`."""
     unit = next((unit for unit, size in TIME_UNITS.items() if seconds >= 1.5 * size), "seconds")
     number = seconds / TIME_UNITS.get(unit, 1)
     return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
