@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from modeling.configuration_kindling import FAMILIES, KindlingLlamaConfig
-from modeling.native import convert, to_native
+from modeling.conversion import to_native
+from modeling.native import convert
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 HEADS = {
