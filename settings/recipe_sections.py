@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,31 +86,29 @@ class SchedulesSection:
     """The same for every dropout; {0: 0, 0.5: 0, 1: 1} begins half-way."""
 
     def __post_init__(self):
-        for name, given in vars(self).items():
-            most = {"weight_decay": math.inf, "dropout": 1}[name]
-            if given is not None and not (given and all(_is_point(*point, most) for point in given.items())):
+        for name, given in self.points.items():
+            points = {_number(at): _number(value) for at, value in given.items()}
+            most = {"weight_decay": sys.float_info.max, "dropout": 1}[name]
+            if not points or not all(0 <= at <= 1 and 0 <= value <= most for at, value in points.items()):
                 allowed = "from 0 to 1" if name == "dropout" else "of at least 0"
                 raise ConfigError(
                     f"schedules.{name}={given} is not a schedule; give multiples {allowed} at fractions of the run, "
                     "as in {0: 1, 1: 0}"
                 )
+            setattr(self, name, points)
 
     @property
     def points(self) -> dict[str, dict[float, float]]:
         """The schedules that are given."""
-        return {
-            name: {float(at): float(value) for at, value in given.items()}
-            for name, given in vars(self).items()
-            if given is not None
-        }
+        return {name: given for name, given in vars(self).items() if given is not None}
 
 
-def _is_point(at, value, most: float) -> bool:
-    return _is_number(at) and _is_number(value) and 0 <= at <= 1 and 0 <= value <= most and value < math.inf
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float)
+def _number(value) -> float:
+    """A number, which may be written as text, as JSON writes keys; NaN for anything else."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,8 @@ import pytest
 from torch import nn
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from settings.checks import ConfigError
+from settings.loading import load_experiment
 from settings.recipe_sections import SchedulesSection
 from settings.sections import OptimizerSection
 from tests.training.checkpoints.test_data_position import CONFIG, prepare
@@ -62,6 +64,27 @@ def test_replicas_keep_their_own_decays_under_a_schedule(make_experiment):
 def test_outside_of_its_points_a_schedule_is_constant():
     assert [multiple({0.5: 2.0}, step, 4) for step in range(4)] == [2.0] * 4
     assert [multiple({0.25: 1.0, 0.75: 0.0}, step, 4) for step in range(4)] == [1.0, 1.0, 0.5, 0.0]
+
+
+def test_a_schedule_is_the_same_however_its_numbers_are_written(tmp_path):
+    """JSON, which sweeps write overrides in, has text for keys."""
+    (tmp_path / "tiny.yaml").write_text("training: {weight_decay: 0.1}")
+    for text in ("{0: 1, 1: 0}", '{"0": 1, "1": 0}', "{0.0: 1.0, 1: 0}"):
+        experiment = load_experiment(str(tmp_path / "tiny.yaml"), [f"schedules.weight_decay={text}"])
+        assert experiment.schedules.weight_decay == {0.0: 1.0, 1.0: 0.0}
+    for wrong in (
+        {},
+        {"a": 1},
+        {0: "x"},
+        {0: True},
+        {-0.1: 1},
+        {1.1: 1},
+        {0: -1},
+        {0: float("inf")},
+        {float("nan"): 1},
+    ):
+        with pytest.raises(ConfigError, match=r"^schedules.weight_decay=.* is not a schedule"):
+            SchedulesSection(weight_decay=wrong)
 
 
 def test_without_schedules_nothing_is_touched_or_logged(tmp_path):
