@@ -208,6 +208,7 @@ TABLES = {
     "corpora": corpora_table,
     "files": file_map,
     "grokking": lambda: sweep_table("bars"),
+    "tuning": lambda: sweep_table("tuning-tinystories"),
     "positions": lambda: sweep_table("positions"),
     "tinystories story": lambda: last_sample("tinystories-small"),
 }
