@@ -12,7 +12,7 @@ the blocks and the head, follow the run's length D and its hyper-parameters:
   the run (Wang and Aitchison, 2024, arXiv:2405.13698). These last two are nanochat's.
 
 With muP the rate is that of the base model's depth. Muon's rate needs none of this; its default stays.
-docs/training.md compares the rules of others, and says what was measured here.
+docs/budgets.md compares the rules of others, and says what was measured here.
 """
 
 import math

@@ -301,7 +301,7 @@ def test_the_accounting_exercise_of_a_course():
     listed = c.layers * (16 * tokens * c.width + 2 * c.heads * tokens**2) + tokens * c.width + 2 * tokens * c.vocabulary
     largest = [int((80e9 - fixed) / by_batch) for by_batch, fixed in ((each, rest), (4 * listed, 16 * weights))]
     assert largest == [5, 2]
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
     ours, theirs = (f"{one / 1e9:.2f} x batch + {16 * weights / 1e9:.2f}" for one in (each, 4 * listed))
     for row in (
         f"| parameters | {weights:,} | {weights:,} |",
