@@ -3,7 +3,7 @@
 usage: python -m benchmarks.shakespeare [--source FILE] [--seeds 0 1 2] [--out FOLDER]
 
 One side is the stock Trainer with GPT2LMHeadModel at nanoGPT's documented settings; the other is
-configs/lm/shakespeare_char.yaml, as it is and with few steps. All have the same tokens and targets. The loss is that
+configs/lm/shakespeare_char.yaml, as it is and with few steps. The loss is that
 of the full validation text, the last tenth, every target weighted equally. On a machine that does other work too, the
 seconds of whole runs cannot be compared: steps of both sides are timed in turns, and a run's time is its steps times
 theirs. Results and a picture go to experiments/results/shakespeare.
@@ -18,6 +18,20 @@ import tempfile
 import time
 from pathlib import Path
 
+from settings.paths import ROOT
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shakespeare", description=__doc__.splitlines()[0])
+    parser.add_argument("--source", default="tinyshakespeare", help="the text, a file; default: from the Hub")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default 0 1 2; other seeds' runs stay")
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "shakespeare")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # before the imports that take seconds
+    parse_arguments()
+
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -28,7 +42,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from data_prep.tokens.prepare import prepare
 from data_prep.tokens.windows import TokenArray, Windows
 from settings.loading import load_experiment
-from settings.paths import ROOT
 from storage.files import write_json
 from training.machine.hardware import has_bf16, processor_name
 from training.model import build_config, build_model
@@ -194,16 +207,8 @@ def draw(runs: list[dict], sides: dict) -> Figure:
     return figure
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shakespeare", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", default="tinyshakespeare", help="the text, a file; default: from the Hub")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default 0 1 2; other seeds' runs stay")
-    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "shakespeare")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: list[str] | None = None):
-    asked = parse(arguments)
+    asked = parse_arguments(arguments)
     given = [f"data.source={asked.source}"]
     experiment = load_experiment(str(CONFIG), given)
     prepared = prepare(experiment.data, experiment.tokenizer)

@@ -15,7 +15,7 @@ from modeling.configuration_kindling import KindlingConfig
 def test_axes_are_all_the_choices_of_the_configuration(all_axes):
     own = [field for field in fields(KindlingConfig) if field.name in KindlingConfig.__annotations__]
     choices = {field.name for field in own if get_origin(field.type) is Literal or field.type is bool}
-    assert choices - {"use_cache"} == all_axes.keys() - {"num_key_value_heads"}
+    assert choices - {"use_cache"} == all_axes.keys() - {"num_key_value_heads", "final_logit_softcapping"}
 
 
 def test_cover_meets_all_pairs(all_axes, cover):

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,7 @@ def test_optimisers_and_schedules_go_on(tmp_path, section, schedule):
     def parts():
         torch.manual_seed(0)
         model = nn.ModuleDict({"a": nn.ModuleDict({"layers": nn.Linear(4, 3)}), "b": nn.Linear(3, 2)})
+        model.config = SimpleNamespace(width_multiplier=1.0)
         optimizer = build_optimizer([(model, args, OptimizerSection(**section))])
         specific = extra.get(schedule.value)
         return model, optimizer, get_scheduler(schedule, optimizer, 2, 9, scheduler_specific_kwargs=specific)
