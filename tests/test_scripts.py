@@ -333,6 +333,14 @@ def test_a_run_is_resumed_as_it_was(tiny, workshop):
     assert (other / "experiment.yaml").read_text() == (tiny / "experiment.yaml").read_text()
 
 
+def test_a_run_is_resumed_by_its_own_settings(tiny):
+    other = tiny.parent / "by-its-own"
+    shutil.copytree(tiny, other)
+    settings = [f"training.output_dir={other}", "training.resume_from_checkpoint=true", "resume.extend=true"]
+    train_lm.main(str(other / "experiment.yaml"), [*settings, "training.max_steps=22"])
+    assert json.loads((other / "metrics.json").read_text())["steps"] == 22
+
+
 def test_losses_that_are_no_numbers_end_the_run_with_a_checkpoint(workshop, tiny):
     run = tiny.parent / "burst"
     with pytest.raises(SystemExit, match="the last 3 steps were skipped"):

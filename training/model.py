@@ -34,7 +34,10 @@ def model_config(section: dict, tokenizer, start: str | None = None, **derived) 
 def model_settings(section: dict, config: KindlingConfig) -> dict:
     """The settings of a `model` section with their final values; of one that starts from a checkpoint, the dropouts."""
     names = DROPOUTS if "path" in section else section_fields("model")
-    return {name: getattr(config, name) for name in names if name not in ("type", *MODEL_SOURCES)}
+    settings = {name: getattr(config, name) for name in names if name not in ("type", *MODEL_SOURCES)}
+    if "use_cache" in settings:  # which the Trainer turns off while it trains
+        settings["use_cache"] = section.get("use_cache", True)
+    return settings
 
 
 def check_model_size(config: KindlingConfig):
