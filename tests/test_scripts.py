@@ -301,6 +301,8 @@ def test_a_branch_decays_as_a_run_that_was_planned_to(workshop, name, trunk_sche
     (found / "metrics.json").unlink()
     shutil.rmtree(found / "checkpoint-16")
     workshop(found.name, *branch, "training.max_steps=16", "training.resume_from_checkpoint=true")
+    with pytest.raises(ConfigError, match="is of a run that decays itself from another's"):
+        workshop("twice", *branch[:-1], f"resume.decay_from={found / 'checkpoint-14'}", "training.max_steps=20")
     train_lm.main(str(found / "experiment.yaml"), [f"training.output_dir={found.parent / f'again-{name}'}"])
     assert same_weights(whole, found, found.parent / f"again-{name}")
 
@@ -312,6 +314,11 @@ def test_a_branch_decays_as_a_run_that_was_planned_to(workshop, name, trunk_sche
         (["resume.decay_from=%(tiny)s/checkpoint-10"], "has 0.5.* of its peak learning rate left, by its cosine"),
         (["resume.decay_from=%(tiny)s"], r"is damaged: checkpoint\.json is missing"),
         (["resume.decay_from=%(trunk)s/checkpoint-20"], "leaves no step to decay in, since the run has 20"),
+        (["resume.decay_from=%(trunk)s/checkpoint-20", "training.output_dir=%(trunk)s"], "stays the trunk's; choose"),
+        (["resume.decay_from=%(trunk)s/checkpoint-10", "training.lr_scheduler_type=cosine"],
+         r"training\.lr_scheduler_type=cosine has no effect with resume\.decay_from"),
+        (["resume.decay_from=%(trunk)s/checkpoint-10", "training.lr_scheduler_kwargs={num_stable_steps: 3}"],
+         "has num_stable_steps, which follows from"),
         (["resume.decay_from=%(trunk)s/checkpoint-10", "training.learning_rate=1e-3"],
          r"was trained with training\.learning_rate=0\.01 and is resumed with 0\.001"),
     ],

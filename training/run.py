@@ -54,7 +54,7 @@ def open_run(experiment: Experiment) -> Run:
     keep_precision(experiment.training, checkpoint)
     if experiment.resume.decay_from is not None:
         state = read_state_of(checkpoint)
-        plan_decay(experiment.training, experiment.resume.decay_from, state, fingerprint_in(state).get("terms", {}))
+        plan_decay(experiment, state, fingerprint_in(state).get("terms", {}))
     args = training_arguments(experiment)
     path = experiment.model.get("path")
     start = path and (checkpoint or path)

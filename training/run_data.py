@@ -68,7 +68,7 @@ def open_data(run: Run, prepared: PreparedData, config: KindlingConfig) -> RunDa
     order = section.order_settings(length)
     run.args.max_steps, positions = run_positions(count, order, run.args, run.checkpoint, wanted)
     if (trunk := run.experiment.resume.decay_from) is not None:
-        set_decay_steps(run.args, run.experiment.training, trunk)
+        set_decay_steps(run.args, run.experiment, trunk, run.fingerprint.steps_before)
     return RunData(
         prepared,
         length,

@@ -28,7 +28,7 @@ HEAD_DIM = 64
 TOKENS_PER_PARAMETER = 20
 PARAMETERS, BATCH, RATE, DECAY = 108e6, 2048 * 160, 0.0047 / 2, 0.1
 """The reference: a model of so many parameters, its batch in tokens, its rate and its weight decay."""
-MAX_DEPTH, MAX_DECAY = 1000, 1.0
+MAX_DEPTH, MAX_DECAY, MAX_HEADS = 1000, 1.0, 10_000
 
 DIALS = ("depth", "preset")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -144,12 +144,24 @@ def _fill_depth(settings: _Open, depth: int):
 
 def _heads(width: int) -> int:
     """The number of heads, a divisor of the width, with the size nearest to `HEAD_DIM`; even, for rotary positions."""
-    divisors = [count for count in range(1, width + 1) if width % count == 0]
+    small = [count for count in range(1, min(math.isqrt(width), MAX_HEADS) + 1) if width % count == 0]
+    divisors = sorted({*small, *(width // count for count in small)})
     even = [count for count in divisors if width // count % 2 == 0] or divisors
     return min(even, key=lambda count: abs(math.log(width / count / HEAD_DIM)))
 
 
+INPUTS = (
+    ("budget", "tokens"), ("budget", "flops"), ("budget", "batch_tokens"), ("data", "context_length"),
+    ("model", "max_position_embeddings"), ("model", "vocab_size"), ("tokenizer", "vocab_size"),
+    ("training", "gradient_accumulation_steps"), ("training", "per_device_train_batch_size"),
+)  # fmt: skip
+"""Settings that the rules use, if they are given."""
+
+
 def _fill_run(settings: _Open, layers: int, width: int, base: int | None):
+    given = [layers, base, *(settings.value(*one) for one in INPUTS)]
+    if any(value is not None and value < 1 for value in given):
+        return  # refused where every value is checked
     vocabulary = _vocabulary(settings)
     count = _parameters(layers, width, vocabulary)
     parameters = f"{count:,} parameters (12 x layers x width^2 + {vocabulary:,} x width)"
@@ -175,7 +187,8 @@ def _fill_batch(settings: _Open, usual: float) -> float:
     """The tokens of a step: the power of 2 nearest to the usual number, where windows are packed, or what is given."""
     data, accumulated = settings.sections["data"], settings.value("training", "gradient_accumulation_steps", 1)
     window = data.get("context_length") or settings.value("model", "max_position_embeddings") or 1024
-    if data.get("layout", DataSection.layout) == "packed" and accumulated == 1:
+    is_open = settings.value("budget", "batch_tokens", "open") is not None  # null: as many as training says
+    if data.get("layout", DataSection.layout) == "packed" and accumulated == 1 and is_open:
         nearest = max(2 ** round(math.log2(usual)), window)
         rule = "327,680 x (parameters / 108M)^(2/3) x (tokens / 20 per parameter)^0.383, to a power of 2"
         return settings.fill("budget", "batch_tokens", nearest, rule)

@@ -40,7 +40,7 @@ def examples_in_time(
     before, position = run.fingerprint.position, 0
     seconds = 60 * run.experiment.budget.minutes
     if run.checkpoint is not None:
-        if not run.experiment.resume.extend and "stop" in before:
+        if not (run.experiment.resume.extend or run.fingerprint.begins_branch) and "stop" in before:
             return before["stop"]
         position = before.get("position", 0)
         history = read_state_of(run.checkpoint).log_history

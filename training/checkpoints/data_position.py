@@ -9,6 +9,8 @@ from transformers.trainer_callback import ExportableState
 from settings.checks import ConfigError
 from training.processes import batch_size
 
+MAX_STEPS = 10**9
+
 
 def run_positions(
     examples: int | None, about: dict, args: TrainingArguments, checkpoint: str | None, wanted: int | None = None
@@ -41,6 +43,8 @@ def run_positions(
         position = before["position"]
         shift = position - state.global_step * batch
     steps = args.max_steps if wanted is None else max(1, round((wanted - shift) / batch))
+    if steps > MAX_STEPS:
+        raise ConfigError(f"the budget is that of {steps:,} steps, and a run has at most {MAX_STEPS:,}; lower it")
     stop = steps * batch + shift if steps > 0 else math.ceil(args.num_train_epochs * examples)
     if checkpoint is not None and position > stop:
         raise ConfigError(

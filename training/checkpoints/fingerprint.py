@@ -1,6 +1,7 @@
 """The settings and data that identify a run, compared when it is resumed."""
 
 import json
+from pathlib import Path
 
 import xxhash
 from torch.optim.lr_scheduler import LambdaLR
@@ -88,7 +89,7 @@ class RunFingerprint(TrainerCallback, ExportableState):
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
         self.allowed = list(experiment.resume.allow or [])
         trunk = experiment.resume.decay_from
-        self.begins_branch = trunk is not None and checkpoint == trunk
+        self.begins_branch = trunk is not None and Path(checkpoint).resolve().parent != experiment.folder.resolve()
         if self.begins_branch:
             self.allowed += BRANCHED
         self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0

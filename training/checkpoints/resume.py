@@ -24,6 +24,10 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
     trunk = experiment.resume.decay_from
     if isinstance(resume, str):
         return _given_checkpoint("training.resume_from_checkpoint", resume, folder)
+    if trunk is not None and Path(trunk).resolve().parent == folder.resolve():
+        raise ConfigError(
+            f"resume.decay_from={trunk} lies in {folder}, which stays the trunk's; choose another training.output_dir"
+        )
     if trunk is not None and not (resume and _holds_run(folder)):
         return _given_checkpoint("resume.decay_from", trunk, folder)
     if resume and folder.is_dir():

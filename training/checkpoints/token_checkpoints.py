@@ -27,7 +27,8 @@ class TokenCheckpoints(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": self.saved}
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
-        self.saved, self.before = dict(saved_by_tokens(state)), state.num_input_tokens_seen
+        here = {name: about for name, about in saved_by_tokens(state).items() if self._has(about["step"])}
+        self.saved, self.before = here, state.num_input_tokens_seen  # not those of another run that it began from
         self._keep()
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
@@ -37,6 +38,9 @@ class TokenCheckpoints(TrainerCallback, ExportableState):
             self.saved[max(passed, key=passed.get)] = {"step": state.global_step, "tokens": self.before}
             self._keep()
             control.should_save = True
+
+    def _has(self, step: int) -> bool:
+        return (self.checkpoints.run / f"checkpoint-{step}").is_dir()
 
     def _keep(self):
         self.checkpoints.kept = {about["step"] for about in self.saved.values()}

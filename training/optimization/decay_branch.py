@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from transformers import TrainerState, TrainingArguments, get_scheduler
 
-from settings.checks import ConfigError
+from settings.checks import ConfigError, warn
+from settings.experiment import Experiment, LanguageExperiment
 from storage.checkpoint_manifest import CHECKPOINT_NAME, checkpoint_step
 
 SCHEDULE = "warmup_stable_decay"
@@ -31,15 +32,17 @@ def branch_step(decay_from: str) -> int:
     return checkpoint_step(Path(decay_from))
 
 
-def plan_decay(training: dict, decay_from: str, state: TrainerState, terms: dict):
+def plan_decay(experiment: Experiment, state: TrainerState, terms: dict):
     """Replace the schedule in the section `training` by the trunk's up to `decay_from`, then decay to the run's end.
 
     `state` and the settings `terms` are those of the checkpoint that the run resumes: the trunk's, or later one of its
-    own. `ConfigError` if the trunk's rate is not at its peak there.
+    own. `ConfigError` if the trunk's rate is not at its peak there, or for a schedule that the trunk does not have.
     """
+    training, decay_from = experiment.training, experiment.resume.decay_from
     step, warmup = branch_step(decay_from), terms["training.warmup_steps"]
     warmup = int(warmup) if warmup >= 1 else math.ceil(warmup * state.max_steps)
     if state.global_step == step:
+        _check_trunk(experiment, decay_from, terms)
         share = _rate_share(terms, warmup, state.max_steps, step)
         if not math.isclose(share, 1, rel_tol=1e-9):
             raise ConfigError(
@@ -47,21 +50,59 @@ def plan_decay(training: dict, decay_from: str, state: TrainerState, terms: dict
                 f"{terms['training.lr_scheduler_type']} schedule; give a checkpoint after the warm-up and before the "
                 "decay, such as one of a run with training.lr_scheduler_type=constant_with_warmup"
             )
+    if (training.get("max_steps") or -1) > 0:
+        _check_length(training["max_steps"], step, decay_from)
+    if "num_stable_steps" in (training.get("lr_scheduler_kwargs") or {}):
+        raise ConfigError(
+            f"training.lr_scheduler_kwargs={training['lr_scheduler_kwargs']} has num_stable_steps, which follows from "
+            "resume.decay_from; leave it out"
+        )
     decay = {"num_decay_steps": max((training.get("max_steps") or -1) - step, UNKNOWN)}
     training["lr_scheduler_type"], training["warmup_steps"] = SCHEDULE, warmup
     training["lr_scheduler_kwargs"] = (training.get("lr_scheduler_kwargs") or {}) | decay
 
 
-def set_decay_steps(args: TrainingArguments, training: dict, decay_from: str):
-    """Let the decay last from the trunk's checkpoint to the end of the run, now that `args.max_steps` is known."""
-    step = branch_step(decay_from)
-    if args.max_steps <= step:
+def _check_trunk(experiment: Experiment, decay_from: str, terms: dict):
+    """`ConfigError` for a trunk that decays itself, and for an override of the schedule that would have no effect."""
+    kind, kwargs = terms["training.lr_scheduler_type"], terms["training.lr_scheduler_kwargs"] or {}
+    if kind == SCHEDULE and "num_decay_steps" not in kwargs:
         raise ConfigError(
-            f"resume.decay_from={decay_from} leaves no step to decay in, since the run has {args.max_steps:,}; "
-            "raise training.max_steps or the budget, which count the trunk's steps, too"
+            f"resume.decay_from={decay_from} is of a run that decays itself from another's; give a checkpoint of that "
+            "other one"
+        )
+    for name, others in (("training.lr_scheduler_type", (SCHEDULE,)), ("training.warmup_steps", ())):
+        given = experiment.overrides.get(name)
+        if given is not None and given not in (terms[name], *others):
+            raise ConfigError(
+                f"{name}={given} has no effect with resume.decay_from, which keeps the trunk's {terms[name]} up to "
+                "there and then decays; leave it out"
+            )
+
+
+def _check_length(steps: int, branch: int, decay_from: str):
+    if steps <= branch:
+        raise ConfigError(
+            f"resume.decay_from={decay_from} leaves no step to decay in, since the run has {steps:,}; raise "
+            "training.max_steps or the budget, which count the trunk's steps, too"
+        )
+
+
+def set_decay_steps(args: TrainingArguments, experiment: LanguageExperiment, decay_from: str, steps_before: int):
+    """Let the decay last from the trunk's checkpoint to the end of the run, now that `args.max_steps` is known.
+
+    `steps_before` is the length of the run whose checkpoint it resumes.
+    """
+    step = branch_step(decay_from)
+    _check_length(args.max_steps, step, decay_from)
+    by_length = [*experiment.averaging.fractions, *experiment.schedules.points]
+    if by_length and args.max_steps != steps_before:
+        warn(
+            f"{' and '.join(by_length)} are given in fractions of a run, and the trunk has {steps_before:,} steps and "
+            f"this one {args.max_steps:,}; up to the branch they are the trunk's, so the result is not that of a run "
+            "that was planned so"
         )
     args.lr_scheduler_kwargs = args.lr_scheduler_kwargs | {"num_decay_steps": args.max_steps - step}
-    training["lr_scheduler_kwargs"] = args.lr_scheduler_kwargs
+    experiment.training["lr_scheduler_kwargs"] = args.lr_scheduler_kwargs
 
 
 def _rate_share(terms: dict, warmup: int, steps: int, at: int) -> float:

@@ -1,6 +1,7 @@
 """What follows from `model.depth` and `model.preset`: the rules, what may be given instead, and known sizes."""
 
 import math
+from contextlib import suppress
 
 import pytest
 
@@ -217,3 +218,26 @@ def test_the_rule_of_the_rate_gives_what_the_page_says(config, sizes, rate):
 def test_an_unknown_vocabulary_leaves_out_the_head(load):
     experiment = load("model: {depth: 2}\ntokenizer: {kind: characters}")
     assert experiment.budget.tokens == 20 * 12 * 2 * 128**2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "budget.batch_tokens=-5", "budget.tokens=-1e6", "budget.flops=-1e15",
+        "model.vocab_size=-500000", "tokenizer.vocab_size=-1000000", "model.num_hidden_layers=-4",
+        "training.gradient_accumulation_steps=-4", "data.layout=documents training.per_device_train_batch_size=-8",
+        "model.parametrization=mup model.mup_base_width=-64", "model.hidden_size=20000000000",
+    ],
+)  # fmt: skip
+def test_what_no_rule_can_use_is_left_to_the_checks(tmp_path, given):
+    """Nothing but a sentence may come of them, here or where the arguments and the model are built."""
+    (tmp_path / "one.yaml").write_text("data: {source: fables}\n")
+    with suppress(ConfigError):
+        load_experiment(str(tmp_path / "one.yaml"), ["model.depth=2", *given.split()])
+
+
+def test_null_is_a_batch_of_ones_own(tmp_path):
+    (tmp_path / "one.yaml").write_text("data: {source: fables}\n")
+    found = load_experiment(str(tmp_path / "one.yaml"), ["model.depth=2", "budget.batch_tokens=null"])
+    assert found.budget.batch_tokens is None
+    assert found.training["learning_rate"] < 0.1

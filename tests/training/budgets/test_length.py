@@ -82,6 +82,14 @@ def test_a_run_ends_at_the_step_nearest_to_its_budget(tmp_path, wanted, steps):
     assert (found, positions["stop"]) == (steps, 8 * steps)
 
 
+def test_a_run_has_an_end(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=1, use_cpu=True)
+    with pytest.raises(ConfigError, match=r"the budget is that of 1,000,000,001 steps, and a run has at most"):
+        run_positions(20, {}, args, None, 10**9 + 1)
+    with pytest.raises(ConfigError, match=r"budget\.batch_tokens=1,000,000,000,000 needs .* lower it"):
+        split_batch(args, experiment_of(tmp_path, "budget.batch_tokens=1e12"), None)
+
+
 def experiment_of(tmp_path, *overrides: str):
     path = tmp_path / "budget.yaml"
     path.write_text("model: {max_position_embeddings: 64}\ntraining: {per_device_train_batch_size: 16}\n")
