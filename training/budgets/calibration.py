@@ -55,7 +55,7 @@ class StepTimes:
     first_step: float
     """The first step, with what precedes it: data loader workers, compilation."""
     step: float
-    """The median of the later steps."""
+    """The median of the second half of the later steps."""
     evaluation_start: float
     """What the first evaluation takes in addition to later ones, such as compilation."""
     evaluation: float
@@ -152,9 +152,9 @@ class StepClock(TrainerCallback):
 
     @property
     def times(self) -> list[float]:
-        """Seconds of the first step, and the median of those of the later ones."""
+        """Seconds of the first step, and the median of the second half of the later ones: caches fill up at first."""
         between = [end - start for start, end in zip(self.ends, self.ends[1:], strict=False)]
-        return [self.ends[0] - self.started, statistics.median(between)]
+        return [self.ends[0] - self.started, statistics.median(between[len(between) // 2 :])]
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         self.started = time.perf_counter()

@@ -19,8 +19,6 @@ from training.run import Run
 
 from .calibration import StepTimes, calibrate, random_windows
 
-CALIBRATION = 0.05
-"""Part of the budget that a calibration takes at most, besides the steps that it needs in any case."""
 MOST_STEPS = 10**9
 
 
@@ -53,10 +51,9 @@ def examples_in_time(
         with tempfile.TemporaryDirectory() as folder:
             draw_curves([], Path(folder) / "curves.png")
 
-    limit = CALIBRATION * seconds
     if run.args.torch_compile:  # once for the compilation, which the run then finds in the compiler's cache
         calibrate(run.experiment, run.args, config, examples, validation, collate, seconds=0.0)
-    times = calibrate(run.experiment, run.args, config, examples, validation, collate, seconds=limit, report=report)
+    times = calibrate(run.experiment, run.args, config, examples, validation, collate, report=report)
     steps = steps_in_time(times, seconds, run.args, len(examples))
     if steps < 1:
         raise ConfigError(
