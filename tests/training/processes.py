@@ -1,12 +1,16 @@
-"""Runs of a tiny model on numbered windows, in as many processes as call `run_all`.
+"""Several processes that train together, and runs of a tiny model on numbered windows in each that calls `run_all`.
 
 FOLDER/PROCESS.jsonl says of each run, with so many windows and such accumulation, what it trained on and how well.
 """
 
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 import modeling  # noqa: F401
@@ -14,12 +18,28 @@ from data_prep.collator import CausalLMCollator
 from data_prep.tokens.order import Epochs
 from data_prep.tokens.windows import TokenArray, Windows
 from modeling.configuration_kindling import KindlingGPTConfig
+from tests.training.checkpoints.test_store import in_children
 from training.attention import attention_implementation
 from training.checkpoints.data_position import DataPosition, run_positions
 from training.trainer import KindlingTrainer
 
 LENGTH = 6
 PAD = 499
+
+
+def in_processes(count: int, work: Callable[[int], None]) -> list[int]:
+    """Do `work(rank)` in so many forks of this process, as a launcher would start them; how they ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+
+    def start(rank: int):
+        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
+        if count > 1:
+            os.environ.update(place | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        work(rank)
+
+    return in_children([lambda rank=rank: start(rank) for rank in range(count)])
 
 
 class Noting(KindlingTrainer):

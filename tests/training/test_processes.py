@@ -2,14 +2,12 @@
 
 import json
 import os
-import socket
 from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 from accelerate.utils.launch import (
     prepare_deepspeed_cmd_env,
@@ -22,8 +20,7 @@ from settings.checks import ConfigError
 from settings.loading import load_experiment
 from settings.paths import ROOT
 from settings.sections import OptimizerSection
-from tests.training import processes as processes_module
-from tests.training.checkpoints.test_store import in_children
+from tests.training.processes import in_processes, run_all
 from training.preflight.arguments import training_arguments
 from training.preflight.launcher import check_launcher
 from training.processes import check_launched, matching_batch_settings, share, unused_devices, warn_of_cpu
@@ -34,17 +31,7 @@ BATCH = 4
 def runs(folder, count: int) -> dict[tuple, list[dict]]:
     """What so many processes, forks of this one, say of each run."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
-
-    def work(rank: int):
-        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
-        if count > 1:
-            os.environ.update(place | {"LOCAL_WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        processes_module.run_all(BATCH // count, folder)
-
-    ends = in_children([lambda rank=rank: work(rank) for rank in range(count)])
+    ends = in_processes(count, lambda _: run_all(BATCH // count, folder))
     assert ends == [0] * count
     found = defaultdict(list)
     for path in folder.glob("*.jsonl"):

@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
 import random
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import TrainingArguments, set_seed
 
 from data_prep.collator import CausalLMCollator
@@ -18,7 +15,7 @@ from data_prep.tokens.windows import Documents, TokenArray
 from modeling.configuration_kindling import KindlingLlamaConfig
 from settings.experiment import LanguageExperiment
 from settings.loading import load_experiment
-from tests.training.checkpoints.test_store import in_children
+from tests.training.processes import in_processes
 from training.budgets import calibration
 from training.budgets.calibration import StepTimes, calibrate, random_windows
 from training.model import build_model
@@ -113,18 +110,12 @@ def test_the_steps_are_those_of_the_run(tmp_path, monkeypatch):
 
 
 def test_several_processes_measure_together_and_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-
     def work(rank: int):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ.update(place | {"LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)})
         args = arguments(tmp_path, per_device_train_batch_size=4)
         times = calibrate(experiment(tmp_path), args, CONFIG, WINDOWS, WINDOWS, COLLATE)
         (tmp_path / f"{rank}.json").write_text(json.dumps(vars(times)))
 
-    assert in_children([lambda rank=rank: work(rank) for rank in range(2)]) == [0, 0]
+    assert in_processes(2, work) == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
 

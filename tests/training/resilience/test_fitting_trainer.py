@@ -2,15 +2,12 @@
 
 import gc
 import json
-import os
 import resource
-import socket
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments, set_seed
 
 from data_prep.collator import CausalLMCollator
@@ -18,6 +15,7 @@ from data_prep.tokens.order import Epochs
 from data_prep.tokens.windows import Documents, TokenArray
 from modeling.configuration_kindling import KindlingGPTConfig
 from tests.training.checkpoints.test_store import in_children
+from tests.training.processes import in_processes
 from training.attention import attention_implementation
 from training.resilience.fitting_trainer import split
 from training.trainer import KindlingTrainer
@@ -145,18 +143,13 @@ def test_every_row_is_in_one_part():
 
 def test_each_of_two_processes_splits_its_own(tmp_path):
     """One of them has less memory; the gradients that both exchange are those of one process with the whole batch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
 
     def work(rank: int):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ.update(place | {"LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)})
         trainer = train(tmp_path, Limit(1 if rank else ROWS, in_backward=True), rows=ROWS // 2, accumulation=2)
         about = {"losses": losses(trainer), "parts": trainer.parts}
         (tmp_path / f"{rank}.json").write_text(json.dumps(about))
 
-    assert in_children([lambda rank=rank: work(rank) for rank in range(2)]) == [0, 0]
+    assert in_processes(2, work) == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first["parts"], second["parts"]) == (1, 4)
     expected = losses(train(tmp_path, None, accumulation=2))
