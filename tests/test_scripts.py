@@ -332,6 +332,26 @@ def test_a_branch_that_would_not_be_the_planned_run_is_refused(tiny, workshop, o
         workshop("refused", *overrides)
 
 
+def test_a_branch_that_was_killed_before_its_first_checkpoint_begins_again(workshop, monkeypatch):
+    """With the trunk's path as the docs give it, relative; also once only the branch's own checkpoint is left."""
+    constant = ["training.lr_scheduler_type=constant_with_warmup", "training.warmup_steps=3"]
+    trunk = workshop("trunk-killed", *constant, "checkpoints.save_tokens=[2000, 1e5]")
+    monkeypatch.chdir(trunk.parent)
+    branch = ["resume.decay_from=trunk-killed/checkpoint-10", "training.max_steps=14", "training.save_steps=2"]
+    branch += ["checkpoints.save_tokens=[2000, 1e5]"]
+    found = workshop("branch-killed", *branch)
+    assert "checkpoints" not in json.loads((found / "metrics.json").read_text())  # those by tokens are the trunk's
+    expected = load_file(found / "model.safetensors")
+    for left in ([], ["checkpoint-12"]):
+        for path in (*found.glob("checkpoint-*"), found / "metrics.json", found / "model.safetensors"):
+            if path.name not in left:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if left:
+            shutil.rmtree(trunk)
+        workshop("branch-killed", *branch, "training.resume_from_checkpoint=true")
+        assert all(expected[key].equal(value) for key, value in load_file(found / "model.safetensors").items())
+
+
 def test_a_run_is_resumed_as_it_was(tiny, workshop):
     other = tiny.parent / "changed"
     shutil.copytree(tiny, other)

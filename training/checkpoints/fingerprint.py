@@ -1,7 +1,6 @@
 """The settings and data that identify a run, compared when it is resumed."""
 
 import json
-from pathlib import Path
 
 import xxhash
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,7 +15,7 @@ from settings.schema import DROPOUTS, section_fields, sections_of
 from settings.sections import BUDGETS
 from training.dropout import per_process_randomness
 from training.model import model_settings
-from training.optimization.decay_branch import BRANCHED
+from training.optimization.decay_branch import BRANCHED, begins_branch
 from training.preflight.best_model import METRIC_SCHEDULES
 from training.preflight.schedule import schedule
 from training.processes import batch_size, matching_batch_settings
@@ -88,16 +87,15 @@ class RunFingerprint(TrainerCallback, ExportableState):
         """`ConfigError` if the settings known before any data are read differ from the checkpoint's."""
         self.experiment, self.args, self.checkpoint = experiment, args, checkpoint
         self.allowed = list(experiment.resume.allow or [])
-        trunk = experiment.resume.decay_from
-        self.begins_branch = trunk is not None and Path(checkpoint).resolve().parent != experiment.folder.resolve()
-        if self.begins_branch:
-            self.allowed += BRANCHED
         self.before, self.terms, self.length, self.data, self.position, self.done = {}, {}, {}, {}, {}, 0
         if checkpoint is not None:
             state = read_state_of(checkpoint)
             self.before = fingerprint_in(state)
             self.done, self.steps_before = state.global_step, state.max_steps
             self.position = state.stateful_callbacks.get("DataPosition", {}).get("attributes", {})
+        self.begins_branch = begins_branch(experiment, self.done)
+        if self.begins_branch:
+            self.allowed += BRANCHED
         self.set_by_prepared_data = settings_of_prepared_data(
             self.before.get("terms", {}), experiment.as_dict()["data"]
         )

@@ -19,17 +19,20 @@ from .store import latest_valid
 
 
 def checkpoint_to_resume(experiment: Experiment) -> str | None:
-    """The valid checkpoint to resume from, or None for a new run. `ConfigError` if the folder holds another run."""
+    """The valid checkpoint to resume from, a branch's trunk at first, or None for a new run.
+
+    `ConfigError` if the folder holds another run.
+    """
     resume, folder = experiment.training.get("resume_from_checkpoint", False), experiment.folder
     trunk = experiment.resume.decay_from
     if isinstance(resume, str):
-        return _given_checkpoint("training.resume_from_checkpoint", resume, folder)
+        _check_checkpoint("training.resume_from_checkpoint", resume)
+        _check_run_folder(Path(resume), folder)
+        return resume
     if trunk is not None and Path(trunk).resolve().parent == folder.resolve():
         raise ConfigError(
             f"resume.decay_from={trunk} lies in {folder}, which stays the trunk's; choose another training.output_dir"
         )
-    if trunk is not None and not (resume and _holds_run(folder)):
-        return _given_checkpoint("resume.decay_from", trunk, folder)
     if resume and folder.is_dir():
         asked = experiment.training.get("max_steps") or -1
         is_finished = not experiment.resume.extend and _may_be_finished(folder, asked)
@@ -40,23 +43,23 @@ def checkpoint_to_resume(experiment: Experiment) -> str | None:
             _exit_finished(folder, experiment.training)
         if _read(folder / "metrics.json"):
             raise ConfigError(f"{folder} is finished and has no checkpoint to resume from; choose another folder")
-        return None
-    if _holds_run(folder):
+    elif trunk is None and _holds_run(folder):
         raise ConfigError(
             f"{folder} holds a run already; continue it with training.resume_from_checkpoint=true, "
             "or choose another training.output_dir"
         )
-    return None
+    if trunk is not None:  # a branch without a checkpoint of its own
+        _check_checkpoint("resume.decay_from", trunk)
+        if not resume:
+            _check_run_folder(Path(trunk), folder)
+    return trunk
 
 
-def _given_checkpoint(setting: str, given: str, folder: Path) -> str:
-    """The checkpoint that a setting names, for the run in `folder`."""
-    checkpoint = Path(given)
-    if not checkpoint.is_dir():
+def _check_checkpoint(setting: str, given: str):
+    """`ConfigError` unless a setting names the folder of a valid checkpoint."""
+    if not Path(given).is_dir():
         raise ConfigError(f"{setting}={given} is not a folder; give a checkpoint's")
-    check_undamaged(checkpoint, setting)
-    _check_run_folder(checkpoint, folder)
-    return given
+    check_undamaged(Path(given), setting)
 
 
 def check_undamaged(checkpoint: Path, setting: str = "training.resume_from_checkpoint"):

@@ -32,6 +32,12 @@ def branch_step(decay_from: str) -> int:
     return checkpoint_step(Path(decay_from))
 
 
+def begins_branch(experiment: Experiment, step: int) -> bool:
+    """Whether a run resumes its trunk at this step; a branch has no checkpoint of its own before it has made a step."""
+    trunk = experiment.resume.decay_from
+    return trunk is not None and step == branch_step(trunk)
+
+
 def plan_decay(experiment: Experiment, state: TrainerState, terms: dict):
     """Replace the schedule in the section `training` by the trunk's up to `decay_from`, then decay to the run's end.
 
@@ -41,7 +47,7 @@ def plan_decay(experiment: Experiment, state: TrainerState, terms: dict):
     training, decay_from = experiment.training, experiment.resume.decay_from
     step, warmup = branch_step(decay_from), terms["training.warmup_steps"]
     warmup = int(warmup) if warmup >= 1 else math.ceil(warmup * state.max_steps)
-    if state.global_step == step:
+    if begins_branch(experiment, state.global_step):
         _check_trunk(experiment, decay_from, terms)
         share = _rate_share(terms, warmup, state.max_steps, step)
         if not math.isclose(share, 1, rel_tol=1e-9):
@@ -50,16 +56,16 @@ def plan_decay(experiment: Experiment, state: TrainerState, terms: dict):
                 f"{terms['training.lr_scheduler_type']} schedule; give a checkpoint after the warm-up and before the "
                 "decay, such as one of a run with training.lr_scheduler_type=constant_with_warmup"
             )
-    if (training.get("max_steps") or -1) > 0:
-        _check_length(training["max_steps"], step, decay_from)
-    if "num_stable_steps" in (training.get("lr_scheduler_kwargs") or {}):
+    steps, kwargs = training.get("max_steps") or -1, training.get("lr_scheduler_kwargs") or {}
+    if steps > 0:
+        _check_length(steps, step, decay_from)
+    if "num_stable_steps" in kwargs:
         raise ConfigError(
-            f"training.lr_scheduler_kwargs={training['lr_scheduler_kwargs']} has num_stable_steps, which follows from "
+            f"training.lr_scheduler_kwargs={kwargs} has num_stable_steps, which follows from "
             "resume.decay_from; leave it out"
         )
-    decay = {"num_decay_steps": max((training.get("max_steps") or -1) - step, UNKNOWN)}
     training["lr_scheduler_type"], training["warmup_steps"] = SCHEDULE, warmup
-    training["lr_scheduler_kwargs"] = (training.get("lr_scheduler_kwargs") or {}) | decay
+    training["lr_scheduler_kwargs"] = kwargs | {"num_decay_steps": max(steps - step, UNKNOWN)}
 
 
 def _check_trunk(experiment: Experiment, decay_from: str, terms: dict):

@@ -97,6 +97,16 @@ def test_a_resumed_run_keeps_the_length_that_was_measured(run, tmp_path, capsys)
     assert all(row["step"] <= longer["steps"] for row in spent)
 
 
+def test_a_branch_has_minutes_of_its_own(run, tmp_path):
+    constant = ["training.eval_strategy=no", "training.lr_scheduler_type=constant", "training.warmup_steps=0"]
+    assert run(TIMES, *constant, "training.max_steps=8")["steps"] == 8
+    branch = [*constant[:1], f"resume.decay_from={tmp_path / 'run' / 'checkpoint-4'}", "budget.minutes=0.5"]
+    run(replace(TIMES, step=1.0), *branch, f"training.output_dir={tmp_path / 'branch'}")
+    metrics = json.loads((tmp_path / "branch" / "metrics.json").read_text())
+    assert 4 < metrics["steps"] != 8
+    assert metrics["steps"] <= 4 + 30
+
+
 def test_a_budget_without_a_step_is_refused_before_any_work(run, tmp_path):
     with pytest.raises(ConfigError, match=r"budget\.minutes=0\.01 is over before the first step: it takes 3 s"):
         run(TIMES, "budget.minutes=0.01")
