@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from .checks import ConfigError
 from .sections import BUDGETS
 
+MAX_STEPS = 10**9
+"""Upper limit for the steps of a run."""
 STEPS, EPOCHS = ("training", "max_steps"), ("training", "num_train_epochs")
 HORIZONS = (STEPS, EPOCHS, *(("budget", name) for name in BUDGETS))
 """The settings that set the length of a run, as section and key."""

@@ -8,6 +8,8 @@ from .checks import ConfigError, check_fraction, check_language, check_licence, 
 
 SEED_LIMIT = 2**32
 """Seeds must be below this limit, which every random number generator accepts."""
+MAX_ACCUMULATION = 10**5
+"""Upper limit for the batches that a process accumulates in a step."""
 BUDGETS = ("tokens", "flops", "minutes", "epochs")
 """What a run may be limited by, besides its steps."""
 MIN_TEMPERATURE = 0.001

@@ -11,6 +11,7 @@ from modeling.accounting import training_flops
 from settings.recipe_sections import SchedulesSection
 from settings.sections import OptimizerSection
 from training.preflight.schedule import fitting_kwargs
+from training.reporting.budget import last_logged
 from training.reporting.metrics import LanguageModeling
 
 from .optimization.averaging_trainer import AveragingTrainer
@@ -87,8 +88,8 @@ class KindlingTrainer(AveragingTrainer):
         finally:
             self.args.lr_scheduler_kwargs = given
 
-    def predict_rows(self, model, inputs) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Return no loss, and each row's nats and targets by group, both (B, 1 + G), in place of logits and labels.
+    def predict_rows(self, model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each row's nats and targets by group, both (B, 1 + G), in place of logits and labels.
 
         A few numbers per row instead of T x V logits: validation of any size fits in memory, and the Trainer's
         gathering over processes, which drops repeated rows, remains correct.
@@ -100,7 +101,7 @@ class KindlingTrainer(AveragingTrainer):
             logits_BTV = model(**inputs, use_cache=False).logits[:, :-1]  # a cache would ignore document boundaries
         nats = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_BT = (targets_BT != -100).long()
-        return None, self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
+        return self._by_group(nats.view_as(targets_BT), groups_BT), self._by_group(counts_BT, groups_BT)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the Trainer's, with the z-loss in the gradient, weighted per target as the loss is."""
@@ -221,8 +222,7 @@ class KindlingTrainer(AveragingTrainer):
     def _start_clock(self):
         """Count seconds from the first batch, continuing from the last log of a resumed run."""
         now = time.perf_counter()
-        before = next((row["seconds"] for row in reversed(self.state.log_history) if "seconds" in row), 0.0)
-        self._started = now - before
+        self._started = now - last_logged(self.state.log_history, "seconds")
         self._last_log = (now - self._evaluation_seconds, self.state.num_input_tokens_seen, self.state.total_flos)
 
     def _speed(self) -> dict[str, float]:

@@ -38,6 +38,12 @@ RUN = (
     ("training", "weight_decay"),
 )  # fmt: skip
 """What `model.depth` sets besides the shape, as section and key."""
+INPUTS = (
+    ("budget", "tokens"), ("budget", "flops"), ("budget", "batch_tokens"), ("data", "context_length"),
+    ("model", "max_position_embeddings"), ("model", "vocab_size"), ("tokenizer", "vocab_size"),
+    ("training", "gradient_accumulation_steps"), ("training", "per_device_train_batch_size"),
+)  # fmt: skip
+"""Settings that the rules use, if they are given."""
 Sections = Mapping[str, dict]
 
 
@@ -148,14 +154,6 @@ def _heads(width: int) -> int:
     divisors = sorted({*small, *(width // count for count in small)})
     even = [count for count in divisors if width // count % 2 == 0] or divisors
     return min(even, key=lambda count: abs(math.log(width / count / HEAD_DIM)))
-
-
-INPUTS = (
-    ("budget", "tokens"), ("budget", "flops"), ("budget", "batch_tokens"), ("data", "context_length"),
-    ("model", "max_position_embeddings"), ("model", "vocab_size"), ("tokenizer", "vocab_size"),
-    ("training", "gradient_accumulation_steps"), ("training", "per_device_train_batch_size"),
-)  # fmt: skip
-"""Settings that the rules use, if they are given."""
 
 
 def _fill_run(settings: _Open, layers: int, width: int, base: int | None):

@@ -4,9 +4,8 @@ from transformers import TrainingArguments
 
 from settings.checks import ConfigError, warn
 from settings.experiment import LanguageExperiment
+from settings.sections import MAX_ACCUMULATION
 from training.model import build_config
-
-MOST_ACCUMULATED = 10**5
 
 
 def split_batch(args: TrainingArguments, experiment: LanguageExperiment, start: str | None):
@@ -21,10 +20,10 @@ def split_batch(args: TrainingArguments, experiment: LanguageExperiment, start: 
     length = experiment.window(build_config(experiment.model, {}, start).max_position_embeddings, start)
     each = max(1, round(wanted / (length * args.world_size)))
     size = max(count for count in range(1, min(each, limit) + 1) if each % count == 0)
-    if each // size > MOST_ACCUMULATED:
+    if each // size > MAX_ACCUMULATION:
         raise ConfigError(
             f"budget.batch_tokens={wanted:,} needs {each // size:,} batches of {size} windows per step, and at most "
-            f"{MOST_ACCUMULATED:,} can be accumulated; lower it, or raise training.per_device_train_batch_size"
+            f"{MAX_ACCUMULATION:,} can be accumulated; lower it, or raise training.per_device_train_batch_size"
         )
     if (actual := each * args.world_size * length) != wanted:
         warn(

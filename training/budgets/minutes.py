@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,16 +11,16 @@ from transformers import TrainingArguments
 from data_prep.tokens.windows import Documents, Windows
 from modeling.configuration_kindling import KindlingConfig
 from settings.checks import ConfigError
+from settings.horizon import MAX_STEPS
 from settings.wording import format_count
 from training.checkpoints.state import read_state_of
 from training.processes import batch_size
+from training.reporting.budget import last_logged
 from training.reporting.callbacks import Samples
 from training.reporting.curves import draw_curves
 from training.run import Run
 
 from .calibration import StepTimes, calibrate, random_windows
-
-MOST_STEPS = 10**9
 
 
 def examples_in_time(
@@ -41,8 +42,7 @@ def examples_in_time(
         if not (run.experiment.resume.extend or run.fingerprint.begins_branch) and "stop" in before:
             return before["stop"]
         position = before.get("position", 0)
-        history = read_state_of(run.checkpoint).log_history
-        seconds -= next((row["seconds"] for row in reversed(history) if "seconds" in row), 0.0)
+        seconds -= last_logged(read_state_of(run.checkpoint).log_history, "seconds")
     if run.experiment.data.streaming:
         examples = random_windows(config, examples.length, 1000)
 
@@ -78,13 +78,7 @@ def steps_in_time(times: StepTimes, seconds: float, args: TrainingArguments, exa
         saves = occurrences(args.save_strategy, args.save_steps, steps, per_epoch)
         return times.seconds(steps, evaluations, saves) + args.eval_on_start * times.evaluation
 
-    low, high = 0, 1
-    while high < MOST_STEPS and lasts(high) <= seconds:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if lasts(middle) <= seconds else (low, middle)
-    return low
+    return bisect_left(range(1, MAX_STEPS + 1), True, key=lambda steps: lasts(steps) > seconds)
 
 
 def occurrences(strategy: str, interval: float | None, steps: int, per_epoch: int) -> int:

@@ -7,9 +7,8 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from settings.checks import ConfigError
+from settings.horizon import MAX_STEPS
 from training.processes import batch_size
-
-MAX_STEPS = 10**9
 
 
 def run_positions(

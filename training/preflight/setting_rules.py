@@ -13,8 +13,9 @@ from transformers.training_args import trainer_log_levels
 
 from settings.checks import ConfigError, warn
 from settings.experiment import ALWAYS_DONE, Experiment
+from settings.horizon import MAX_STEPS
 from settings.schema import section_fields
-from settings.sections import SEED_LIMIT
+from settings.sections import MAX_ACCUMULATION, SEED_LIMIT
 
 INTERVALS = ("logging", "eval", "save")
 NO_STEPS = "neither a number of steps nor a share of them; give a whole number, or one below 1"
@@ -53,9 +54,9 @@ RULES = (
         "too small; it must be at least 1, or -1 to use training.num_train_epochs",
     ),
     (("warmup_steps",), lambda value: value <= 1 or value == int(value), NO_STEPS),
-    _at_most(10**9, "max_steps", "warmup_steps", "ddp_timeout"),
+    _at_most(MAX_STEPS, "max_steps", "warmup_steps", "ddp_timeout"),
     _at_most(10**6, "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    _at_most(10**5, "gradient_accumulation_steps"),
+    _at_most(MAX_ACCUMULATION, "gradient_accumulation_steps"),
     _at_most(1000, "dataloader_num_workers", "dataloader_prefetch_factor"),
     (
         ("log_level", "log_level_replica"),

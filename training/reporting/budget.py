@@ -1,4 +1,4 @@
-"""What a run has spent of its budget, in words."""
+"""What a run has spent: by its logs, and of its budget, in words."""
 
 SPENT = {
     "tokens": ("tokens", 1, ",.0f", "tokens"),
@@ -16,3 +16,8 @@ def describe_spending(metrics: dict) -> str:
             spent = (metrics[metric] or 0) / scale
             return f"{spent:{form}} of {amount:{form}} {unit} spent ({spent / amount:.1%})"
     return ""
+
+
+def last_logged(history: list[dict], name: str) -> float:
+    """The last logged value of a name, or 0."""
+    return next((row[name] for row in reversed(history) if name in row), 0)

@@ -29,7 +29,7 @@ from training.run import Run
 from training.run_data import RunData
 
 from .averages import of_saved_weights
-from .budget import describe_spending
+from .budget import describe_spending, last_logged
 from .callbacks import Curves, MetricsFile, Progress, Samples, tolerate_full_disk
 from .provenance import read_provenance, record_start
 from .summary import conclusion, group_rows, kept_checkpoints, passes, result_rows
@@ -153,8 +153,8 @@ class Report(TrainerCallback):
             "validation_documents": validation.documents,
             **documents,
             "total_flos": state.total_flos,
-            "optimizer_flops": _last_logged(state.log_history, "optimizer_flops"),
-            "seconds": _last_logged(state.log_history, "seconds"),
+            "optimizer_flops": last_logged(state.log_history, "optimizer_flops"),
+            "seconds": last_logged(state.log_history, "seconds"),
             "vocabulary": len(self.data.prepared.tokenizer),
             **({"checkpoints": kept} if (kept := saved_by_tokens(state)) else {}),
         }
@@ -197,11 +197,6 @@ class Report(TrainerCallback):
             **prepared.origins(),
         )
         write_card(self.run.folder, config, read_provenance(self.run.folder), experiment.card, facts)
-
-
-def _last_logged(history: list[dict], name: str) -> float:
-    """The last logged value of a name, or 0."""
-    return next((row[name] for row in reversed(history) if name in row), 0)
 
 
 def _overlap(prepared) -> str:

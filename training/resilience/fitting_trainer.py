@@ -43,27 +43,27 @@ class FittingTrainer(ReliableTrainer):
         index, self._index = self._index, self._index + 1
         if self._is_trial and index == 0:
             self._try(model, inputs, num_items_in_batch)
-        failures = 0
+        has_failed = False
 
         def compute(parts: int) -> torch.Tensor:
-            nonlocal failures
-            if failures:
+            nonlocal has_failed
+            if has_failed:
                 self._repeat(model, index, num_items_in_batch, parts)
-            failures += 1
+            has_failed = True  # if it is called again
             return self._in_parts(model, inputs, num_items_in_batch, index, parts)
 
         return self._fitted(compute, rows=len(inputs["input_ids"]))
 
-    def predict_rows(self, model, inputs) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """No loss, and for each row what an evaluation is computed from: predictions and labels."""
+    def predict_rows(self, model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each row what an evaluation is computed from: predictions and labels."""
         raise NotImplementedError
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
-        """As the Trainer's, of `predict_rows`."""
+        """As the Trainer's, of `predict_rows`, without a loss."""
 
         def compute(parts: int) -> tuple:
             found = [self.predict_rows(model, part) for part in split(inputs, parts)]
-            _, predictions, labels = zip(*found, strict=True)
+            predictions, labels = zip(*found, strict=True)
             return None, torch.cat(predictions), torch.cat(labels)
 
         return self._fitted(compute, rows=len(inputs["input_ids"]))
